@@ -1,0 +1,206 @@
+"""Training augmentation of small images, a whole batch at a time, on the batch's own device.
+
+Every image has its own crop, operations, magnitudes, box and noise, all drawn from its key
+(`randomness.sample_keys`); nothing depends on the rest of the batch but the partner in `mix`.
+Values and order are those of the official code (libml/preprocess.py, augment/augment_ops.py); where
+we depart from it, we say so. A step costs a CPU some microseconds before it begins, so 64 images
+cost twice as much apiece as 512: augment several small batches at once, and cut.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from math import log
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from repro.data.ops import OPERATIONS, apply
+from repro.data.randomness import bits, gaussian, uniform, unit_interval
+
+ERASED_AREA = (0.02, 1 / 3)  # of the image, uniform
+ERASED_ASPECT = 0.3  # height over width from this to its inverse, log-uniform
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What happens to a training image. Zero, or False, leaves a step out."""
+
+    crop_padding: int = 2  # pixels per side
+    flip: bool = True
+    randaugment_layers: int = 2
+    randaugment_magnitude: float = 9.0  # of 10
+    randaugment_std: float = 0.5
+    randaugment_prob: float = 0.5  # of each layer
+    erase_prob: float = 0.25
+    mixup_alpha: float = 0.8
+    cutmix: bool = True  # its alpha is 1: the weight is uniform
+    mix_prob: float = 1.0  # of a pair of images being mixed at all
+    label_smoothing: float = 0.1  # applied by the mixing only, as the official code does
+
+    @property
+    def mixes(self) -> bool:
+        return self.mix_prob > 0 and (self.mixup_alpha > 0 or self.cutmix)
+
+
+class Stream(IntEnum):
+    """What a sample's draws are for, with the columns of each stream."""
+
+    CROP = 0  # top, left, whether mirrored
+    RANDAUGMENT = 1  # four per layer: whether, operation, direction, magnitude
+    ERASE = 2  # whether, area, aspect, centre row, centre column
+    NOISE = 3  # one per value of the image, channels last
+    MIX_PAIR = 4  # whether, Mixup or CutMix; those of the pair's first sample count
+    MIX_SAMPLE = 5  # weight, box row, box column
+
+
+def augment(
+    pixels: Tensor,
+    keys: Tensor,
+    spec: Augmentation,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Tensor:
+    """uint8 (B, 3, H, W) with keys (B,) on the same device -> normalised float32 (B, 3, H, W).
+
+    Crop, flip, RandAugment, normalisation, random erasing. On CUDA the host waits for the device
+    twice per RandAugment layer and once for the erased pixels. ValueError for other pixels.
+    """
+    if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3:
+        found = f"{pixels.dtype} {tuple(pixels.shape)}"
+        raise ValueError(f"augment: pixels must be torch.uint8 (B, 3, H, W), not {found}")
+    pixels = crop_and_flip(pixels, keys, spec)
+    pixels = rand_augment(pixels, keys, spec)
+    return erase(normalize(pixels, mean, std), keys, spec)
+
+
+def normalize(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """uint8 (B, 3, H, W) -> float32 (pixels / 255 - mean) / std; all that evaluation needs."""
+    center = torch.tensor(mean, dtype=torch.float32, device=pixels.device).view(-1, 1, 1)
+    scale = torch.tensor(std, dtype=torch.float32, device=pixels.device).view(-1, 1, 1)
+    return pixels.to(torch.float32).div_(255).sub_(center).div_(scale)
+
+
+def crop_and_flip(pixels: Tensor, keys: Tensor, spec: Augmentation) -> Tensor:
+    """A random window of the zero-padded image, mirrored with probability 1/2, in one gather."""
+    height, width = pixels.shape[2:]
+    pad = spec.crop_padding
+    draws = uniform(keys, Stream.CROP, 3)
+    top, left = (draws[:, :2] * (2 * pad + 1)).to(torch.int64).unsqueeze(2).unbind(1)
+    row = torch.arange(height, device=pixels.device)
+    column = torch.arange(width, device=pixels.device)
+    if spec.flip:
+        column = torch.where(draws[:, 2:] < 0.5, width - 1 - column, column)
+    source = (top + row)[:, :, None] * (width + 2 * pad) + (left + column)[:, None, :]
+    source = source.flatten(1)[:, None].expand(-1, 3, -1)
+    return F.pad(pixels, (pad,) * 4).flatten(2).gather(2, source).view_as(pixels)
+
+
+def rand_augment(pixels: Tensor, keys: Tensor, spec: Augmentation) -> Tensor:
+    """Layers that each, with `randaugment_prob`, do one of the sixteen operations.
+
+    Every layer draws its magnitude; the operations are not the 'increasing' ones of timm.
+    """
+    layers = spec.randaugment_layers
+    columns = torch.arange(4 * layers, device=keys.device)
+    draws = bits(keys[:, None], Stream.RANDAUGMENT, columns).view(len(keys), layers, 4)
+    whether, which, side = unit_interval(draws[:, :, :3]).unbind(2)
+    magnitude = spec.randaugment_magnitude + spec.randaugment_std * gaussian(draws[:, :, 3])
+    level = magnitude.clamp(0, 10) * 0.1  # not / 10, which CUDA rounds otherwise
+    sign = 1 - 2 * (side < 0.5).to(torch.float32)
+    operation = (which * len(OPERATIONS)).to(torch.int64)
+    operation = operation * (whether < spec.randaugment_prob)  # 0 is the identity
+    for layer in range(layers):
+        pixels = apply(pixels, operation[:, layer], level[:, layer], sign[:, layer])
+    return pixels
+
+
+def erase(images: Tensor, keys: Tensor, spec: Augmentation) -> Tensor:
+    """With `erase_prob`, a box of N(0, 1) noise per image, written into `images`; not redrawn.
+
+    The box's centre is uniform, and what lies outside the image is lost.
+    """
+    if spec.erase_prob == 0:
+        return images
+    height, width = images.shape[2:]
+    whether, area, aspect, centre_y, centre_x = uniform(keys, Stream.ERASE, 5).unbind(1)
+    area = ERASED_AREA[0] + (ERASED_AREA[1] - ERASED_AREA[0]) * area
+    stretch = ((1 - 2 * aspect.to(torch.float64)) * log(ERASED_ASPECT)).exp().to(torch.float32)
+    rows = _within(centre_y * height, height * (area * stretch).sqrt() / 2, height)
+    columns = _within(centre_x * width, width * (area / stretch).sqrt() / 2, width)
+    rows = rows & (whether < spec.erase_prob)[:, None]
+    sample, row, column = (rows[:, :, None] & columns[:, None, :]).nonzero().unbind(1)
+    position = 3 * (row * width + column)[:, None] + torch.arange(3, device=images.device)
+    images[sample, :, row, column] = gaussian(bits(keys[sample, None], Stream.NOISE, position))
+    return images
+
+
+def _within(middle: Tensor, half_length: Tensor, length: int) -> Tensor:
+    """Bool (B, length): which of 0..length-1 lie less than half_length (B,) from middle (B,)."""
+    line = torch.arange(length, device=middle.device)
+    middle, half_length = middle[:, None], half_length[:, None]
+    return (line > middle - half_length) & (line < middle + half_length)
+
+
+def mix(
+    images: Tensor, labels: Tensor, keys: Tensor, num_classes: int, spec: Augmentation
+) -> tuple[Tensor, Tensor]:
+    """Mixup or CutMix with the neighbour: images (B, 3, H, W), soft targets (B, num_classes).
+
+    The partner of the sample at position p is p XOR 1. Batches are shuffled, so it is a random one;
+    and a global batch cut into any even slices, over GPUs or accumulation steps, is mixed the same.
+    (The official code chooses Mixup or CutMix once, and partners, within each device's batch; here
+    each pair chooses, by its first sample's key.) Weights are each sample's own, as there. Labels
+    are smoothed where they are mixed, as there: without mixing, targets are one-hot.
+
+    Raises ValueError when there is something to mix and the batch is odd.
+    """
+    targets = F.one_hot(labels, num_classes).to(torch.float32)
+    if not spec.mixes:
+        return images, targets
+    if len(images) % 2:
+        raise ValueError(f"mix: images are mixed in pairs, and this batch has {len(images)}")
+    whether, which = uniform(keys[::2], Stream.MIX_PAIR, 2).repeat_interleave(2, dim=0).unbind(1)
+    mixed = whether < spec.mix_prob
+    mixup_odds = 0.0 if spec.mixup_alpha == 0 else 0.5 if spec.cutmix else 1.0
+    by_mixup, by_cutmix = mixed & (which < mixup_odds), mixed & (which >= mixup_odds)
+
+    smoothing = (spec.label_smoothing * mixed)[:, None]
+    targets = targets * (1 - smoothing) + smoothing / num_classes
+    share, own = _own_share(keys, by_mixup, by_cutmix, spec, images.shape[2:])
+    images = _partner(images).mul_(1 - own).add_(images * own)
+    targets = targets * share + _partner(targets) * (1 - share)
+    return images, targets
+
+
+def _own_share(
+    keys: Tensor, by_mixup: Tensor, by_cutmix: Tensor, spec: Augmentation, size: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """What each sample keeps of its own: in its label (B, 1), in its pixels (B, 1, H, W).
+
+    Mixup keeps the larger part. CutMix keeps a box, always inside the image, of nominally at most
+    half of it; the label follows the nominal area.
+    """
+    draw, top, left = uniform(keys, Stream.MIX_SAMPLE, 3)[:, :, None].unbind(1)
+    by_mixup, by_cutmix = by_mixup[:, None], by_cutmix[:, None]
+    minor = draw.to(torch.float64) ** (1 / (spec.mixup_alpha or 1)) / 2
+    even_share = torch.where(by_mixup, 1 - minor.to(torch.float32), 1.0)
+    box_area = draw / 2
+    rows = torch.where(by_cutmix, _box(box_area, top, size[0]), even_share)
+    columns = torch.where(by_cutmix, _box(box_area, left, size[1]), 1.0)
+    share = torch.where(by_cutmix, box_area, even_share)
+    return share, (rows[:, :, None] * columns[:, None, :])[:, None]
+
+
+def _box(area: Tensor, start: Tensor, length: int) -> Tensor:
+    """(B, length): 1 on floor(sqrt(area) length) places, from where the official modulo begins."""
+    extent = (area.sqrt() * length).to(torch.int64)
+    first = (start * length).to(torch.int64) % (length - extent)
+    line = torch.arange(length, device=area.device)
+    return ((line >= first) & (line < first + extent)).to(torch.float32)
+
+
+def _partner(values: Tensor) -> Tensor:
+    """A copy with neighbours exchanged: rows 1, 0, 3, 2, ..."""
+    return values.view(-1, 2, *values.shape[1:]).flip(1).view_as(values)

@@ -1,0 +1,224 @@
+"""Make a dataset ready and say what was done: `repro prepare cifar10 --data DIR`.
+
+Embedded sets are verified, smoke sets written, the others verified if present, or else unpacked
+or fetched. A file that is there is never overwritten: if it is wrong, the error says to remove it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import socket
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from repro.data.datasets import (
+    ATLASES,
+    CIFARS,
+    FASHION_FOLDER,
+    FASHION_MD5,
+    DataError,
+    check_md5,
+    check_name,
+    data_folder,
+    file_bytes,
+    idx_bytes,
+    load,
+    reason,
+)
+
+TIMEOUT_S = 20.0
+DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of dataset-fashion-mnist
+
+
+class Download(NamedTuple):
+    """A file that can be had from its authors; torchvision's lists say the same (a test)."""
+
+    url: str
+    md5: str
+    size: int  # bytes
+
+    @property
+    def file(self) -> str:
+        return self.url.rpartition("/")[2]
+
+    def __str__(self) -> str:
+        return f"{self.url} ({self.size:,} bytes, md5 {self.md5})"
+
+
+TORONTO = "https://www.cs.toronto.edu/~kriz"
+ZALANDO = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
+CIFAR_ARCHIVES = {
+    "cifar10": Download(
+        f"{TORONTO}/cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a", 170_498_071
+    ),
+    "cifar100": Download(
+        f"{TORONTO}/cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85", 169_001_437
+    ),
+}
+FASHION_FILES = (
+    Download(
+        f"{ZALANDO}/train-images-idx3-ubyte.gz", "8d4fb7e6c68d591d4c3dfef9ec88bf0d", 26_421_880
+    ),
+    Download(f"{ZALANDO}/train-labels-idx1-ubyte.gz", "25c81989df183df01b3e8a0aad5dffbe", 29_515),
+    Download(f"{ZALANDO}/t10k-images-idx3-ubyte.gz", "bef4ecab320f06d8554ea6380940ec79", 4_422_102),
+    Download(f"{ZALANDO}/t10k-labels-idx1-ubyte.gz", "bb300cfdad3c16e7a12a480ee83cd310", 5_148),
+)
+
+
+def prepare(name: str, root: Path | None, debian: Path = DEBIAN_FASHION_MNIST) -> list[str]:
+    """Make `name` loadable from the data folder `root`; the lines to print.
+
+    Raises DataError with the next step: which file to put where, or which one to remove.
+    """
+    check_name(name)
+    if name in ATLASES:
+        return [f"{name} is embedded; nothing to fetch", _verified(name, None)]
+    root = data_folder(name, root)
+    try:
+        if name == "fashion-mnist":
+            done = _prepare_fashion_mnist(root, debian)
+        elif name in CIFAR_ARCHIVES:
+            done = _prepare_cifar(name, root)
+        else:
+            done = _write_smoke(name, root)
+    except (OSError, tarfile.TarError) as error:
+        place = getattr(error, "filename", None) or root
+        raise DataError(f"{place}: {reason(error)}; name another folder with --data DIR") from error
+    return [*done, _verified(name, root)]
+
+
+def _verified(name: str, root: Path | None) -> str:
+    train, test = load(name, "train", root), load(name, "test", root)
+    return (
+        f"{name}: {len(train.labels):,} train and {len(test.labels):,} test images of "
+        f"{len(train.classes)} classes, verified ({train.fingerprint}, {test.fingerprint})"
+    )
+
+
+# ---- smoke sets: a handful of pictures of the embedded sets, in CIFAR's own files ---------------
+
+SMOKE_SOURCE = {"cifar10-smoke": "fashion-mnist-6k", "cifar100-smoke": "glyphs"}
+
+
+def _write_smoke(name: str, root: Path) -> list[str]:
+    """Write the files of a smoke set, the same bytes every time."""
+    cifar, source = CIFARS[name], SMOKE_SOURCE[name]
+    folder = root / cifar.folder
+    for split, files in (("train", cifar.train), ("test", cifar.test)):
+        images = load(source, "train" if split == "train" else "test")
+        chosen = _interleaved(images.labels, cifar.counts[split] // cifar.classes, cifar.classes)
+        for file, part in zip(files, chosen.chunk(len(files)), strict=True):
+            batch = {
+                "data": _tinted(images.pixels[part]).reshape(len(part), -1).numpy(),
+                cifar.labels_key: images.labels[part].tolist(),
+            }
+            _write(folder / file, pickle.dumps(batch, protocol=2))
+    meta = {cifar.names_key: list(images.classes)}
+    _write(folder / cifar.meta[0], pickle.dumps(meta, protocol=2))
+    return [f"{name}: written to {folder}, from {source}"]
+
+
+def _interleaved(labels: Tensor, per_class: int, classes: int) -> Tensor:
+    """Positions of the first images of every class: one of each class, then the next of each."""
+    by_class = labels.argsort(stable=True).view(classes, -1)
+    return by_class[:, :per_class].T.flatten()
+
+
+def _tinted(grey: Tensor) -> Tensor:
+    """Three different channels, so that a reader that mixed them up would show."""
+    return torch.stack([grey[:, 0], grey[:, 1] // 2, 255 - grey[:, 2]], dim=1)
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write by rename: a file that exists is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f"{path.name}.tmp{os.getpid()}")
+    scratch.write_bytes(data)
+    os.replace(scratch, path)
+
+
+# ---- the real sets: unpacked from what the user put there, or copied, or fetched ----------------
+
+
+def _prepare_cifar(name: str, root: Path) -> list[str]:
+    """Make the missing files of CIFAR from its archive, which is fetched if it is not in `root`."""
+    cifar, download = CIFARS[name], CIFAR_ARCHIVES[name]
+    missing = [file for file in cifar.files if not (root / cifar.folder / file).exists()]
+    if not missing:
+        return []
+    done, archive = [], root / download.file
+    if not archive.exists():
+        _fetch([download], root, name, root)
+        done.append(f"{name}: fetched {download.url}")
+    next_step = f"repro prepare {name} --data {root}"
+    check_md5(archive, file_bytes(archive, next_step), download.md5, next_step)
+    with tempfile.TemporaryDirectory(dir=root) as scratch:
+        with tarfile.open(archive) as tar:
+            tar.extractall(scratch, filter="data")
+        (root / cifar.folder).mkdir(exist_ok=True)
+        for file in missing:
+            os.replace(Path(scratch, cifar.folder, file), root / cifar.folder / file)
+    return [*done, f"{name}: unpacked {archive}"]
+
+
+def _prepare_fashion_mnist(root: Path, debian: Path) -> list[str]:
+    """Copy the missing files from Debian's package, or else fetch them."""
+    folder, next_step = root / FASHION_FOLDER, f"repro prepare fashion-mnist --data {root}"
+    missing = [
+        download
+        for download in FASHION_FILES
+        if not (folder / download.file).exists()
+        and not (folder / download.file).with_suffix("").exists()
+    ]
+    if not missing:
+        return []
+    if not debian.exists():
+        otherwise = "apt-get install dataset-fashion-mnist, or "
+        _fetch(missing, folder, "fashion-mnist", root, otherwise)
+        return [f"fashion-mnist: fetched {download.url}" for download in missing]
+    for download in missing:
+        file = download.file.removesuffix(".gz")
+        path, data = idx_bytes(debian, file, "apt-get install --reinstall dataset-fashion-mnist")
+        check_md5(path, data, FASHION_MD5[file], next_step)
+        _write(folder / path.name, path.read_bytes())
+    return [f"fashion-mnist: {len(missing)} files copied from {debian}"]
+
+
+def _fetch(
+    downloads: Sequence[Download], folder: Path, name: str, root: Path, otherwise: str = ""
+) -> None:
+    """Fetch files to `folder`, whole and with the right md5 or not at all."""
+    from torchvision.datasets.utils import download_url  # 3 s to import, for this alone
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for download in downloads:
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            try:
+                # What torchvision prints is progress, no result of ours.
+                with _socket_timeout(TIMEOUT_S), contextlib.redirect_stdout(sys.stderr):
+                    download_url(download.url, scratch, download.file, download.md5)
+            except (OSError, RuntimeError) as error:
+                wanted = [item for item in downloads if not (folder / item.file).exists()]
+                files = "; ".join(f"{item} to {folder / item.file}" for item in wanted)
+                step = f"{otherwise}put {files}, then run `repro prepare {name} --data {root}`"
+                raise DataError(f"{name}: cannot fetch ({reason(error)}); {step}") from error
+            os.replace(Path(scratch, download.file), folder / download.file)
+
+
+@contextlib.contextmanager
+def _socket_timeout(seconds: float) -> Iterator[None]:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

@@ -1,0 +1,26 @@
+"""The paper: one module per table or figure. This folder is the registry: to add one, add a file
+that defines `EXPERIMENT`, and list nothing."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+from repro.spec import Experiment
+
+_SHARED = {"__init__", "recipes", "scales"}  # modules of this folder that are not experiments
+
+
+def names() -> list[str]:
+    """The experiments there are, in the paper's order."""
+    found = {path.stem for path in Path(__file__).parent.glob("*.py")} - _SHARED
+    return sorted(found, key=lambda name: (not name.startswith("table"), len(name), name))
+
+
+def get(name: str) -> Experiment:
+    """The experiment `name`; KeyError if there is none."""
+    if name not in names():
+        raise KeyError(name)
+    experiment = importlib.import_module(f"{__name__}.{name}").EXPERIMENT
+    assert isinstance(experiment, Experiment) and experiment.name == name, name
+    return experiment

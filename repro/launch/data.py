@@ -1,0 +1,80 @@
+"""The bridge from the command line to the datasets; the torch half is imported when it is needed."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+
+from repro.results import ResultsError
+
+
+class MissingData(ResultsError):
+    """A dataset that is missing, damaged or unknown; one line with the file and the next step."""
+
+
+def prepare(name: str, root: Path) -> Sequence[str]:
+    """Fetch and check a dataset; returns lines to show. MissingData says which file to put where."""
+    from repro.data import prepare as task
+    from repro.data.datasets import DataError
+
+    try:
+        return task.prepare(name, root)
+    except DataError as error:
+        raise MissingData(str(error)) from error
+
+
+def check(names: Sequence[str], root: Path) -> None:
+    """Load every dataset once, making first those that are made from embedded images.
+
+    Raises MissingData for the first that cannot be used.
+    """
+    from repro.data import datasets
+    from repro.data import prepare as task
+
+    try:
+        for name in names:
+            if name in task.SMOKE_SOURCE:
+                task.prepare(name, root)
+            for split in ("train", "test"):
+                datasets.load(name, split, root)
+    except datasets.DataError as error:
+        raise MissingData(str(error)) from error
+
+
+def examine(data: Path, results: Path) -> Iterator[tuple[bool, str]]:
+    """Whether this machine can train: (well, line) for packages, device, folders and datasets."""
+    yield sys.version_info >= (3, 11), f"Python {platform.python_version()} (3.11 or newer)"
+    for name in ("torch", "torchvision", "timm", "pandas", "jsonargparse"):
+        try:
+            yield True, f"{name} {metadata.version(name)}"
+        except metadata.PackageNotFoundError:
+            yield False, f"{name} is not installed: pip install -c constraints.txt -e ."
+            return
+    from repro.train import device
+
+    chosen = device.choose()
+    yield True, f"device: {device.describe(chosen)}, {device.precision(chosen)}"
+    yield True, f"cores: {len(os.sched_getaffinity(0))}"
+    yield _writable(results), f"results in {results.absolute()}, writable"
+    from repro.data import datasets
+
+    for name in datasets.names():
+        try:
+            check([name], data)
+            yield True, f"dataset {name}"
+        except MissingData as error:
+            yield False, f"dataset {name}: {error}"
+
+
+def _writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False

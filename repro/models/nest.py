@@ -1,0 +1,344 @@
+"""NesT, the Nested Hierarchical Transformer (Zhang et al., AAAI 2022, arXiv 2105.12723).
+
+An image is cut into blocks, an ordinary transformer attends within every block alone, and four
+neighbouring blocks are aggregated into one, until a single block sees the whole image. Where the
+paper and its official code differ (github.com/google-research/nested-transformer), this file
+follows the code: GELU and not ReLU, multi-query attention on CIFAR, a final LayerNorm.
+
+    model = timm.create_model("nest_tiny_cifar", num_classes=100)   # registered on import
+    logits = model(images)                 # (B, 3, 32, 32) -> (B, 100)
+    maps = model.hierarchies(images)       # the feature map of every hierarchy, bottom to top
+
+Letters in shapes: B images, T blocks of an image, N tokens of a block, C channels.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath, Mlp
+from timm.models import register_model
+from torch import Tensor, nn
+
+from repro.models.aggregation import AggregationFactory, ConvNormMaxPool, blockify, unblockify
+from repro.models.nest_flax import Weights, read_flax, read_timm, resize_position_embedding
+
+__all__ = [
+    "Attention",
+    "NesT",
+    "TransformerLayer",
+    "attend",
+    "from_flax",
+    "from_timm",
+    "resize_position_embedding",
+]
+
+AttentionKind = Literal["multi_head", "multi_query"]
+Gelu = Literal["tanh", "erf"]
+GELUS: dict[Gelu, str] = {"tanh": "tanh", "erf": "none"}  # our word -> torch's word
+LayerNorm = partial(nn.LayerNorm, eps=1e-6)
+
+SCORES_AT_ONCE = 2**19  # 2 MB of fp32, little enough to stay in cache
+FUSED_AT_ONCE = 2**15  # blocks: a CUDA grid has 65,535 rows at most, a CIFAR image 64 blocks
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention of q (P, G, M, d) over k and v (P, G, N, d), for P blocks and G key heads.
+
+    Four dimensions are what the fused kernels of a GPU take. On a CPU they lose to the plain
+    formula, as long as that makes its scores for a few blocks at a time.
+    """
+    cpu = q.device.type == "cpu"
+    blocks = SCORES_AT_ONCE // (q.shape[1] * q.shape[2] * k.shape[2]) if cpu else FUSED_AT_ONCE
+    core = plain_attention if cpu else F.scaled_dot_product_attention
+    pieces = zip(*(torch.split(t, max(1, blocks)) for t in (q, k, v)), strict=True)
+    outputs = [core(*piece) for piece in pieces]
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q kᵀ / √d) v."""
+    scores: Tensor = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    return scores.softmax(dim=-1) @ v
+
+
+class Attention(nn.Module):
+    """Self-attention within each block: MSA_NesT of the paper's Eq. (2).
+
+    Every query head has a key and a value head of its own ('multi_head', the ImageNet models), or
+    all share a single one ('multi_query', the CIFAR models).
+    """
+
+    def __init__(self, dim: int, num_heads: int, kind: AttentionKind) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"a width of {dim} does not divide into {num_heads} heads")
+        if kind not in ("multi_head", "multi_query"):
+            raise ValueError(f"attention is 'multi_head' or 'multi_query', not {kind!r}")
+        self.head_dim = dim // num_heads
+        self.query_heads = num_heads
+        self.key_heads = num_heads if kind == "multi_head" else 1
+        self.qkv = nn.Linear(dim, (self.query_heads + 2 * self.key_heads) * self.head_dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, N, C) -> (B, T, N, C)."""
+        b, t, n, c = x.shape
+        heads = self.qkv(x).view(b * t, n, -1, self.head_dim)  # the blocks fold into the batch
+        q, k, v = heads.split((self.query_heads, self.key_heads, self.key_heads), dim=2)
+        # Query heads that share a key head are simply more queries to it: nothing is repeated.
+        q = q.reshape(b * t, n, self.key_heads, -1, self.head_dim).transpose(1, 2).flatten(2, 3)
+        y = attend(q, k.transpose(1, 2), v.transpose(1, 2))
+        y = y.reshape(b * t, self.key_heads, n, -1).transpose(1, 2)
+        out: Tensor = self.proj(y.reshape(b, t, n, c))
+        return out
+
+
+class TransformerLayer(nn.Module):
+    """One pre-norm transformer layer, the paper's Eq. (1), with stochastic depth per image."""
+
+    def __init__(
+        self, dim: int, num_heads: int, kind: AttentionKind, gelu: Gelu, drop_path: float
+    ) -> None:
+        super().__init__()
+        if gelu not in GELUS:
+            raise ValueError(f"gelu is 'tanh' or 'erf', not {gelu!r}")
+        self.norm1 = LayerNorm(dim)
+        self.attn = Attention(dim, num_heads, kind)
+        self.drop_path1 = DropPath(drop_path)
+        self.norm2 = LayerNorm(dim)
+        self.mlp = Mlp(dim, 4 * dim, act_layer=partial(nn.GELU, approximate=GELUS[gelu]))
+        self.drop_path2 = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, N, C) -> (B, T, N, C); the image comes first, so that it is dropped as a whole."""
+        y = x + self.drop_path1(self.attn(self.norm1(x)))
+        z: Tensor = y + self.drop_path2(self.mlp(self.norm2(y)))
+        return z
+
+
+class NesT(nn.Module):
+    """The paper's Figure 1; the defaults are NesT-T for CIFAR.
+
+    Args:
+        img_size, patch_size: side of the square image and of a patch, in pixels.
+        depths: transformer layers of each hierarchy, bottom (many blocks) to top (one block);
+            their number is the number of hierarchies.
+        embed_dims, num_heads: for each hierarchy, or one number for all.
+        attention: 'multi_head' or 'multi_query', see `Attention`.
+        gelu: 'tanh' as in the official code, 'erf' as in timm's port.
+        drop_path_rate: stochastic depth of the last layer, rising from 0 in equal steps.
+        aggregation: makes what merges 2×2 blocks, see `repro.models.aggregation`.
+
+    A block has img_size / patch_size / 2^(hierarchies - 1) tokens a side, in every hierarchy.
+    Raises ValueError, naming the numbers, for sizes that do not fit together.
+    """
+
+    def __init__(
+        self,
+        img_size: int = 32,
+        patch_size: int = 1,
+        in_chans: int = 3,
+        num_classes: int = 10,
+        depths: Sequence[int] = (3, 3, 3, 3),
+        embed_dims: int | Sequence[int] = 192,
+        num_heads: int | Sequence[int] = 3,
+        attention: AttentionKind = "multi_query",
+        gelu: Gelu = "tanh",
+        drop_path_rate: float = 0.1,
+        aggregation: AggregationFactory = ConvNormMaxPool,
+    ) -> None:
+        super().__init__()
+        levels = len(depths)
+        dims = _each("embed_dims", embed_dims, levels)
+        heads = _each("num_heads", num_heads, levels)
+        self.img_size, self.in_chans, self.num_classes = img_size, in_chans, num_classes
+        self.num_features = dims[-1]
+        self.block_side = _block_side(img_size, patch_size, levels)
+        last = max(1, sum(depths) - 1)
+        rates = iter([drop_path_rate * layer / last for layer in range(sum(depths))])
+
+        self.patch_embed = nn.Conv2d(in_chans, dims[0], patch_size, stride=patch_size)
+        self.position_embeddings = nn.ParameterList()
+        self.transformers = nn.ModuleList()
+        self.aggregations = nn.ModuleList()
+        for i, (dim, head, depth) in enumerate(zip(dims, heads, depths, strict=True)):
+            blocks = 4 ** (levels - 1 - i)  # each with a position embedding of its own
+            self.position_embeddings.append(torch.empty(1, blocks, self.block_side**2, dim))
+            layers = [
+                TransformerLayer(dim, head, attention, gelu, next(rates)) for _ in range(depth)
+            ]
+            self.transformers.append(nn.Sequential(*layers))
+            if i < levels - 1:
+                self.aggregations.append(aggregation(dim, dims[i + 1], self.block_side))
+        self.norm = LayerNorm(dims[-1])
+        self.head = nn.Linear(dims[-1], num_classes)
+        self.apply(_initialise)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, num_classes) of normalised images (B, in_chans, img_size, img_size)."""
+        return self.classify(self.hierarchies(images)[-1])
+
+    def hierarchies(self, images: Tensor) -> list[Tensor]:
+        """The image-plane feature map (B, H, W, C) of every hierarchy, bottom to top.
+
+        Each is taken after the hierarchy's transformer layers, and each lies on the way from the
+        images to `classify(maps[-1])`, so that a logit can be differentiated by any of them.
+        """
+        if images.shape[-2:] != (self.img_size, self.img_size):
+            height, width = images.shape[-2:]
+            raise ValueError(f"this NesT takes {self.img_size}² pixels, not {height}×{width}")
+        maps: list[Tensor] = []
+        x = blockify(self.patch_embed(images).permute(0, 2, 3, 1), self.block_side)
+        for i, transformer in enumerate(self.transformers):
+            y = transformer(x + self.position_embeddings[i])  # within each block, all at once
+            maps.append(unblockify(y, self.block_side))
+            if i < len(self.aggregations):  # four blocks become one
+                x = blockify(self.aggregations[i](maps[-1]), self.block_side)
+        return maps
+
+    def classify(self, top: Tensor) -> Tensor:
+        """Logits of the top hierarchy's map: `model(x) == classify(hierarchies(x)[-1])`."""
+        return self.forward_head(self.norm(top))
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """The top map after the final norm, (B, H, W, C): `@ head.weight.T` makes the CAM."""
+        features: Tensor = self.norm(self.hierarchies(images)[-1])
+        return features
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """Global average pooling of `forward_features`, then the linear classifier."""
+        h = features.mean(dim=(1, 2))
+        return h if pre_logits else self.head(h)
+
+    def no_weight_decay(self) -> set[str]:
+        """What the official code spares: the position embeddings, and nothing else."""
+        return {f"position_embeddings.{i}" for i in range(len(self.position_embeddings))}
+
+    def load_resized(self, state: Mapping[str, Tensor]) -> None:
+        """Load the weights of the same model at another image size: its embeddings are resized."""
+        resized = {
+            name: resize_position_embedding(state[name], self.block_side)
+            for name in self.no_weight_decay()
+            if name in state
+        }
+        self.load_state_dict({**state, **resized})
+
+
+def _each(name: str, value: int | Sequence[int], levels: int) -> tuple[int, ...]:
+    values = (value,) * levels if isinstance(value, int) else tuple(value)
+    if len(values) != levels or not levels:
+        raise ValueError(f"{name} {values} is for {len(values)} hierarchies, depths for {levels}")
+    return values
+
+
+def _block_side(img_size: int, patch_size: int, levels: int) -> int:
+    rows: int = 2 ** (levels - 1)
+    side, rest = divmod(img_size, patch_size * rows)
+    if rest or not side:
+        raise ValueError(
+            f"an image of {img_size} pixels in patches of {patch_size} does not divide into "
+            f"{rows}×{rows} blocks, the bottom of {levels} hierarchies"
+        )
+    return side
+
+
+@torch.no_grad()
+def _initialise(module: nn.Module) -> None:
+    """Weights: a normal cut at two sigma, times 0.02 (so of std 0.0176); biases 0; norms 1."""
+    draw = partial(nn.init.trunc_normal_, std=0.02, a=-0.04, b=0.04)
+    if isinstance(module, nn.ParameterList):
+        for position_embedding in module:
+            draw(position_embedding)
+    elif isinstance(module, nn.Linear | nn.Conv2d):
+        draw(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def from_flax(
+    params: Mapping[str, Any], depths: Sequence[int] | None = None, **changes: Any
+) -> NesT:
+    """The model of the official JAX code with these parameters, computing the same function.
+
+    Args:
+        params: the tree as flax names it (`state["optimizer"]["target"]` of a published
+            checkpoint): nested mappings with numpy or JAX arrays as leaves.
+        depths: layers of each hierarchy. Everything else is read from the shapes; so are the
+            depths where every hierarchy has a width of its own (ImageNet). Where all have one
+            width (CIFAR), nothing in the tree tells, and the default is an equal split.
+        changes: arguments of `NesT` to set otherwise: `img_size`, or for training on, the
+            `drop_path_rate`, which no weight tells and which is 0.1 if left alone.
+
+    Raises ValueError naming the first entry that is missing, superfluous or of another shape.
+    """
+    return _load(read_flax(params, depths), changes)
+
+
+def from_timm(state: Mapping[str, Tensor], **changes: Any) -> NesT:
+    """The model with the state dict of timm's nest_tiny_jx, nest_small_jx or nest_base_jx.
+
+    Its GELU is timm's ('erf'); `changes` as in `from_flax`. The weights of timm's plain nest_tiny
+    have the same names, but its pooling windows lie one pixel off: they do not belong here.
+    """
+    return _load(read_timm(state), changes)
+
+
+def _load(weights: Weights, changes: dict[str, Any]) -> NesT:
+    config, state = weights
+    model = NesT(**{**config, **changes})
+    model.load_resized(state)
+    return model
+
+
+IMAGENET = {"img_size": 224, "patch_size": 4, "num_classes": 1000, "attention": "multi_head"}
+NARROW = {"embed_dims": (96, 192, 384), "num_heads": (3, 6, 12)}
+WIDE = {"embed_dims": (128, 256, 512), "num_heads": (4, 8, 16)}
+
+
+def _build(overrides: dict[str, Any], **variant: Any) -> NesT:
+    """A variant with timm's or the caller's overrides; timm also passes where weights might be."""
+    if overrides.pop("pretrained", False):
+        raise ValueError("NesT has no weights to download: see from_flax and from_timm")
+    for word in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
+        overrides.pop(word, None)
+    return NesT(**{**variant, **overrides})
+
+
+# On CIFAR the variants differ in width alone; what they share are the defaults of NesT.
+@register_model
+def nest_tiny_cifar(**overrides: Any) -> NesT:
+    """NesT-T on CIFAR: 6,006,730 parameters with 10 classes."""
+    return _build(overrides, embed_dims=192, num_heads=3)
+
+
+@register_model
+def nest_small_cifar(**overrides: Any) -> NesT:
+    """NesT-S on CIFAR: 22,849,930 parameters with 10 classes."""
+    return _build(overrides, embed_dims=384, num_heads=6)
+
+
+@register_model
+def nest_base_cifar(**overrides: Any) -> NesT:
+    """NesT-B on CIFAR: 89,050,378 parameters with 10 classes."""
+    return _build(overrides, embed_dims=768, num_heads=12)
+
+
+@register_model
+def nest_tiny_imagenet(**overrides: Any) -> NesT:
+    """NesT-T on ImageNet: 17,057,608 parameters."""
+    return _build(overrides, **IMAGENET, **NARROW, depths=(2, 2, 8), drop_path_rate=0.2)
+
+
+@register_model
+def nest_small_imagenet(**overrides: Any) -> NesT:
+    """NesT-S on ImageNet: 38,351,176 parameters."""
+    return _build(overrides, **IMAGENET, **NARROW, depths=(2, 2, 20), drop_path_rate=0.3)
+
+
+@register_model
+def nest_base_imagenet(**overrides: Any) -> NesT:
+    """NesT-B on ImageNet: 67,723,368 parameters."""
+    return _build(overrides, **IMAGENET, **WIDE, depths=(2, 2, 20), drop_path_rate=0.5)

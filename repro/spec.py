@@ -1,0 +1,267 @@
+"""What is run and what is drawn from it: Run, Recipe, Model, Experiment, and how a run gets its name.
+
+Values only. Both halves of the project meet here, so this module imports neither torch nor pandas.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
+from typing import Any, ClassVar, Literal, Self
+
+Scale = Literal["paper", "proxy", "smoke"]
+SCALES: tuple[Scale, ...] = ("paper", "proxy", "smoke")
+
+Split = Literal["train", "test", "fit", "validation"]
+
+Value = str | int | float | bool | None | tuple["Value", ...]
+
+
+class SpecError(ValueError):
+    """A stored spec that this code does not understand, or that differs from the current one."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """An architecture: a name that `timm.create_model` knows, and its options, sorted by name."""
+
+    name: str
+    options: tuple[tuple[str, Value], ...] = ()
+
+    @classmethod
+    def of(cls, name: str, **options: Value) -> Self:
+        return cls(name, tuple(sorted(options.items())))
+
+    def updated(self, **options: Value) -> Model:
+        """This model with some options added or replaced."""
+        return Model.of(self.name, **{**dict(self.options), **options})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The training hyper-parameters of a run. A default means 'not used': a recipe lists what it does.
+
+    `batch_size` is global and `lr` the absolute peak, so the number of GPUs does not enter.
+    The schedule is linear warm-up from 0, then a cosine to exactly 0, by steps (facts: official
+    `libml/utils.py`).
+    """
+
+    epochs: int
+    batch_size: int  # images per optimiser step, over all devices; even, because mixing pairs them
+    lr: float  # peak
+    optimizer: Literal["adamw", "sgd"] = "adamw"  # adamw: betas 0.9, 0.999; sgd: Nesterov 0.9
+    warmup_epochs: float = 0.0
+    weight_decay: float = 0.0
+    decay_biases: bool = True  # False: tensors with fewer than two dimensions are not decayed
+    no_decay: tuple[str, ...] = ()  # parameters whose name contains one of these are not decayed
+    drop_path: float = 0.0  # stochastic depth of the last layer, growing linearly from 0
+    crop_padding: int = 0  # pixels per side
+    flip: bool = False
+    randaugment_layers: int = 0
+    randaugment_magnitude: float = 9.0  # of 10
+    randaugment_std: float = 0.5
+    randaugment_prob: float = 0.5  # of each layer
+    erase_prob: float = 0.0
+    mixup_alpha: float = 0.0
+    cutmix: bool = False
+    mix_prob: float = 1.0  # of a pair of images being mixed at all
+    label_smoothing: float = 0.0  # applied by the mixing only, as the official code does
+    evaluate_every_epochs: int = 0  # 0: at the end only
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Everything that determines one result. Equal runs are one run, whatever table asks for them."""
+
+    kind: ClassVar[str]  # the module of repro.tasks that carries it out
+    seed: int = 0
+
+    @property
+    def slug(self) -> str:
+        raise NotImplementedError(f"{type(self).__name__} names itself")
+
+    @property
+    def id(self) -> str:
+        """A readable slug and 8 hex digits over the class and the non-default fields, recursively.
+
+        Adding a field with a default therefore renames nothing.
+        """
+        digest = hashlib.sha256(_dumps(canonical(self)).encode()).hexdigest()
+        return f"{self.slug}-{digest[:8]}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classification(Run):
+    """Train a classifier and test it. Metrics: `top1`, `top5` in percent, `loss`."""
+
+    kind: ClassVar[str] = "classification"
+    model: Model
+    dataset: str
+    recipe: Recipe
+    train_split: Split = "train"  # 'fit' and 'validation' are the two parts of 'train'
+    test_split: Split = "test"
+
+    @property
+    def slug(self) -> str:
+        held_out = "" if self.test_split == "test" else f"-{self.test_split}"
+        parts = f"{self.model.name}-{self.dataset}{held_out}-{self.recipe.epochs}ep-s{self.seed}"
+        return re.sub(r"[^a-z0-9]+", "-", parts.lower())
+
+
+RUN_KINDS: dict[str, Any] = {"Classification": Classification}
+
+
+# --- run identity ----------------------------------------------------------------------------------
+
+
+def canonical(value: object, *, defaults: bool = False) -> Any:
+    """`value` as JSON types. Without `defaults`, fields that have their default are left out.
+
+    Numbers that are equal are written alike (1.0 as 1), as equal runs are one run.
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        written = {
+            f.name: canonical(getattr(value, f.name), defaults=defaults)
+            for f in fields(value)
+            if defaults or not _is_default(value, f)
+        }
+        return {"class": type(value).__name__, **written}
+    if isinstance(value, tuple):
+        return [canonical(item, defaults=defaults) for item in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise TypeError(f"a spec holds plain values; {value!r} is a {type(value).__name__}")
+
+
+def _is_default(instance: object, field: Field[Any]) -> bool:
+    return field.default is not MISSING and bool(getattr(instance, field.name) == field.default)
+
+
+def _dumps(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def to_json(run: Run) -> str:
+    """The whole run, defaults included, as it is kept in `spec.json`."""
+    return json.dumps(canonical(run, defaults=True), indent=1, sort_keys=True) + "\n"
+
+
+def from_json(text: str) -> Run:
+    """The run that `to_json` wrote. SpecError for a class or field that this code does not know."""
+    try:
+        stored = json.loads(text)
+    except ValueError as error:
+        raise SpecError(f"not a spec: {error}") from error
+    run = _revive(stored)
+    if not isinstance(run, Run):
+        raise SpecError("not the spec of a run")
+    return run
+
+
+def _revive(stored: object) -> Any:
+    if isinstance(stored, list):
+        return tuple(_revive(item) for item in stored)
+    if not isinstance(stored, dict):
+        return stored
+    known = {"Model": Model, "Recipe": Recipe, **RUN_KINDS}
+    values = {name: _revive(value) for name, value in stored.items() if name != "class"}
+    kind = known.get(stored.get("class", ""))
+    if kind is None:
+        raise SpecError(f"a spec of class {stored.get('class')!r} is not known here")
+    if unknown := values.keys() - {f.name for f in fields(kind)}:
+        raise SpecError(f"{kind.__name__} has no field {sorted(unknown)[0]!r}")
+    return kind(**values)
+
+
+def difference(stored: object, run: Run) -> str | None:
+    """The first field in which a stored spec differs from `run`, as 'field: stored, now current'.
+
+    A field that the stored spec does not have counts as having its default, since a field may be
+    added without renaming runs. None if there is no difference.
+    """
+    return _difference("", stored, canonical(run, defaults=True), _defaults(run))
+
+
+def _difference(place: str, stored: object, current: object, default: object) -> str | None:
+    if isinstance(stored, dict) and isinstance(current, dict):
+        for name in sorted(stored.keys() | current.keys()):
+            inner = default.get(name, MISSING) if isinstance(default, dict) else MISSING
+            found = _difference(
+                f"{place}.{name}".lstrip("."),
+                stored.get(name, inner),
+                current.get(name, MISSING),
+                inner,
+            )
+            if found:
+                return found
+        return None
+    if stored == current:
+        return None
+    shown = ["absent" if v is MISSING else json.dumps(v) for v in (stored, current)]
+    return f"{place}: {shown[0]} stored, {shown[1]} now"
+
+
+def _defaults(value: object) -> object:
+    """The defaults of a dataclass and of the dataclasses in it, in the shape of `canonical`."""
+    if not is_dataclass(value) or isinstance(value, type):
+        return MISSING
+    return {
+        f.name: canonical(f.default, defaults=True)
+        if f.default is not MISSING
+        else _defaults(getattr(value, f.name))
+        for f in fields(value)
+    }
+
+
+# --- experiments -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PaperValue:
+    """A number as the paper prints it, and where. `starred`: printed with the paper's *."""
+
+    value: float
+    place: str
+    starred: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One number of a table: the run that measures it (its seed is varied) and the paper's value."""
+
+    group: str
+    row: str
+    column: str
+    run: Classification
+    paper: PaperValue | None = None
+    metric: str = "top1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One table of the paper. `cells` are at paper scale; the other scales are derived from them."""
+
+    name: str
+    place: str  # 'Table 1'
+    title: str
+    caption: str
+    cells: tuple[Cell, ...]
+    showcase: tuple[str, ...] = ()  # rows that stand for their families, for a first look
+    starred: str = ""  # what the paper's * means
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(cell.row for cell in self.cells))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(cell.column for cell in self.cells))
+
+
+def with_seeds(run: Run, seeds: int) -> list[Run]:
+    """The run at seeds 0 to `seeds` - 1."""
+    return [replace(run, seed=seed) for seed in range(seeds)]

@@ -1,0 +1,54 @@
+"""What a task is: one module a kind of run, with `execute(run, job) -> Result`, a straight passage.
+
+A task knows its run and this interface. Files, leases and clusters are the launcher's affair, so a
+task can be called from a notebook or a test with any object that has these members.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+Line = Mapping[str, float | int | None]
+
+
+class Interrupted(Exception):
+    """The task was asked to stop, has saved its state, and goes on when it is executed again."""
+
+
+class Job(Protocol):
+    """What the launcher provides to a task."""
+
+    data: Path | None  # the folder of the datasets
+    checkpoints: Path  # a folder for the task's own state
+    checkpoint_seconds: float  # at most this much work is lost by a kill
+    micro_batch: int | None  # images that fit on one device at once; None: all
+
+    def stopping(self) -> bool:
+        """Whether the task should save and raise `Interrupted` at this step boundary."""
+        ...
+
+    def progress(self, step: int, steps: int, line: Line) -> None:
+        """Say how far the task is. Cheap: it may be called at every step."""
+        ...
+
+    def history(self, lines: Sequence[Line]) -> None:
+        """Replace the recorded metrics by these lines, one an epoch."""
+        ...
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished task hands back. 'diverged' is a result, not a failure."""
+
+    status: Literal["done", "diverged"]
+    metrics: Mapping[str, float | int]
+    predictions: Mapping[str, NDArray[np.integer[Any]]] = field(default_factory=dict)
+    weights: Mapping[str, Tensor] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)

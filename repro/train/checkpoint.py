@@ -1,0 +1,60 @@
+"""Checkpoints that survive a kill at any moment and a damaged file.
+
+`step<number>-<digest>.pt`: the name carries a CRC-32 of the bytes, so that a damaged file is known
+before it is used. The newest two are kept. Only what `torch.load(weights_only=True)` reads is stored.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import warnings
+import zlib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_NAME = re.compile(r"step(\d+)-([0-9a-f]{8})\.pt")
+
+
+def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
+    """Write the state after `step` optimiser steps; drop all but the newest two."""
+    folder.mkdir(exist_ok=True)
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    data = buffer.getbuffer()
+    path = folder / f"step{step:09d}-{zlib.crc32(data):08x}.pt"
+    temporary = folder / f"{path.name}.tmp"
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    for old in _newest_first(folder)[2:]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def load(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any] | None:
+    """The newest state that is whole; None if there is none. A damaged file is named in a warning."""
+    for path in _newest_first(folder):
+        data = path.read_bytes()
+        if f"{zlib.crc32(data):08x}" == path.stem.rpartition("-")[2]:
+            state = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
+            assert isinstance(state, dict)
+            return state
+        warnings.warn(f"{path} is damaged; going back to the checkpoint before it", stacklevel=2)
+    return None
+
+
+def newest_step(folder: Path) -> int | None:
+    """The step of the newest checkpoint, by its name; None if there is none."""
+    for path in _newest_first(folder):
+        return int(path.stem[4:13])
+    return None
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted((p for p in folder.glob("step*.pt") if _NAME.fullmatch(p.name)), reverse=True)

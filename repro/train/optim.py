@@ -1,0 +1,59 @@
+"""Optimiser and schedule of a recipe."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+def build(
+    parameters: Iterable[tuple[str, nn.Parameter]],
+    *,
+    optimizer: str,
+    weight_decay: float,
+    decay_biases: bool,
+    no_decay: Sequence[str],
+) -> torch.optim.Optimizer:
+    """AdamW (betas 0.9, 0.999, eps 1e-8, decoupled decay) or SGD (Nesterov 0.9, L2), in two groups.
+
+    The official code decays everything but the position embedding, biases and LayerNorm included
+    (official train.py and configs); its convnet recipe decays tensors of two or more dimensions only.
+    The learning rate is set before every step from `learning_rate`.
+    """
+    decayed: list[nn.Parameter] = []
+    spared: list[nn.Parameter] = []
+    for name, parameter in parameters:
+        spare = any(part in name for part in no_decay) or (not decay_biases and parameter.ndim < 2)
+        (spared if spare else decayed).append(parameter)
+    groups = [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": spared, "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), eps=1e-8)
+    if optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=0.0, momentum=0.9, nesterov=True)
+    raise ValueError(f"unknown optimizer {optimizer!r}; it is adamw or sgd")
+
+
+def learning_rate(step: int, *, steps: int, warmup_steps: int, peak: float) -> float:
+    """The rate of optimiser step `step`, counted from 1: linear from 0 to `peak` over the warm-up,
+    then a cosine that is exactly 0 at the last step (official libml/utils.py)."""
+    if step < warmup_steps:
+        return peak * step / warmup_steps
+    done = (step - warmup_steps) / max(1, steps - warmup_steps)
+    return peak * (1 + math.cos(math.pi * done)) / 2
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross entropy of each sample. logits, targets: (B, K), targets sum to 1; returns float32 (B,)."""
+    return -(targets * logits.float().log_softmax(dim=-1)).sum(dim=-1)

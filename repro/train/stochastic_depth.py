@@ -1,0 +1,53 @@
+"""Stochastic depth whose masks depend on (seed, epoch, sample) alone.
+
+timm's DropPath draws from torch's generator, so its masks hang on the history of the process and on
+how a batch was divided. Here a model's DropPath modules are replaced by ones that are handed their
+draws before each forward pass; the same sample then loses the same layers on 1 GPU or on 64, and
+after a resume.
+"""
+
+from __future__ import annotations
+
+import torch
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+from repro.data import randomness
+
+_STREAM = 1_000  # the streams of repro.data.augment lie below
+
+
+class SampledDropPath(nn.Module):
+    """Drops the residual branch of whole samples. `draws`: uniform numbers (B,), set by `draw`."""
+
+    draws: Tensor | None
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+        self.draws = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.rate == 0.0:
+            return x
+        assert self.draws is not None and len(self.draws) == len(x), "call draw() before forward"
+        keep = (self.draws >= self.rate).to(x.dtype) / (1.0 - self.rate)
+        return x * keep.view(-1, *[1] * (x.ndim - 1))
+
+
+def install(model: nn.Module) -> list[SampledDropPath]:
+    """Replace every timm DropPath of `model`; returns the new modules in the model's order."""
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, DropPath):
+                setattr(module, name, SampledDropPath(float(child.drop_prob or 0.0)))
+    return [module for module in model.modules() if isinstance(module, SampledDropPath)]
+
+
+def draw(modules: list[SampledDropPath], keys: Tensor) -> None:
+    """Hand each module its draws for the samples with these keys (B,)."""
+    if not modules:
+        return
+    draws = randomness.uniform(keys, _STREAM, len(modules))
+    for module, column in zip(modules, torch.unbind(draws, dim=1), strict=True):
+        module.draws = column

@@ -1,0 +1,77 @@
+"""Cut the embedded subset out of Fashion-MNIST: `python scripts/cut_fashion_mnist.py FOLDER`.
+
+FOLDER holds the four idx files, gzipped or not: Debian's /usr/share/datasets/fashion-mnist, or
+torchvision's FashionMNIST/raw. Which images are taken depends on the seed alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from repro.data.datasets import (
+    EMBEDDED,
+    FASHION_CLASSES,
+    Bytes,
+    Labels,
+    hash_order,
+    idx_bytes,
+    parse_idx,
+    write_atlas,
+)
+
+SEED = 0
+PER_CLASS = {"train": 600, "test": 200}
+PREFIX = {"train": "train", "test": "t10k"}
+
+
+def cut(
+    folder: Path, output: Path, per_class: dict[str, int] = PER_CLASS, seed: int = SEED
+) -> None:
+    """Write the atlases and the manifest of `fashion-mnist-6k` to `output`."""
+    splits, digests = {}, {}
+    for split, count in per_class.items():
+        images, labels = read(folder, PREFIX[split])
+        taken = select(labels, count, f"fashion-mnist-6k {seed} {split}")
+        splits[split] = images[taken], labels[taken]
+        digests[split] = hashlib.sha256(taken.astype("<i8").tobytes()).hexdigest()
+    about = {
+        "source": "Fashion-MNIST, https://github.com/zalandoresearch/fashion-mnist",
+        "licence": "MIT, see fashion-mnist-6k.LICENSE",
+        "script": "scripts/cut_fashion_mnist.py",
+        "seed": seed,
+        "indices_sha256": digests,  # of the positions in the full split, int64 little-endian
+        "classes": FASHION_CLASSES,
+    }
+    write_atlas(output, "fashion-mnist-6k", splits, about)
+
+
+def read(folder: Path, prefix: str) -> tuple[Bytes, Labels]:
+    """Images (N, 28, 28) and labels (N,) of one official split."""
+    arrays = []
+    for file in (f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"):
+        path, data = idx_bytes(folder, file, "apt-get install dataset-fashion-mnist")
+        arrays.append(parse_idx(path, data, "apt-get install dataset-fashion-mnist"))
+    return arrays[0], arrays[1].astype(np.int64)
+
+
+def select(labels: Labels, per_class: int, key: str) -> Labels:
+    """The positions of `per_class` images of every class: by class, then as in the full split."""
+    taken: list[int] = []
+    for label in range(len(FASHION_CLASSES)):
+        members = np.flatnonzero(labels == label).tolist()
+        if len(members) < per_class:
+            raise ValueError(f"{len(members)} images of class {label}, where {per_class} are due")
+        taken += sorted(hash_order(members, key)[:per_class])
+    return np.array(taken, dtype=np.int64)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--output", type=Path, default=EMBEDDED)
+    arguments = parser.parse_args()
+    cut(arguments.folder, arguments.output)

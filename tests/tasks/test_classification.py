@@ -1,0 +1,233 @@
+"""The training loop: resumed is uninterrupted, many processes are one, and a test counts exactly."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from repro import results
+from repro.data import datasets
+from repro.launch.job import How, execute
+from repro.spec import Classification, Model, Recipe, to_json
+from repro.tasks import classification
+from repro.train.distributed import Ranks
+
+RECIPE = Recipe(
+    epochs=1,
+    batch_size=100,
+    lr=1e-3,
+    warmup_epochs=0.1,
+    weight_decay=0.05,
+    no_decay=("pos_embed",),
+    drop_path=0.2,
+    crop_padding=2,
+    flip=True,
+    randaugment_layers=2,
+    erase_prob=0.25,
+    mixup_alpha=0.8,
+    cutmix=True,
+    label_smoothing=0.1,
+)
+NEST = Model.of(
+    "nest_tiny_cifar", patch_size=4, embed_dims=(24, 24), depths=(1, 1), num_heads=(1, 1)
+)
+RUN = Classification(
+    model=NEST,
+    dataset="fashion-mnist-6k",
+    recipe=RECIPE,
+    train_split="validation",  # 1,000 images: ten steps
+    test_split="validation",
+)
+JOB = [sys.executable, "-m", "repro.launch.job"]
+FP32 = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def outputs(root: Path, run: Classification) -> tuple[object, ...]:
+    """Everything a run computed, as bytes or numbers to compare."""
+    folder = results.folder(root, run)
+    result = json.loads((folder / results.RESULT).read_text())
+    return (
+        result["metrics"],
+        (folder / results.METRICS).read_bytes(),
+        (folder / results.PREDICTIONS).read_bytes(),
+        (folder / results.WEIGHTS).read_bytes(),
+    )
+
+
+def spec_file(root: Path, run: Classification) -> str:
+    return str(results.begin(root, run) / results.SPEC)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[object, ...]:
+    root = tmp_path_factory.mktemp("undisturbed")
+    subprocess.run([*JOB, spec_file(root, RUN)], check=True, env=FP32)
+    return outputs(root, RUN)
+
+
+def test_killed_at_random_moments_it_ends_the_same(
+    tmp_path: Path, undisturbed: tuple[object, ...]
+) -> None:
+    """SIGKILL a real process again and again; the run's every byte is that of the undisturbed one."""
+    command = [*JOB, spec_file(tmp_path, RUN), "--checkpoint-seconds", "0"]
+    folder, moments, kills = results.folder(tmp_path, RUN), random.Random(7), 0
+    while not (folder / results.RESULT).exists():
+        process = subprocess.Popen(command, env=FP32)
+        if kills < 4:
+            before = _checkpoint_count(folder)
+            while process.poll() is None and _checkpoint_count(folder) == before:
+                time.sleep(0.005)
+            time.sleep(moments.uniform(0, 0.15))  # somewhere in a step, or in a save
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.wait(timeout=120)
+    assert kills == 4
+    assert outputs(tmp_path, RUN) == undisturbed
+
+
+def _checkpoint_count(folder: Path) -> list[str]:
+    return sorted(p.name for p in (folder / "checkpoints").glob("step*.pt"))
+
+
+def test_asked_to_stop_it_saves_and_goes_on(
+    tmp_path: Path, undisturbed: tuple[object, ...]
+) -> None:
+    command = [*JOB, spec_file(tmp_path, RUN), "--checkpoint-seconds", "0"]
+    folder = results.folder(tmp_path, RUN)
+    process = subprocess.Popen(command, env=FP32, stderr=subprocess.PIPE, text=True)
+    while not _checkpoint_count(folder):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "stopped after step" in errors
+    subprocess.run(command, check=True, env=FP32)
+    assert outputs(tmp_path, RUN) == undisturbed
+
+
+def accumulated(
+    run: Classification, root: Path, micro_batch: int | None
+) -> dict[str, torch.Tensor]:
+    """The weights of a run in this process, in fp32 arithmetic."""
+    execute(run, root, How(micro_batch=micro_batch))
+    return load_file(results.folder(root, run) / results.WEIGHTS)
+
+
+def assert_alike(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    """Equal up to the order of sums: AdamW turns a rounding error into a share of the step."""
+    assert a.keys() == b.keys()
+    for name in a:
+        torch.testing.assert_close(
+            a[name], b[name], rtol=1e-3, atol=5e-5, msg=lambda m: f"{name}: {m}"
+        )
+
+
+@pytest.fixture
+def fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compare sums in fp32, where their order matters least."""
+    monkeypatch.setattr("repro.train.device.has_bf16", lambda _: False)
+
+
+@pytest.mark.usefixtures("fp32")
+@pytest.mark.parametrize("micro_batch", [34, 7])
+def test_accumulation_is_the_whole_batch(tmp_path: Path, micro_batch: int) -> None:
+    """Mixing partners, drop path and augmentation included."""
+    whole = accumulated(RUN, tmp_path / "whole", None)
+    assert_alike(accumulated(RUN, tmp_path / "parts", micro_batch), whole)
+
+
+RANKS = """
+import sys, torch
+from pathlib import Path
+import repro.train.device as device
+device.has_bf16 = lambda _: False
+from repro.launch import job
+job.main(sys.argv[1:])
+"""
+
+
+@pytest.mark.usefixtures("fp32")
+def test_three_processes_are_one(tmp_path: Path) -> None:
+    """DistributedDataParallel over gloo; 100 images do not divide by 3, nor do the 1,000 test images."""
+    script = tmp_path / "ranks.py"
+    script.write_text(RANKS)
+    many = tmp_path / "many"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3"]
+    subprocess.run([*torchrun, str(script), spec_file(many, RUN)], check=True, env=FP32)
+    one = accumulated(RUN, tmp_path / "one", None)
+    assert_alike(load_file(results.folder(many, RUN) / results.WEIGHTS), one)
+    ours, theirs = (outputs(root, RUN)[0] for root in (tmp_path / "one", many))
+    assert isinstance(ours, dict)
+    assert isinstance(theirs, dict)
+    assert theirs["test_images"] == 1000
+    assert theirs["top1"] == pytest.approx(ours["top1"], abs=0.3)
+    assert theirs["loss"] == pytest.approx(ours["loss"], abs=1e-3)
+
+
+def test_a_loss_that_is_not_finite_is_a_result(tmp_path: Path) -> None:
+    run = replace(RUN, recipe=replace(RECIPE, lr=1e30, warmup_epochs=0.0, batch_size=50))
+    assert execute(run, tmp_path, How()) == "diverged"
+    result = results.outcome(tmp_path, run).result
+    assert result is not None
+    assert result["metrics"] == {"step": 10}
+    assert execute(run, tmp_path, How()) == "diverged"  # and it is not tried again
+
+
+def test_the_stream_of_samples() -> None:
+    """Every epoch visits every sample once, in an order of its own; batches straddle epochs."""
+    size, batch = 10, 4
+    stream = [classification.batch_of(step, batch, size, seed=0) for step in range(5)]
+    indices, epochs = (torch.cat(part) for part in zip(*stream, strict=True))
+    assert epochs.tolist() == [0] * 10 + [1] * 10
+    first, second = indices[:10].tolist(), indices[10:].tolist()
+    assert sorted(first) == sorted(second) == list(range(10))
+    assert first != second
+    assert stream[2][0].tolist() == first[8:] + second[:2]
+    assert (
+        indices.tolist()
+        != torch.cat(
+            [classification.batch_of(step, batch, size, seed=1)[0] for step in range(5)]
+        ).tolist()
+    )
+
+
+def test_evaluation_counts_every_image_once() -> None:
+    """Against a loop, one image at a time, from the kept predictions."""
+    torch.manual_seed(0)
+    test = datasets.load("fashion-mnist-6k", "validation", None)
+    net = classification.create(NEST, 10, 0.0, seed=0)
+    metrics, predictions = classification.evaluate(net, test, Ranks(0, 1, torch.device("cpu")))
+    label, top5 = predictions["label"], predictions["top5"]
+    assert np.array_equal(label, test.labels.numpy())
+    assert all(len(set(row)) == 5 for row in top5.tolist())
+    hits = sum(bool(row[0] == truth) for row, truth in zip(top5, label, strict=True))
+    assert metrics["top1"] == 100 * hits / 1000
+    assert metrics["top5"] == 100 * sum(t in row for row, t in zip(top5, label, strict=True)) / 1000
+
+
+def test_weights_are_a_function_of_the_seed() -> None:
+    torch.manual_seed(1)
+    a = classification.create(NEST, 10, 0.1, seed=3).state_dict()
+    torch.manual_seed(2)
+    b = classification.create(NEST, 10, 0.1, seed=3).state_dict()
+    c = classification.create(NEST, 10, 0.1, seed=4).state_dict()
+    assert all(torch.equal(a[n], b[n]) for n in a)
+    assert not torch.equal(a["head.weight"], c["head.weight"])
+
+
+def test_a_spec_in_its_folder_is_enough(tmp_path: Path) -> None:
+    """What the job reads back is the run that was written."""
+    path = Path(spec_file(tmp_path, RUN))
+    assert path.read_text() == to_json(RUN)
