@@ -3,9 +3,9 @@
     python benchmarks/proxy_recipe.py [--results DIR]
 
 Trains one method of each family on the fit part of both embedded sets at each rate, tests on the
-validation part, and prints the mean accuracy over methods, in which each family counts once. The rate
-with the best mean over both sets is taken; the test sets are not touched. About 25 core-minutes; what
-is in DIR already is not trained again.
+validation part, and prints the mean accuracy over methods, in which each family counts once. The
+rate with the best mean over both sets is taken; the test sets are not touched. About 25
+core-minutes; what is in DIR already is not trained again.
 """
 
 from __future__ import annotations

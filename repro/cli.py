@@ -84,7 +84,7 @@ def _usage() -> str:
     return USAGE.format(version=__version__, items=items, verbs=verbs)
 
 
-# --- options ---------------------------------------------------------------------------------------
+# --- options -------------------------------------------------------------------------------------
 
 
 def _parser(command: str, about: str | None) -> Any:
@@ -125,8 +125,8 @@ def _add_places(parser: Any) -> None:
     data, place = os.environ.get("REPRO_DATA"), os.environ.get("REPRO_RESULTS", "results")
     parser.add_argument("--data", type=_path, default=_path(data) if data else Path("data"),
                         metavar="DIR", help="datasets (REPRO_DATA; default: data)")  # fmt: skip
-    parser.add_argument("--results", type=_path, default=_path(place),
-                        metavar="DIR", help="results (REPRO_RESULTS; default: results)")  # fmt: skip
+    parser.add_argument("--results", type=_path, default=_path(place), metavar="DIR",
+                        help="results (REPRO_RESULTS; default: results)")  # fmt: skip
 
 
 def _add_selection(parser: Any) -> None:
@@ -160,7 +160,7 @@ def _cells(experiment: Experiment, only: Sequence[str]) -> Any:
         raise UsageError(f"{experiment.name} has no method {pattern!r}; {hint}") from None
 
 
-# --- reproduce -------------------------------------------------------------------------------------
+# --- reproduce -----------------------------------------------------------------------------------
 
 
 def reproduce(words: Sequence[str]) -> int:
@@ -170,8 +170,12 @@ def reproduce(words: Sequence[str]) -> int:
     parser = _parser(
         " ".join(items) or "ITEM", "Draw items of the paper, training first what is missing."
     )
-    parser.add_argument("--launch", choices=("none", "local"), default="none",
-                        help="where to train what is missing; none: only draw (the default)")  # fmt: skip
+    parser.add_argument(
+        "--launch",
+        choices=("none", "local"),
+        default="none",
+        help="where to train what is missing; none: only draw (the default)",
+    )
     _add_selection(parser)
     _add_places(parser)
     parser.add_argument("--out", type=_path, default=Path(), metavar="DIR",
@@ -179,8 +183,12 @@ def reproduce(words: Sequence[str]) -> int:
     parser.add_argument(
         "--jobs", type=_count, metavar="N", help="runs at a time (default: one a core)"
     )
-    parser.add_argument("--micro-batch", type=_count, metavar="N",
-                        help="images on a device at once; the result is that of the whole batch")  # fmt: skip
+    parser.add_argument(
+        "--micro-batch",
+        type=_count,
+        metavar="N",
+        help="images on a device at once; the result is that of the whole batch",
+    )
     parser.add_argument("--checkpoint-seconds", type=float, default=60.0, metavar="S",
                         help="lose at most this much work to a kill (default: 60)")  # fmt: skip
     parser.add_argument(
@@ -261,7 +269,7 @@ def _draw(experiment: Experiment, given: Any) -> None:
         print(path)
 
 
-# --- verbs -----------------------------------------------------------------------------------------
+# --- verbs ---------------------------------------------------------------------------------------
 
 
 def list_(words: Sequence[str]) -> int:
@@ -309,7 +317,7 @@ def status(words: Sequence[str]) -> int:
 
     from repro import plan
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for experiment in [_experiment(name) for name in items or experiments.names()]:
         for scale in SCALES:
             planned = plan.plan(given.results, plan.runs(experiment.cells, scale, given.seeds))
@@ -323,8 +331,8 @@ def status(words: Sequence[str]) -> int:
         print(json.dumps(rows, indent=1))
         return 0
     for row in rows:
-        counts = ", ".join(f"{n} {state}" for state, n in dict(row["runs"]).items())
-        print(f"{row['item']:10} {row['scale']:6} {counts}")
+        runs = ", ".join(f"{n} {state}" for state, n in row["runs"].items())
+        print(f"{row['item']:10} {row['scale']:6} {runs}")
         for line in [*row["running"], *row["notes"]]:
             print(f"{'':17} {line}")
     return 0

@@ -31,12 +31,12 @@ State = Literal["done", "diverged", "damaged", "stale", "started", "missing"]
 
 
 class ResultsError(Exception):
-    """Something is wrong in or with the results folder; one line that names it and the next step."""
+    """Something is wrong in or with the results folder; one line that names it and a next step."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What `results/` has of a run. `note` says what is wrong where the state is damaged or stale."""
+    """What `results/` has of a run. `note`: what is wrong where the state is damaged or stale."""
 
     state: State
     result: dict[str, Any] | None = None
@@ -137,7 +137,7 @@ def finish(path: Path, result: dict[str, Any]) -> None:
     write(path / RESULT, json.dumps(result, indent=1, sort_keys=True) + "\n")
 
 
-# --- metrics.jsonl ---------------------------------------------------------------------------------
+# --- metrics.jsonl -------------------------------------------------------------------------------
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -154,7 +154,7 @@ def write_metrics(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     write(path / METRICS, "".join(json.dumps(line) + "\n" for line in lines))
 
 
-# --- the frame -------------------------------------------------------------------------------------
+# --- the frame -----------------------------------------------------------------------------------
 
 
 def frame(root: Path, runs: Iterable[Run]) -> tuple[pd.DataFrame, Sequence[str]]:

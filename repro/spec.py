@@ -1,4 +1,4 @@
-"""What is run and what is drawn from it: Run, Recipe, Model, Experiment, and how a run gets its name.
+"""What is run and what is drawn from it: Run, Recipe, Model, Experiment, and how a run is named.
 
 Values only. Both halves of the project meet here, so this module imports neither torch nor pandas.
 """
@@ -41,11 +41,11 @@ class Model:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """The training hyper-parameters of a run. A default means 'not used': a recipe lists what it does.
+    """The training hyper-parameters of a run.
 
-    `batch_size` is global and `lr` the absolute peak, so the number of GPUs does not enter.
-    The schedule is linear warm-up from 0, then a cosine to exactly 0, by steps (facts: official
-    `libml/utils.py`).
+    A default means 'not used': a recipe lists what it does. `batch_size` is global and `lr` the
+    absolute peak, so the number of GPUs does not enter. The schedule is linear warm-up from 0, then
+    a cosine to exactly 0, by steps (facts: official `libml/utils.py`).
     """
 
     epochs: int
@@ -73,7 +73,7 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """Everything that determines one result. Equal runs are one run, whatever table asks for them."""
+    """Everything that determines one result. Equal runs are one run, whichever table asks."""
 
     kind: ClassVar[str]  # the module of repro.tasks that carries it out
     seed: int = 0
@@ -113,7 +113,7 @@ class Classification(Run):
 RUN_KINDS: dict[str, Any] = {"Classification": Classification}
 
 
-# --- run identity ----------------------------------------------------------------------------------
+# --- run identity --------------------------------------------------------------------------------
 
 
 def canonical(value: object, *, defaults: bool = False) -> Any:
@@ -217,7 +217,7 @@ def _defaults(value: object) -> object:
     }
 
 
-# --- experiments -----------------------------------------------------------------------------------
+# --- experiments ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,7 @@ class PaperValue:
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One number of a table: the run that measures it (its seed is varied) and the paper's value."""
+    """One number of a table: the run that measures it (seeds are varied) and the paper's value."""
 
     group: str
     row: str
@@ -243,7 +243,7 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """One table of the paper. `cells` are at paper scale; the other scales are derived from them."""
+    """One table of the paper. `cells` are at paper scale; the other scales derive from them."""
 
     name: str
     place: str  # 'Table 1'

@@ -9,8 +9,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Summary:
-    """Some runs that differ in their seed alone. `mean` is None without a finished run, `spread`
-    (the sample standard deviation) with fewer than two. `diverged` runs are counted, not averaged."""
+    """Some runs that differ in their seed alone.
+
+    `mean` is None without a finished run, `spread` (the sample standard deviation) with fewer than
+    two. `diverged` runs are counted, not averaged.
+    """
 
     n: int
     diverged: int

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -28,8 +29,10 @@ def all_runs() -> list[Run]:
 
 
 def test_golden_ids() -> None:
-    """A changed id orphans every result under the old one. If a spec was changed on purpose, rewrite
-    the file: python -m tests.test_spec"""
+    """A changed id orphans every result under the old one.
+
+    If a spec was changed on purpose, rewrite the file: python -m tests.test_spec
+    """
     assert [run.id for run in all_runs()] == GOLDEN.read_text().split()
 
 
@@ -56,7 +59,8 @@ def test_every_recipe_field_enters_the_id(field: str) -> None:
         other = "sgd"
     else:
         other = ("x",) if isinstance(value, tuple) else value + 1
-    assert replace(RUN, recipe=replace(RUN.recipe, **{field: other})).id != RUN.id
+    changed: dict[str, Any] = {field: other}
+    assert replace(RUN, recipe=replace(RUN.recipe, **changed)).id != RUN.id
 
 
 def test_a_new_field_with_a_default_renames_nothing() -> None:

@@ -20,20 +20,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from repro.data.atlas import ATLASES
+from repro.data.cifar import CIFARS
 from repro.data.datasets import (
-    ATLASES,
-    CIFARS,
     FASHION_FOLDER,
     FASHION_MD5,
-    DataError,
-    check_md5,
     check_name,
     data_folder,
-    file_bytes,
     idx_bytes,
     load,
-    reason,
 )
+from repro.data.images import DataError, check_md5, file_bytes, reason
 
 TIMEOUT_S = 20.0
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of dataset-fashion-mnist

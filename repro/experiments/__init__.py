@@ -22,5 +22,6 @@ def get(name: str) -> Experiment:
     if name not in names():
         raise KeyError(name)
     experiment = importlib.import_module(f"{__name__}.{name}").EXPERIMENT
-    assert isinstance(experiment, Experiment) and experiment.name == name, name
+    assert isinstance(experiment, Experiment), name
+    assert experiment.name == name, name
     return experiment

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from repro.experiments.recipes import sourced
-from repro.spec import Classification, Model, Recipe, Scale
+from repro.spec import Classification, Model, Recipe, Scale, Value
 
 PROXY_DATASETS = {"cifar10": "fashion-mnist-6k", "cifar100": "glyphs"}
 SMOKE_DATASETS = {"cifar10": "cifar10-smoke", "cifar100": "cifar100-smoke"}
@@ -23,12 +23,13 @@ _TITLES = {
     "glyphs": "Glyphs-100",
 }
 
-# Small versions, alike in size across families (10 classes): 0.25 M parameters, 0.5 M for S and 1 M for
-# B. Every token map has half the paper's side: the patches are twice as large, the convnets' stems have
-# stride 2, CCT has a second tokenizer layer. Three hierarchies remain of a pyramid's four. T, S and B
-# differ as in the paper: NesT and DeiT in width, PVT in depth, Swin in depth and then in width.
-_DEIT = {"img_size": 32, "patch_size": 4, "depth": 5}
-_PVT = {
+# Small versions, alike in size across families (10 classes): 0.25 M parameters, 0.5 M for S and 1 M
+# for B. Every token map has half the paper's side: the patches are twice as large, the convnets'
+# stems have stride 2, CCT has a second tokenizer layer. Three hierarchies remain of a pyramid's
+# four. T, S and B differ as in the paper: NesT and DeiT in width, PVT in depth, Swin in depth and
+# then in width.
+_DEIT: dict[str, Value] = {"img_size": 32, "patch_size": 4, "depth": 5}
+_PVT: dict[str, Value] = {
     "img_size": 32,
     "patch_size": 2,
     "embed_dims": (24, 48, 96),
@@ -36,8 +37,8 @@ _PVT = {
     "mlp_ratios": (4, 4, 4),
     "sr_ratios": (4, 2, 1),
 }
-_SWIN = {"img_size": 32, "patch_size": 2, "window_size": 4}
-_NEST = {"img_size": 32, "patch_size": 2, "depths": (1, 1, 1)}
+_SWIN: dict[str, Value] = {"img_size": 32, "patch_size": 2, "window_size": 4}
+_NEST: dict[str, Value] = {"img_size": 32, "patch_size": 2, "depths": (1, 1, 1)}
 
 PROXY_MODELS: dict[str, Model] = {
     model.name: model
@@ -51,9 +52,12 @@ PROXY_MODELS: dict[str, Model] = {
         Model.of("pvt_small", **_PVT, depths=(2, 2, 3)),
         Model.of("pvt_base", **_PVT, depths=(2, 2, 8)),
         Model.of("cct_7_3x1", img_size=32, embed_dim=72, depth=5, num_heads=3, tokenizer_layers=2),
-        Model.of("swin_tiny_patch4_window7_224", **_SWIN, embed_dim=16, depths=(2, 2, 4), num_heads=(2, 4, 8)),
-        Model.of("swin_small_patch4_window7_224", **_SWIN, embed_dim=16, depths=(2, 2, 9), num_heads=(2, 4, 8)),
-        Model.of("swin_base_patch4_window7_224", **_SWIN, embed_dim=24, depths=(2, 2, 8), num_heads=(3, 6, 12)),
+        Model.of("swin_tiny_patch4_window7_224", **_SWIN,
+                 embed_dim=16, depths=(2, 2, 4), num_heads=(2, 4, 8)),
+        Model.of("swin_small_patch4_window7_224", **_SWIN,
+                 embed_dim=16, depths=(2, 2, 9), num_heads=(2, 4, 8)),
+        Model.of("swin_base_patch4_window7_224", **_SWIN,
+                 embed_dim=24, depths=(2, 2, 8), num_heads=(3, 6, 12)),
         Model.of("nest_tiny_cifar", **_NEST, embed_dims=(66, 66, 66), num_heads=(2, 2, 2)),
         Model.of("nest_small_cifar", **_NEST, embed_dims=(96, 96, 96), num_heads=(3, 3, 3)),
         Model.of("nest_base_cifar", **_NEST, embed_dims=(136, 136, 136), num_heads=(4, 4, 4)),

@@ -1,4 +1,4 @@
-"""The bridge from the command line to the datasets; the torch half is imported when it is needed."""
+"""The bridge from the command line to the datasets; imports the torch half when it is needed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class MissingData(ResultsError):
 
 
 def prepare(name: str, root: Path) -> Sequence[str]:
-    """Fetch and check a dataset; returns lines to show. MissingData says which file to put where."""
+    """Fetch and check a dataset; the lines to show. MissingData says which file to put where."""
     from repro.data import prepare as task
     from repro.data.datasets import DataError
 

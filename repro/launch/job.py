@@ -31,7 +31,7 @@ _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 class How:
     """How runs are carried out: nothing here changes what they compute."""
 
-    data: Path | None = None
+    data: Path = Path("data")
     checkpoint_seconds: float = 60.0
     micro_batch: int | None = None  # images on one device at once; None: the whole share
 
@@ -41,7 +41,7 @@ class _Job:
     """The launcher's side of `repro.tasks.Job`."""
 
     folder: Path
-    data: Path | None
+    data: Path
     checkpoint_seconds: float
     micro_batch: int | None
     held: lease.Lease | None  # None on ranks other than the first
@@ -159,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     parser = ArgumentParser(prog="python -m repro.launch.job", description=__doc__)
     parser.add_argument("spec", type=Path, help="a spec.json in its place in a results folder")
-    parser.add_argument("--data", type=Path | None, help="the folder of the datasets")
+    parser.add_argument("--data", type=Path, default=How.data, help="the folder of the datasets")
     parser.add_argument("--checkpoint-seconds", type=float, default=How.checkpoint_seconds)
     parser.add_argument("--micro-batch", type=int | None, help="images on one device at once")
     given = parser.parse_args(arguments)

@@ -3,7 +3,7 @@
 The lease of generation n is the file `lease-n.json` in the run's folder, made by linking, which is
 atomic on NFS as well. Whoever holds the highest generation holds the run. A lease whose holder has
 died or fallen silent is taken over by making generation n+1, which only one process can do, and a
-holder who sees a higher generation than its own has lost the run and stops. No lock is ever removed.
+holder who sees a higher generation than its own has lost the run and stops. No lock is removed.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def read(folder: Path) -> dict[str, Any] | None:
 
 
 def is_held(content: dict[str, Any]) -> bool:
-    """Whether a lease with this content belongs to a living process, as far as can be known here."""
+    """Whether a lease with this content is a living process's, as far as can be known here."""
     if not content or content.get("released"):
         return False
     if content.get("boot") == _boot():
@@ -127,7 +127,7 @@ def _path(folder: Path, generation: int) -> Path:
 
 def _highest(folder: Path) -> int:
     """The highest generation there is; 0 if none."""
-    found = (re.fullmatch(r"lease-(\d+)\.json", name) for name in os.listdir(folder))
+    found = (re.fullmatch(r"lease-(\d+)\.json", path.name) for path in folder.iterdir())
     return max((int(match[1]) for match in found if match), default=0)
 
 

@@ -14,15 +14,16 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal
 
 from repro import results
 from repro.launch import lease
+from repro.launch.data import MissingData, check
 from repro.launch.job import How, execute
-from repro.spec import Run, SpecError
+from repro.spec import Classification, Run, SpecError
 
 LOG = "log.txt"
 _POLL_SECONDS = 0.5
@@ -45,11 +46,13 @@ def launch(
 ) -> bool:
     """Carry out the runs, at most `jobs` at a time, telling what happens. Whether all have results.
 
-    KeyboardInterrupt if the user stopped it; the runs have saved their state then.
+    Raises MissingData before anything is trained if a dataset cannot be used, and KeyboardInterrupt
+    if the user stopped it; the runs have saved their state then.
     """
     waiting, active = list(runs), dict[Run, BaseProcess]()
     well = True
     with _server() as context, _term_is_interrupt():
+        _check_data(context, runs, how)
         try:
             while waiting or active:
                 while waiting and len(active) < jobs:
@@ -79,6 +82,26 @@ def launch(
             for process in active.values():
                 process.join()
     return well
+
+
+def _check_data(context: Any, runs: Sequence[Run], how: How) -> None:
+    """Load every dataset once, in a process of the server, which has torch already."""
+    names = sorted({run.dataset for run in runs if isinstance(run, Classification)})
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=_say_data_problem, args=(names, how.data, there))
+    process.start()
+    there.close()
+    try:
+        raise MissingData(here.recv())
+    except EOFError:  # it had nothing to say
+        process.join()
+
+
+def _say_data_problem(names: Sequence[str], root: Path, say: Connection) -> None:
+    try:
+        check(names, root)
+    except MissingData as error:
+        say.send(str(error))
 
 
 def _ending(root: Path, run: Run, code: int | None) -> Event:

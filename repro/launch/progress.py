@@ -1,4 +1,4 @@
-"""What a launcher shows: lines that stay when a run begins or ends, and on a terminal a live block."""
+"""What a launcher shows: lines that stay as runs begin and end, and on a terminal a live block."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Progress:
             self.live = 0
 
     def _time_to_go(self) -> str:
-        """A guess from the runs' own progress, as if all runs were alike; '' before there is one."""
+        """A guess from the runs' progress, as if all runs were alike; '' before there is one."""
         shares = [f["step"] / f["steps"] for f in self.running.values() if f.get("steps")]
         done = self.ended + sum(shares)
         if done < 0.05:

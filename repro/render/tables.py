@@ -1,8 +1,8 @@
-"""Tables: pure functions from a tidy frame to Markdown, LaTeX and CSV, the same bytes everywhere."""
+"""Tables: pure functions from a tidy frame to Markdown, LaTeX, CSV; the same bytes everywhere."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -157,13 +157,13 @@ def _grid(
     return [[escape(text) for text in header], *body]
 
 
-def _printed(cell: dict[str, Any]) -> str:
+def _printed(cell: dict[Hashable, Any]) -> str:
     if pd.isna(cell["paper"]):
         return "not in our copy of the paper"
     return f"{cell['paper']:.2f}{'*' if cell['paper_starred'] else ''}"
 
 
-def _measured(cell: dict[str, Any]) -> str:
+def _measured(cell: dict[Hashable, Any]) -> str:
     """'71.20 ± 0.35 (3)', '71.20 (1)', with the number of diverged runs, or the hole."""
     diverged = f"{cell['diverged']} diverged" if cell["diverged"] else ""
     if not cell["n"]:
@@ -197,10 +197,10 @@ def _order(frame: pd.DataFrame, scale: Scale) -> list[str]:
         rho = rank_correlation(list(known["paper"]), list(known["mean"]))
         if rho is not None:
             dataset = known["dataset"].iloc[0]
-            name = column if scale == "paper" else f"{column} and {dataset}"
+            name = str(column) if scale == "paper" else f"{column!s} and {dataset}"
             notes.append(
-                f"Order of the {len(known)} methods, {name}: Spearman's rank correlation between the "
-                f"paper and here is {rho:+.2f}."
+                f"Order of the {len(known)} methods, {name}: Spearman's rank correlation between "
+                f"the paper and here is {rho:+.2f}."
             )
     return notes
 

@@ -25,7 +25,7 @@ class Interrupted(Exception):
 class Job(Protocol):
     """What the launcher provides to a task."""
 
-    data: Path | None  # the folder of the datasets
+    data: Path  # the folder of the datasets
     checkpoints: Path  # a folder for the task's own state
     checkpoint_seconds: float  # at most this much work is lost by a kill
     micro_batch: int | None  # images that fit on one device at once; None: all

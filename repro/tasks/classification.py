@@ -55,7 +55,8 @@ def _train(run: Classification, job: Job, ranks: Ranks) -> Result:
     droppers = stochastic_depth.install(net)
     if ranks.count > 1 and device.type == "cuda":
         net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
-    model = DistributedDataParallel(net) if ranks.count > 1 else net
+    parallel = DistributedDataParallel(net) if ranks.count > 1 else None
+    model = parallel or net
     optimizer = optim.build(
         net.named_parameters(),
         optimizer=recipe.optimizer,
@@ -103,7 +104,7 @@ def _train(run: Classification, job: Job, ranks: Ranks) -> Result:
             )
             stochastic_depth.draw(droppers, keys[part])
             last = number == len(parts) - 1
-            with nullcontext() if last or ranks.count == 1 else model.no_sync():
+            with nullcontext() if last or parallel is None else parallel.no_sync():
                 with devices.autocast(device):
                     logits = model(inputs)
                 loss = optim.soft_cross_entropy(logits, targets).sum() / recipe.batch_size
@@ -161,7 +162,7 @@ def _train(run: Classification, job: Job, ranks: Ranks) -> Result:
 
 
 def create(model: Model, classes: int, drop_path: float, seed: int) -> nn.Module:
-    """The architecture with its initial weights, a function of the seed. ValueError: no such model."""
+    """The architecture with initial weights, a function of the seed. ValueError: no such model."""
     if not timm.is_model(model.name):
         raise ValueError(f"no architecture is registered as {model.name!r}")
     torch.manual_seed(randomness.seed_of(seed, _INIT))

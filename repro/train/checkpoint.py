@@ -1,7 +1,8 @@
 """Checkpoints that survive a kill at any moment and a damaged file.
 
 `step<number>-<digest>.pt`: the name carries a CRC-32 of the bytes, so that a damaged file is known
-before it is used. The newest two are kept. Only what `torch.load(weights_only=True)` reads is stored.
+before it is used. The newest two are kept. Only what `torch.load(weights_only=True)` reads is
+stored: tensors and plain data.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
 
 
 def load(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any] | None:
-    """The newest state that is whole; None if there is none. A damaged file is named in a warning."""
+    """The newest state that is whole; None if there is none. A warning names a damaged file."""
     for path in _newest_first(folder):
         data = path.read_bytes()
         if f"{zlib.crc32(data):08x}" == path.stem.rpartition("-")[2]:

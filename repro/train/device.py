@@ -1,10 +1,11 @@
-"""Where to compute and in which precision. None of it is part of a run's name; all of it is recorded."""
+"""Where to compute and in which precision: no part of a run's name, but all of it is recorded."""
 
 from __future__ import annotations
 
 import contextlib
 import platform
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 
@@ -18,7 +19,7 @@ def choose() -> torch.device:
 def has_bf16(device: torch.device) -> bool:
     """Whether the device multiplies bf16 in hardware."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
@@ -36,10 +37,10 @@ def precision(device: torch.device) -> str:
 def speed_up_fp32_matmul() -> None:
     """Send fp32 matrix products on a CPU to oneDNN, up to twice as fast as MKL on AMD.
 
-    The switch allows bf16 inside, which a CPU without AMX does not use for fp32 operands; a self-test
-    measures the error and turns the switch off again where it does.
+    The switch allows bf16 inside, which a CPU without AMX does not use for fp32 operands; a
+    self-test measures the error and turns the switch off again where it does.
     """
-    backend = torch.backends.mkldnn
+    backend: Any = torch.backends.mkldnn  # torch adds its `matmul` unseen by a type checker
     if not backend.is_available():
         return
     before = backend.matmul.fp32_precision

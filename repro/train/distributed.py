@@ -1,7 +1,7 @@
 """One process or many: who am I, my share of a batch, and sums over all.
 
-Ranks come from the environment (RANK, WORLD_SIZE, LOCAL_RANK and the rendezvous address, as torchrun
-sets them). Without them there is one process and nothing here costs anything.
+Ranks come from the environment (RANK, WORLD_SIZE, LOCAL_RANK and the rendezvous address, as
+torchrun sets them). Without them there is one process and nothing here costs anything.
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ def build(
     """AdamW (betas 0.9, 0.999, eps 1e-8, decoupled decay) or SGD (Nesterov 0.9, L2), in two groups.
 
     The official code decays everything but the position embedding, biases and LayerNorm included
-    (official train.py and configs); its convnet recipe decays tensors of two or more dimensions only.
-    The learning rate is set before every step from `learning_rate`.
+    (official train.py and configs); its convnet recipe decays only tensors of two or more
+    dimensions. The learning rate is set before every step from `learning_rate`.
     """
     decayed: list[nn.Parameter] = []
     spared: list[nn.Parameter] = []
@@ -55,5 +55,5 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross entropy of each sample. logits, targets: (B, K), targets sum to 1; returns float32 (B,)."""
+    """Cross entropy of each sample, float32 (B,). logits, targets: (B, K), targets sum to 1."""
     return -(targets * logits.float().log_softmax(dim=-1)).sum(dim=-1)

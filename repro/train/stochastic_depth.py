@@ -30,7 +30,8 @@ class SampledDropPath(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.rate == 0.0:
             return x
-        assert self.draws is not None and len(self.draws) == len(x), "call draw() before forward"
+        assert self.draws is not None, "call draw() before forward"
+        assert len(self.draws) == len(x), "call draw() before forward"
         keep = (self.draws >= self.rate).to(x.dtype) / (1.0 - self.rate)
         return x * keep.view(-1, *[1] * (x.ndim - 1))
 

@@ -1,4 +1,4 @@
-"""The training loop: resumed is uninterrupted, many processes are one, and a test counts exactly."""
+"""The training loop: resumed is uninterrupted, many processes are one, a test counts exactly."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[object, ...]:
 def test_killed_at_random_moments_it_ends_the_same(
     tmp_path: Path, undisturbed: tuple[object, ...]
 ) -> None:
-    """SIGKILL a real process again and again; the run's every byte is that of the undisturbed one."""
+    """SIGKILL a real process again and again; every byte is that of the undisturbed run."""
     command = [*JOB, spec_file(tmp_path, RUN), "--checkpoint-seconds", "0"]
     folder, moments, kills = results.folder(tmp_path, RUN), random.Random(7), 0
     while not (folder / results.RESULT).exists():
@@ -129,9 +129,7 @@ def assert_alike(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None
     """Equal up to the order of sums: AdamW turns a rounding error into a share of the step."""
     assert a.keys() == b.keys()
     for name in a:
-        torch.testing.assert_close(
-            a[name], b[name], rtol=1e-3, atol=5e-5, msg=lambda m: f"{name}: {m}"
-        )
+        torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=5e-5, msg=f"{name}: ".__add__)
 
 
 @pytest.fixture
@@ -160,7 +158,7 @@ job.main(sys.argv[1:])
 
 @pytest.mark.usefixtures("fp32")
 def test_three_processes_are_one(tmp_path: Path) -> None:
-    """DistributedDataParallel over gloo; 100 images do not divide by 3, nor do the 1,000 test images."""
+    """DistributedDataParallel over gloo; neither 100 images nor 1,000 test images divide by 3."""
     script = tmp_path / "ranks.py"
     script.write_text(RANKS)
     many = tmp_path / "many"

@@ -35,7 +35,7 @@ def test_a_damaged_one_falls_back_with_a_warning(tmp_path: Path, damage: str) ->
     data = bytearray(newest.read_bytes())
     if damage == "flip":
         data[len(data) // 2] ^= 1  # torch.load alone does not notice this
-    newest.write_bytes({"cut": data[:-9], "flip": data, "empty": b""}[damage])
+    newest.write_bytes({"cut": data[:-9], "flip": data, "empty": bytearray()}[damage])
     with pytest.warns(UserWarning, match=rf"{newest.name} is damaged"):
         state = checkpoint.load(tmp_path)
     assert state is not None
@@ -53,5 +53,5 @@ def test_a_half_written_one_is_not_seen(tmp_path: Path) -> None:
 def test_only_plain_data_is_read(tmp_path: Path) -> None:
     """A checkpoint with code in it is refused by torch, though its digest is right."""
     checkpoint.save(tmp_path, 1, {"step": Path("/")})
-    with pytest.raises(Exception, match="[Ww]eights.only"):
+    with pytest.raises(Exception, match=r"[Ww]eights.only"):
         checkpoint.load(tmp_path)

@@ -1,0 +1,80 @@
+"""The embedded sets: a grey PNG atlas a split, images sorted by class, and a JSON manifest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from repro.data.images import (
+    Bytes,
+    DataError,
+    Images,
+    Labels,
+    Official,
+    fingerprint,
+    images_of,
+    reason,
+    to_rgb,
+)
+
+EMBEDDED = Path(__file__).parent / "embedded"
+ATLASES = ("fashion-mnist-6k", "glyphs")
+COLUMNS = 100  # images in a row of an atlas
+
+
+def write_atlas(
+    folder: Path, name: str, splits: Mapping[str, tuple[Bytes, Labels]], about: Mapping[str, Any]
+) -> None:
+    """Write grey images (N, side, side) of every split, and the manifest with what `about` adds.
+
+    The labels must be sorted and balanced, since an atlas keeps a label as a position only.
+    """
+    train = to_rgb(splits["train"][0])[:, 0] / 255.0
+    manifest = {
+        "name": name,
+        **about,
+        "side": splits["train"][0].shape[-1],
+        "columns": COLUMNS,
+        "mean": round(float(train.mean()), 4),
+        "std": round(float(train.std()), 4),
+        "splits": {},
+    }
+    for split, (grey, labels) in splits.items():
+        count, side = len(grey), grey.shape[-1]
+        per_class = count // len(manifest["classes"])
+        if not np.array_equal(labels, np.arange(count) // per_class) or count % COLUMNS:
+            raise ValueError(f"{name} {split}: labels must be sorted and balanced")
+        sheet = grey.reshape(-1, COLUMNS, side, side).swapaxes(1, 2).reshape(-1, COLUMNS * side)
+        Image.fromarray(sheet).save(folder / f"{name}-{split}.png", optimize=True)
+        manifest["splits"][split] = {
+            "images": count,
+            "per_class": per_class,
+            "fingerprint": fingerprint(to_rgb(grey), labels),
+        }
+    text = json.dumps(manifest, indent=1, ensure_ascii=False)
+    (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+
+
+def load(name: str, split: Official, folder: Path = EMBEDDED) -> Images:
+    """One split of an embedded set; a DataError where it is damaged."""
+    path = folder / f"{name}-{split}.png"
+    broken = "the installation is damaged; check out or install the project again"
+    try:
+        manifest = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        side, columns, about = manifest["side"], manifest["columns"], manifest["splits"][split]
+        with Image.open(path) as image:
+            sheet = np.asarray(image.convert("L")).reshape(-1, side, columns, side)
+    except (OSError, SyntaxError, ValueError, KeyError) as error:
+        raise DataError(f"{path}: {reason(error)}; {broken}") from error
+    grey = sheet.swapaxes(1, 2).reshape(-1, side, side)
+    labels = np.arange(len(grey)) // about["per_class"]
+    mean, std = manifest["mean"], manifest["std"]
+    images = images_of(to_rgb(grey), labels, manifest["classes"], (mean,) * 3, (std,) * 3)
+    if images.fingerprint != about["fingerprint"]:
+        raise DataError(f"{path}: its pixels are not its manifest's; {broken}")
+    return images

@@ -1,0 +1,89 @@
+"""What every reader of a dataset shares: images in memory, their fingerprint, files and errors."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+Split = Literal["train", "test", "fit", "validation"]
+Official = Literal["train", "test"]
+Bytes = npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.int64]
+RGB = tuple[float, float, float]
+
+SIDE = 32  # px; every dataset here is brought to CIFAR's size
+
+
+class DataError(Exception):
+    """A dataset that is missing, damaged or unknown; one line with the file and the next step."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """One split of a dataset: (N, 3, 32, 32) uint8 pixels and (N,) int64 labels."""
+
+    pixels: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+    mean: RGB  # of pixels / 255 over the train split, as the inputs are normalised
+    std: RGB
+    fingerprint: str  # of pixels and labels, the same on any machine
+
+
+def fingerprint(pixels: Bytes, labels: Labels) -> str:
+    """The first 16 hex digits of sha256 over the pixels, then the labels as little-endian int64."""
+    digest = hashlib.sha256(np.ascontiguousarray(pixels).data)
+    digest.update(np.ascontiguousarray(labels, dtype="<i8").data)
+    return digest.hexdigest()[:16]
+
+
+def images_of(pixels: Bytes, labels: Labels, classes: Iterable[str], mean: RGB, std: RGB) -> Images:
+    """The arrays of a split as `Images`, with their fingerprint."""
+    return Images(
+        torch.from_numpy(pixels),
+        torch.from_numpy(labels),
+        tuple(classes),
+        mean,
+        std,
+        fingerprint(pixels, labels),
+    )
+
+
+def to_rgb(grey: Bytes) -> Bytes:
+    """(N, 28 or 32, same) grey to (N, 3, 32, 32): zero-padded on every side, channels repeated."""
+    pad = (SIDE - grey.shape[-1]) // 2
+    padded = np.pad(grey, ((0, 0), (pad, pad), (pad, pad)))
+    return np.ascontiguousarray(np.repeat(padded[:, None], 3, axis=1))
+
+
+def check_md5(path: Path, data: bytes, md5: str, next_step: str) -> None:
+    """Raise DataError unless the bytes of `path` have this md5."""
+    found = hashlib.md5(data, usedforsecurity=False).hexdigest()
+    if found != md5:
+        wrong = f"truncated or altered ({len(data):,} bytes, md5 {found}, not {md5})"
+        raise DataError(f"{path}: {wrong}; remove it and run `{next_step}`")
+
+
+def file_bytes(path: Path, next_step: str) -> bytes:
+    """The content of `path`; a DataError with the next step where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: {reason(error)}; run `{next_step}`") from error
+
+
+def reason(error: Exception) -> str:
+    """What went wrong, in one line."""
+    if isinstance(error, FileNotFoundError):
+        return "missing"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return " ".join(str(error).split()) or type(error).__name__
