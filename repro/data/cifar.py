@@ -92,8 +92,8 @@ CIFAR100 = Cifar(
 CIFARS = {
     "cifar10": CIFAR10,
     "cifar100": CIFAR100,
-    "cifar10-smoke": CIFAR10.smoke("cifar10-smoke/cifar-10-batches-py", train=80, test=40),
-    "cifar100-smoke": CIFAR100.smoke("cifar100-smoke/cifar-100-python", train=200, test=100),
+    "cifar10-smoke": CIFAR10.smoke("cifar10-smoke/cifar-10-batches-py", train=20, test=20),
+    "cifar100-smoke": CIFAR100.smoke("cifar100-smoke/cifar-100-python", train=20, test=20),
 }
 
 

@@ -112,7 +112,7 @@ def _write_smoke(name: str, root: Path) -> list[str]:
     folder = root / cifar.folder
     for split, files in (("train", cifar.train), ("test", cifar.test)):
         images = load(source, "train" if split == "train" else "test")
-        chosen = _interleaved(images.labels, cifar.counts[split] // cifar.classes, cifar.classes)
+        chosen = _interleaved(images.labels, cifar.classes)[: cifar.counts[split]]
         for file, part in zip(files, chosen.chunk(len(files)), strict=True):
             batch = {
                 "data": _tinted(images.pixels[part]).reshape(len(part), -1).numpy(),
@@ -124,10 +124,9 @@ def _write_smoke(name: str, root: Path) -> list[str]:
     return [f"{name}: written to {folder}, from {source}"]
 
 
-def _interleaved(labels: Tensor, per_class: int, classes: int) -> Tensor:
-    """Positions of the first images of every class: one of each class, then the next of each."""
-    by_class = labels.argsort(stable=True).view(classes, -1)
-    return by_class[:, :per_class].T.flatten()
+def _interleaved(labels: Tensor, classes: int) -> Tensor:
+    """All positions: the first image of every class, then the second of every class, and so on."""
+    return labels.argsort(stable=True).view(classes, -1).T.flatten()
 
 
 def _tinted(grey: Tensor) -> Tensor:

@@ -334,10 +334,12 @@ def test_fashion_classes_are_torchvisions() -> None:
 
 
 def test_smoke_splits_are_balanced(smoke: Path) -> None:
-    for name, counts in (("cifar10-smoke", (8, 4, 7, 1)), ("cifar100-smoke", (2, 1, 1, 1))):
-        for split, per_class in zip(SPLITS, counts, strict=True):
-            counted = load(name, split, smoke).labels.bincount().tolist()
-            assert set(counted) == {per_class}
+    """Twenty images a split, of as many classes as that gives: a full-sized model is slow here."""
+    for name, per_class, classes in (("cifar10-smoke", 2, 10), ("cifar100-smoke", 1, 20)):
+        for split in OFFICIAL:
+            images = load(name, split, smoke)
+            assert images.labels.bincount().tolist() == [per_class] * classes
+    assert load("cifar10-smoke", "fit", smoke).labels.bincount().tolist() == [1] * 10
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "altered"])
@@ -364,14 +366,14 @@ def test_a_damaged_smoke_file_is_refused(own_smoke: Path) -> None:
     for key, value in (
         ("data", content["data"][:, :100]),
         ("data", content["data"].view(np.int8)),
-        ("labels", [10] * 16),
+        ("labels", [10] * 4),
     ):
         batch.write_bytes(pickle.dumps({**content, key: value}, protocol=2))
         assert str(batch) in refused("cifar10-smoke", own_smoke)
     batch.write_bytes(
-        pickle.dumps({"data": content["data"][:8], "labels": content["labels"][:8]}, protocol=2)
+        pickle.dumps({"data": content["data"][:2], "labels": content["labels"][:2]}, protocol=2)
     )
-    assert "72 images where cifar10-smoke train has 80" in refused("cifar10-smoke", own_smoke)
+    assert "18 images where cifar10-smoke train has 20" in refused("cifar10-smoke", own_smoke)
 
 
 class Attack:
