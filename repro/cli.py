@@ -88,14 +88,19 @@ def _usage() -> str:
 
 
 def _parser(command: str, about: str | None) -> Any:
-    """A jsonargparse parser whose errors are one line with the nearest option."""
+    """A jsonargparse parser whose errors are one line with the nearest option.
+
+    Its help is argparse's: jsonargparse's would add types and defaults, which our texts tell.
+    """
+    from argparse import HelpFormatter
+
     from jsonargparse import ArgumentParser
 
     class Parser(ArgumentParser):  # type: ignore[misc]
         def error(self, message: str, ex: Exception | None = None) -> NoReturn:
             raise UsageError(f"{_one_line(message, _flags(self))} (repro {command} --help)")
 
-    return Parser(prog=f"repro {command}", description=about)
+    return Parser(prog=f"repro {command}", description=about, formatter_class=HelpFormatter)
 
 
 def _flags(parser: Any) -> list[str]:
@@ -104,21 +109,21 @@ def _flags(parser: Any) -> list[str]:
 
 def _one_line(message: str, flags: Iterable[str]) -> str:
     line = " ".join(message.split())
-    for word in line.replace("=", " ").split():
+    for word in line.replace("=", " ").replace(":", " ").split():
         if word.startswith("--") and (near := difflib.get_close_matches(word, flags, 1)):
             return line if near[0] == word else f"{line}; did you mean {near[0]}?"
     return line
 
 
+def _hint(word: str, known: Iterable[str]) -> str:
+    """The nearest of what is known, capitals aside, or all of it."""
+    spelled = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(word.lower(), spelled, 1, cutoff=0.5)
+    return f"did you mean {spelled[near[0]]}?" if near else f"there are {', '.join(known)}"
+
+
 def _path(text: str) -> Path:
     return Path(text).expanduser()
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError("a positive number")
-    return number
 
 
 def _add_places(parser: Any) -> None:
@@ -134,16 +139,20 @@ def _add_selection(parser: Any) -> None:
     parser.add_argument("--only", action="append", default=[], metavar="METHOD",
                         help="a method, NesT for its family, or a pattern; may be repeated; "
                         "'showcase' is one method of every family")  # fmt: skip
-    parser.add_argument("--seeds", type=_count, default=3, metavar="N", help="default: 3")
+    _add_seeds(parser)
+
+
+def _add_seeds(parser: Any) -> None:
+    from jsonargparse.typing import PositiveInt
+
+    parser.add_argument("--seeds", type=PositiveInt, default=3, metavar="N", help="default: 3")
 
 
 def _experiment(name: str) -> Experiment:
     try:
         return experiments.get(name)
     except KeyError:
-        known = [*experiments.names(), *VERBS]
-        near = difflib.get_close_matches(name, known, 1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+        hint = _hint(name, [*experiments.names(), *VERBS])
         raise UsageError(f"unknown item {name!r}; {hint}") from None
 
 
@@ -155,8 +164,7 @@ def _cells(experiment: Experiment, only: Sequence[str]) -> Any:
         return plan.select(experiment, wanted)
     except KeyError as error:
         pattern = str(error.args[0])
-        near = difflib.get_close_matches(pattern, experiment.rows, 1, cutoff=0.4)
-        hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(experiment.rows)}"
+        hint = _hint(pattern, experiment.rows)
         raise UsageError(f"{experiment.name} has no method {pattern!r}; {hint}") from None
 
 
@@ -165,7 +173,10 @@ def _cells(experiment: Experiment, only: Sequence[str]) -> Any:
 
 def reproduce(words: Sequence[str]) -> int:
     """Train what is missing, if asked to, then draw the items."""
+    from jsonargparse.typing import PositiveInt
+
     items, rest = _split_items(words)
+    _require_item(items, rest, "reproduce")
     chosen = [_experiment(name) for name in items]
     parser = _parser(
         " ".join(items) or "ITEM", "Draw items of the paper, training first what is missing."
@@ -181,11 +192,11 @@ def reproduce(words: Sequence[str]) -> int:
     parser.add_argument("--out", type=_path, default=Path(), metavar="DIR",
                         help="where tables/ is written (default: here)")  # fmt: skip
     parser.add_argument(
-        "--jobs", type=_count, metavar="N", help="runs at a time (default: one a core)"
+        "--jobs", type=PositiveInt, metavar="N", help="runs at a time (default: one a core)"
     )
     parser.add_argument(
         "--micro-batch",
-        type=_count,
+        type=PositiveInt,
         metavar="N",
         help="images on a device at once; the result is that of the whole batch",
     )
@@ -217,9 +228,13 @@ def reproduce(words: Sequence[str]) -> int:
 def _split_items(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """The leading words are items; options follow."""
     first = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
-    if first == 0 and not {"-h", "--help"} & set(words):
-        raise UsageError(f"name an item before {words[0]}, as in: repro table1 {words[0]}")
     return list(dict.fromkeys(words[:first])), list(words[first:])
+
+
+def _require_item(items: Sequence[str], rest: Sequence[str], verb: str) -> None:
+    if not items and not {"-h", "--help"} & set(rest):
+        before = f" before {rest[0]}" if rest else ""
+        raise UsageError(f"{verb} which item? Name it{before}: {', '.join(experiments.names())}")
 
 
 def _refuse_trouble(planned: Iterable[Any]) -> None:
@@ -291,13 +306,12 @@ def list_(words: Sequence[str]) -> int:
 def plan_(words: Sequence[str]) -> int:
     """which runs an item needs, and what there is of each"""
     items, rest = _split_items(words)
+    _require_item(items, rest, "plan")
     parser = _parser("plan ITEM...", "Which runs the items need, and what there is of each.")
     _add_selection(parser)
     _add_places(parser)
     parser.add_argument("--json", action="store_true", help="for programs")
     given = parser.parse_args(rest)
-    if not items:
-        raise UsageError(f"plan which item? There are {', '.join(experiments.names())}")
 
     from repro import plan
 
@@ -308,9 +322,9 @@ def plan_(words: Sequence[str]) -> int:
 
 def status(words: Sequence[str]) -> int:
     """what is done, running and missing, of every item"""
-    items, rest = _split_items(words) if words else ([], [])
+    items, rest = _split_items(words)
     parser = _parser("status [ITEM...]", "What is done, running and missing.")
-    parser.add_argument("--seeds", type=_count, default=3, metavar="N", help="default: 3")
+    _add_seeds(parser)
     _add_places(parser)
     parser.add_argument("--json", action="store_true", help="for programs")
     given = parser.parse_args(rest)
@@ -359,14 +373,12 @@ def _running(planned: Any) -> str:
 
 def prepare(words: Sequence[str]) -> int:
     """fetch and check a dataset, or say which file to put where"""
-    names, rest = [w for w in words if not w.startswith("-")][:1], list(words)
     parser = _parser(
         "prepare DATASET", "Fetch and check a dataset, or say which file to put where."
     )
     parser.add_argument("dataset", help="a dataset, such as cifar10")
     _add_places(parser)
-    given = parser.parse_args(rest)
-    assert names
+    given = parser.parse_args(list(words))
 
     from repro.launch import data
 

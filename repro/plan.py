@@ -27,7 +27,7 @@ class Planned:
 
     @property
     def to_do(self) -> bool:
-        return self.state in ("missing", "started")
+        return self.state in ("missing", "started", "running")  # launching says who runs it
 
 
 def select(experiment: Experiment, patterns: Sequence[str]) -> tuple[Cell, ...]:

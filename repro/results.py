@@ -73,10 +73,14 @@ def outcome(root: Path, run: Run) -> Outcome:
         return Outcome("missing")
     try:
         stored = _read_json(path / SPEC)
+        if stored is None and (path / RESULT).exists():
+            raise ResultsError(f"{path / SPEC} is missing beside a result; move both away")
         if stored is None:
             return Outcome("missing")
         if different := spec.difference(stored, run):
-            return Outcome("stale", note=f"{path} holds another run under this id ({different})")
+            note = f"{path} holds another run under this id ({different})"
+            step = "give the changed value its own field or move the folder away"
+            return Outcome("stale", note=f"{note}; {step}")
         result = _read_json(path / RESULT)
     except ResultsError as error:
         return Outcome("damaged", note=str(error))
@@ -120,9 +124,7 @@ def begin(root: Path, run: Run) -> Path:
         ) from error
     found = outcome(root, run)
     if found.state == "stale":
-        raise SpecError(
-            f"{found.note}; give the changed value its own field or move the folder away"
-        )
+        raise SpecError(found.note)
     if found.state == "damaged":
         raise ResultsError(found.note)
     if not (path / SPEC).exists():

@@ -231,13 +231,17 @@ class PaperValue:
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One number of a table: the run that measures it (seeds are varied) and the paper's value."""
+    """One number of a table: the run that measures it (seeds are varied) and the paper's value.
+
+    `choices` names the values of the run's recipe that the paper leaves open and we chose.
+    """
 
     group: str
     row: str
     column: str
     run: Classification
     paper: PaperValue | None = None
+    choices: tuple[str, ...] = ()
     metric: str = "top1"
 
 

@@ -7,23 +7,34 @@ Official files are those of google-research/nested-transformer at commit 59c0d6a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from repro.spec import Recipe
 
-SOURCES: dict[Recipe, dict[str, str]] = {}
+
+@dataclass(frozen=True)
+class Sourced:
+    """A recipe with the source of each of its values.
+
+    Equal recipes may have different sources: what the authors state for NesT is our choice for the
+    methods it is compared with. So the sources belong to a use of a recipe, not to its values.
+    """
+
+    recipe: Recipe
+    sources: Mapping[str, str]
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The values that are our choice."""
+        return tuple(name for name, why in self.sources.items() if why.startswith("our choice"))
 
 
-def sourced(**values: tuple[Any, str]) -> Recipe:
-    """A recipe from (value, source) pairs; the sources are kept in `SOURCES`."""
+def sourced(**values: tuple[Any, str]) -> Sourced:
+    """A recipe from (value, source) pairs."""
     recipe = Recipe(**{name: value for name, (value, _) in values.items()})
-    SOURCES[recipe] = {name: source for name, (_, source) in values.items()}
-    return recipe
-
-
-def choices(recipe: Recipe) -> dict[str, str]:
-    """The values of a recipe that are our choice, with the alternatives."""
-    return {name: why for name, why in SOURCES[recipe].items() if why.startswith("our choice")}
+    return Sourced(recipe, {name: source for name, (_, source) in values.items()})
 
 
 _CONFIG = "official configs/cifar_nest.py"
@@ -39,7 +50,7 @@ _BATCH = {
 }  # fmt: skip
 
 
-def cifar_transformer(size: str, *, ours: bool = False) -> Recipe:
+def cifar_transformer(size: str, *, ours: bool = False) -> Sourced:
     """The CIFAR recipe of NesT, which every transformer of Table 1 is given.
 
     `size` is T, S or B; `ours` is true for NesT itself, false for the compared methods, whose

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from repro.experiments.recipes import sourced
-from repro.spec import Classification, Model, Recipe, Scale, Value
+from repro.spec import Cell, Classification, Model, Recipe, Scale, Value
 
 PROXY_DATASETS = {"cifar10": "fashion-mnist-6k", "cifar100": "glyphs"}
 SMOKE_DATASETS = {"cifar10": "cifar10-smoke", "cifar100": "cifar100-smoke"}
@@ -66,7 +66,7 @@ PROXY_MODELS: dict[str, Model] = {
 
 _TRIED = "our choice: benchmarks/proxy_recipe.py, the same for all methods"
 
-PROXY_RECIPE = sourced(
+PROXY = sourced(
     epochs=(4, "our choice: what a CPU does in about a minute"),
     batch_size=(64, "our choice: the smallest that keeps a core busy"),
     lr=(2e-3, _TRIED),
@@ -84,11 +84,16 @@ def at_scale(run: Classification, scale: Scale) -> Classification:
             run,
             model=PROXY_MODELS[run.model.name],
             dataset=PROXY_DATASETS[run.dataset],
-            recipe=PROXY_RECIPE,
+            recipe=PROXY.recipe,
         )
     if scale == "smoke":
         return replace(run, dataset=SMOKE_DATASETS[run.dataset], recipe=smoke_recipe(run.recipe))
     return run
+
+
+def choices(cell: Cell, scale: Scale) -> tuple[str, ...]:
+    """The values of the cell's recipe at this scale that are our choice."""
+    return PROXY.choices if scale == "proxy" else cell.choices
 
 
 def smoke_recipe(recipe: Recipe) -> Recipe:

@@ -6,8 +6,8 @@ Every row is trained here, also those which the authors cite from elsewhere.
 
 from __future__ import annotations
 
-from repro.experiments.recipes import CIFAR_CONVNET, cifar_transformer
-from repro.spec import Cell, Classification, Experiment, Model, PaperValue, Recipe, Value
+from repro.experiments.recipes import CIFAR_CONVNET, Sourced, cifar_transformer
+from repro.spec import Cell, Classification, Experiment, Model, PaperValue, Value
 
 # How the compared models meet 32x32 images. DeiT's S = 2 and Swin's and NesT's S = 1 stand in the
 # caption of Table 1. Our choices: PVT at S = 1 as the other pyramids (alternatives 2 and 4),
@@ -29,7 +29,7 @@ _OURS_S = cifar_transformer("S", ours=True)
 _OURS_B = cifar_transformer("B", ours=True)
 
 # group, method, model, recipe, accuracy printed for CIFAR-10 and CIFAR-100, starred
-METHODS: tuple[tuple[str, str, Model, Recipe, float, float, bool], ...] = (
+METHODS: tuple[tuple[str, str, Model, Sourced, float, float, bool], ...] = (
     (CONV, "Pyramid-164-48", Model("pyramidnet164_48"), CIFAR_CONVNET, 95.97, 80.70, False),
     (CONV, "WRN28-10", Model("wrn28_10"), CIFAR_CONVNET, 95.83, 80.75, False),
     (FULL, "DeiT-T", Model.of("deit_tiny_patch16_224", **_DEIT), _T, 88.39, 67.52, False),
@@ -55,10 +55,11 @@ def _cells() -> tuple[Cell, ...]:
             group=group,
             row=method,
             column=column,
-            run=Classification(model=model, dataset=dataset, recipe=recipe),
+            run=Classification(model=model, dataset=dataset, recipe=use.recipe),
+            choices=use.choices,
             paper=PaperValue(printed, "Table 1", starred),
         )
-        for group, method, model, recipe, c10, c100, starred in METHODS
+        for group, method, model, use, c10, c100, starred in METHODS
         for column, dataset, printed in (("C10", "cifar10", c10), ("C100", "cifar100", c100))
     )
 

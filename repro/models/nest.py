@@ -161,12 +161,12 @@ class NesT(nn.Module):
         rates = iter([drop_path_rate * layer / last for layer in range(sum(depths))])
 
         self.patch_embed = nn.Conv2d(in_chans, dims[0], patch_size, stride=patch_size)
-        self.position_embeddings = nn.ParameterList()
+        self.pos_embed = nn.ParameterList()
         self.transformers = nn.ModuleList()
         self.aggregations = nn.ModuleList()
         for i, (dim, head, depth) in enumerate(zip(dims, heads, depths, strict=True)):
             blocks = 4 ** (levels - 1 - i)  # each with a position embedding of its own
-            self.position_embeddings.append(torch.empty(1, blocks, self.block_side**2, dim))
+            self.pos_embed.append(torch.empty(1, blocks, self.block_side**2, dim))
             layers = [
                 TransformerLayer(dim, head, attention, gelu, next(rates)) for _ in range(depth)
             ]
@@ -193,7 +193,7 @@ class NesT(nn.Module):
         maps: list[Tensor] = []
         x = blockify(self.patch_embed(images).permute(0, 2, 3, 1), self.block_side)
         for i, transformer in enumerate(self.transformers):
-            y = transformer(x + self.position_embeddings[i])  # within each block, all at once
+            y = transformer(x + self.pos_embed[i])  # within each block, all at once
             maps.append(unblockify(y, self.block_side))
             if i < len(self.aggregations):  # four blocks become one
                 x = blockify(self.aggregations[i](maps[-1]), self.block_side)
@@ -215,7 +215,7 @@ class NesT(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """What the official code spares: the position embeddings, and nothing else."""
-        return {f"position_embeddings.{i}" for i in range(len(self.position_embeddings))}
+        return {f"pos_embed.{i}" for i in range(len(self.pos_embed))}
 
     def load_resized(self, state: Mapping[str, Tensor]) -> None:
         """Load the weights of the same model at another image size: its embeddings are resized."""

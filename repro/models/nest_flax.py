@@ -38,7 +38,7 @@ def read_flax(params: Mapping[str, Any], depths: Sequence[int] | None = None) ->
     for i, (dim, head) in enumerate(zip(dims, heads, strict=True)):
         shape = (1, 4 ** (levels - 1 - i), side * side, dim)
         position = tree.take(f"PositionEmbedding_{i}/pos_embedding", *shape)
-        tree.state[f"position_embeddings.{i}"] = position
+        tree.state[f"pos_embed.{i}"] = position
         for j in range(depths[i]):
             source, target = f"EncoderNDBlock_{layer}", f"transformers.{i}.{j}"
             tree.norm(f"{source}/LayerNorm_0", f"{target}.norm1", dim)
@@ -156,7 +156,7 @@ def _split_layers(
 
 TIMM_NAMES = (
     (r"^patch_embed\.proj", "patch_embed"),
-    (r"^levels\.(\d+)\.pos_embed", r"position_embeddings.\1"),
+    (r"^levels\.(\d+)\.pos_embed", r"pos_embed.\1"),
     (r"^levels\.(\d+)\.transformer_encoder", r"transformers.\1"),
     (r"^levels\.(\d+)\.pool", lambda found: f"aggregations.{int(found[1]) - 1}"),
 )
@@ -176,7 +176,7 @@ def read_timm(state: Mapping[str, Tensor], head_dim: int = 32) -> Weights:
             name = re.sub(pattern, replacement, name)
         ours[name] = weight
 
-    positions = [w for name, w in ours.items() if name.startswith("position_embeddings.")]
+    positions = [w for name, w in ours.items() if name.startswith("pos_embed.")]
     dims = tuple(p.shape[3] for p in positions)
     _, in_chans, patch, _ = ours["patch_embed.weight"].shape
     side = math.isqrt(positions[0].shape[2])

@@ -9,8 +9,7 @@ from typing import Any
 import pandas as pd
 
 from repro import results
-from repro.experiments.recipes import choices
-from repro.experiments.scales import at_scale, title
+from repro.experiments.scales import at_scale, choices, title
 from repro.spec import Cell, Experiment, Scale, with_seeds
 from repro.verdict import rank_correlation, summarize
 
@@ -54,7 +53,8 @@ def _tidy_row(
     run = at_scale(cell.run, scale)
     found, warnings = results.frame(root, with_seeds(run, seeds))
     done = found[found["status"] == "done"]
-    summary = summarize([float(v) for v in done[cell.metric]], diverged=len(found) - len(done))
+    values = done[cell.metric] if len(done) else ()  # where all diverged, there is no such column
+    summary = summarize([float(v) for v in values], diverged=len(found) - len(done))
     paper = cell.paper.value if cell.paper else None
     comparable = scale == "paper" and paper is not None and summary.mean is not None
     return {
@@ -69,13 +69,13 @@ def _tidy_row(
         "n": summary.n,
         "diverged": summary.diverged,
         "difference": (summary.mean or 0) - (paper or 0) if comparable else None,
-        "choices": " ".join(choices(run.recipe)),
+        "choices": " ".join(choices(cell, scale)),
     }, warnings
 
 
 def csv(frame: pd.DataFrame) -> str:
     """The tidy frame itself, numbers to four decimals, a hole as an empty field."""
-    return str(frame.to_csv(index=False, float_format="%.4f", lineterminator="\n"))
+    return str(frame.to_csv(index=False, float_format="{:z.4f}".format, lineterminator="\n"))
 
 
 def markdown(experiment: Experiment, frame: pd.DataFrame, scale: Scale) -> str:
@@ -148,10 +148,11 @@ def _grid(
         row = [escape(text) for text in row]
         for cell in cells.to_dict("records"):
             measured = escape(_measured(cell))
-            is_best = cell["n"] > 0 and cell["mean"] == best[cell["column"]]
+            # What prints alike is a tie.
+            is_best = cell["n"] > 0 and f"{cell['mean']:.2f}" == f"{best[cell['column']]:.2f}"
             row += [escape(_printed(cell)), bold(measured) if is_best else measured]
             if scale == "paper":
-                row.append("" if pd.isna(cell["difference"]) else f"{cell['difference']:+.2f}")
+                row.append("" if pd.isna(cell["difference"]) else f"{cell['difference']:+z.2f}")
         body.append(row)
         group_before = group
     return [[escape(text) for text in header], *body]
@@ -200,7 +201,7 @@ def _order(frame: pd.DataFrame, scale: Scale) -> list[str]:
             name = str(column) if scale == "paper" else f"{column!s} and {dataset}"
             notes.append(
                 f"Order of the {len(known)} methods, {name}: Spearman's rank correlation between "
-                f"the paper and here is {rho:+.2f}."
+                f"the paper and here is {rho:+z.2f}."
             )
     return notes
 

@@ -306,7 +306,7 @@ def test_initial_values() -> None:
             assert (parameter == (1 if "norm" in name and name.endswith("weight") else 0)).all()
 
 
-def test_only_position_embeddings_escape_weight_decay() -> None:
+def test_only_pos_embed_escape_weight_decay() -> None:
     model = small()
     names = {name for name, _ in model.named_parameters() if "position" in name}
     assert model.no_weight_decay() == names
@@ -393,7 +393,7 @@ def test_a_foreign_state_dict_is_refused() -> None:
 # Other input sizes.
 
 
-def test_position_embeddings_are_resized_block_by_block() -> None:
+def test_pos_embed_are_resized_block_by_block() -> None:
     embedding = torch.randn(1, 4, 9, 5)
     found = resize_position_embedding(embedding, 5).reshape(4, 5, 5, 5)
     grid = embedding.reshape(4, 3, 3, 5)
@@ -423,7 +423,7 @@ def test_weights_of_224_pixels_load_at_384() -> None:
     source = timm.create_model("nest_tiny_imagenet", **narrow, num_classes=3)
     target = timm.create_model("nest_tiny_imagenet", **narrow, num_classes=3, img_size=384)
     target.load_resized(source.state_dict())
-    for old, new in zip(source.position_embeddings, target.position_embeddings, strict=True):
+    for old, new in zip(source.pos_embed, target.pos_embed, strict=True):
         assert new.shape == (1, old.shape[1], 24 * 24, 8)
         assert torch.equal(new, resize_position_embedding(old, 24))
         torch.testing.assert_close(new[:, :, 0], old[:, :, 0])

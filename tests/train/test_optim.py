@@ -10,6 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from repro import experiments
+from repro.experiments.scales import at_scale
+from repro.spec import Cell
+from repro.tasks import classification
 from repro.train import optim
 
 
@@ -80,3 +84,15 @@ def test_soft_cross_entropy_is_torchs() -> None:
     ours = optim.soft_cross_entropy(logits, targets)
     torch.testing.assert_close(ours, nn.functional.cross_entropy(logits, targets, reduction="none"))
     assert math.isfinite(float(ours.sum()))
+
+
+@pytest.mark.parametrize("cell", experiments.get("table1").cells[::2], ids=lambda cell: cell.row)
+def test_what_a_recipe_spares_is_the_position_embedding(cell: Cell) -> None:
+    """No more and no less: a recipe names parameters by parts of their names, which a model may
+    spell in another way, and nothing would show it."""
+    recipe = cell.run.recipe
+    net = classification.create(at_scale(cell.run, "proxy").model, 10, 0.0, seed=0)
+    spared = {n for n, _ in net.named_parameters() if any(part in n for part in recipe.no_decay)}
+    position = {n for n, _ in net.named_parameters() if "position" in n or "pos_embed" in n}
+    assert spared == position
+    assert bool(spared) == (recipe.optimizer == "adamw")
