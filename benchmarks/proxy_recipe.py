@@ -1,11 +1,12 @@
 """Choose the learning rate of the proxy scale: one for all methods, on held-out training images.
 
-    python benchmarks/proxy_recipe.py [--results DIR]
+    python benchmarks/proxy_recipe.py [DIR]
 
-Trains one method of each family on the fit part of both embedded sets at each rate, tests on the
-validation part, and prints the mean accuracy over methods, in which each family counts once. The
-rate with the best mean over both sets is taken; the test sets are not touched. About 25
-core-minutes; what is in DIR already is not trained again.
+Trains one method of each family on the fit part of Fashion-MNIST-6k at each rate, tests on the
+validation part, and prints top-1 and its mean over the families, in which each counts once. The rate
+with the best mean is taken. No test image is touched, and the glyphs are not used: in four epochs
+half of the methods hardly leave chance on them, at any rate. About 20 core-minutes; what is in DIR
+(build/proxy-recipe) already is not trained again.
 """
 
 from __future__ import annotations
@@ -25,37 +26,28 @@ RATES = (1e-3, 2e-3, 4e-3)
 METHODS = ("WRN28-10", "DeiT-T", "PVT-T", "CCT-7/3×1", "Swin-T", "NesT-T")
 
 
-def trial(method: str, column: str, rate: float) -> Classification:
+def trial(method: str, rate: float) -> Classification:
+    """The proxy run of a method at another rate, on the two parts of the training images."""
     cells = experiments.get("table1").cells
-    cell = next(c for c in cells if (c.row, c.column) == (method, column))
-    run = at_scale(cell.run, "proxy")
+    run = at_scale(next(c.run for c in cells if (c.row, c.column) == (method, "C10")), "proxy")
     recipe = replace(run.recipe, lr=rate)
     return replace(run, recipe=recipe, train_split="fit", test_split="validation")
 
 
 def main(root: Path) -> None:
-    grid = {(m, c, r): trial(m, c, r) for r in RATES for c in ("C10", "C100") for m in METHODS}
+    grid = {(method, rate): trial(method, rate) for rate in RATES for method in METHODS}
     missing = [run for run in grid.values() if results.outcome(root, run).result is None]
     if missing:
         jobs = local.default_jobs()
         local.launch(missing, root, How(), jobs, Progress(len(missing), jobs).tell)
 
-    def top1(method: str, column: str, rate: float) -> float:
-        result = results.outcome(root, grid[method, column, rate]).result
-        return float(result["metrics"].get("top1", 0.0)) if result else float("nan")
-
-    for column in ("C10", "C100"):
-        dataset = grid[METHODS[0], column, RATES[0]].dataset
-        print(
-            f"\nvalidation top-1, {dataset}\n{'lr':>8} "
-            + " ".join(f"{m:>10}" for m in METHODS)
-            + f" {'mean':>10}"
-        )
-        for rate in RATES:
-            row = [top1(method, column, rate) for method in METHODS]
-            cells = " ".join(f"{value:10.1f}" for value in [*row, sum(row) / len(row)])
-            print(f"{rate:8.0e} {cells}")
+    print("validation top-1 (%) on Fashion-MNIST-6k by learning rate, one seed")
+    print(f"{'lr':>7}" + "".join(f"{method:>11}" for method in METHODS) + f"{'mean':>8}")
+    for rate in RATES:
+        found = [results.outcome(root, grid[method, rate]).result for method in METHODS]
+        row = [result["metrics"].get("top1", 0.0) if result else float("nan") for result in found]
+        print(f"{rate:7.0e}" + "".join(f"{v:11.1f}" for v in row) + f"{sum(row) / len(row):8.1f}")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[2] if sys.argv[1:2] == ["--results"] else "build/proxy-recipe"))
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "build/proxy-recipe"))

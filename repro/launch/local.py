@@ -127,7 +127,10 @@ def _in_process(run: Run, root: Path, how: How, jobs: int) -> None:
     from repro.tasks import Interrupted
 
     code = _DONE
-    log = os.open(results.folder(root, run) / LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    folder = results.folder(root, run)
+    held = lease.is_held(lease.read(folder) or {})
+    fresh = 0 if held else os.O_TRUNC  # a holder goes on writing here; ours is one more line
+    log = os.open(folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | fresh)
     os.dup2(log, 1)
     os.dup2(log, 2)
     sys.stdout = sys.stderr = open(log, "w", buffering=1, closefd=False)  # noqa: SIM115

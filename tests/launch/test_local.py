@@ -1,0 +1,243 @@
+"""Launching here, with real processes and real training: stopped in every way, nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from repro import results
+from repro.launch import lease
+from repro.launch.local import LOG
+from repro.spec import Classification, Model, Recipe, to_json
+
+RUN = Classification(
+    model=Model.of(
+        "nest_tiny_cifar", patch_size=4, embed_dims=(24, 24), depths=(1, 1), num_heads=(1, 1)
+    ),
+    dataset="fashion-mnist-6k",
+    recipe=Recipe(epochs=3, batch_size=100, lr=1e-3, drop_path=0.1, crop_padding=2, mixup_alpha=1),
+    train_split="validation",  # 1,000 images: thirty steps
+    test_split="validation",
+)
+OTHER = replace(RUN, seed=1)
+BROKEN = replace(RUN, model=RUN.model.updated(colour="red"))  # no architecture has this option
+
+# Prints every event but 'running' as JSON, then how the launch ended.
+LAUNCHER = """
+import json, sys
+from pathlib import Path
+from repro import spec
+from repro.launch import local
+from repro.launch.data import MissingData
+from repro.launch.job import How
+
+def tell(event):
+    if event.kind != "running":
+        print(json.dumps([event.kind, event.run.id, event.note]), flush=True)
+
+root, data, jobs, *texts = sys.argv[1:]
+runs = [spec.from_json(text) for text in texts]
+how = How(Path(data), checkpoint_seconds=0.0)
+try:
+    end = local.launch(runs, Path(root), how, int(jobs), tell)
+except (KeyboardInterrupt, MissingData) as error:
+    end = [type(error).__name__, str(error)]
+print(json.dumps(end), flush=True)
+"""
+
+
+@contextmanager
+def launcher(root: Path, *runs: Classification, jobs: int = 2) -> Iterator[subprocess.Popen[str]]:
+    """A process that launches the runs, saving after every step."""
+    command = [sys.executable, "-c", LAUNCHER, str(root), str(root / "data"), str(jobs)]
+    process = subprocess.Popen(
+        [*command, *map(to_json, runs)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def ending(process: subprocess.Popen[str]) -> tuple[list[list[str]], object]:
+    """What the launcher told until it ended, and how it ended."""
+    output, _ = process.communicate(timeout=300)
+    *events, end = map(json.loads, output.splitlines())
+    return events, end
+
+
+def launch(root: Path, *runs: Classification, jobs: int = 2) -> tuple[list[list[str]], object]:
+    with launcher(root, *runs, jobs=jobs) as process:
+        return ending(process)
+
+
+def of_kind(events: list[list[str]], kind: str) -> dict[str, str]:
+    """The notes of the events of a kind, by run."""
+    return {run: note for k, run, note in events if k == kind}
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 240  # generous: only a hang fails
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def steps_saved(root: Path, run: Classification) -> set[str]:
+    folder = results.folder(root, run) / "checkpoints"
+    return {path.name for path in folder.glob("step*.pt")}
+
+
+def is_done(root: Path, run: Classification) -> bool:
+    return results.outcome(root, run).state == "done"
+
+
+def outputs(root: Path, run: Classification) -> tuple[object, ...]:
+    """What a run computed, to compare."""
+    folder = results.folder(root, run)
+    result = json.loads((folder / results.RESULT).read_text())
+    names = (results.METRICS, results.PREDICTIONS, results.WEIGHTS)
+    return result["metrics"], *((folder / name).read_bytes() for name in names)
+
+
+def holder(root: Path, run: Classification) -> int | None:
+    """The process that holds a run."""
+    folder = results.folder(root, run)
+    content = (lease.read(folder) if folder.exists() else None) or {}
+    return int(content["pid"]) if lease.is_held(content) else None
+
+
+def trace(root: Path) -> dict[Path, tuple[int, int]]:
+    """Every file but the logs, with its inode and time of change."""
+    files = (path for path in root.rglob("*") if path.is_file() and path.name != LOG)
+    return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[str]], object]:
+    """Two runs that work and one that does not, two at a time, and what was told."""
+    root = tmp_path_factory.mktemp("undisturbed")
+    return root, *launch(root, RUN, BROKEN, OTHER)
+
+
+def test_a_run_that_fails_leaves_the_others_alone(
+    undisturbed: tuple[Path, list[list[str]], object],
+) -> None:
+    root, events, well = undisturbed
+    assert well is False
+    assert set(of_kind(events, "started")) == {RUN.id, OTHER.id, BROKEN.id}
+    assert set(of_kind(events, "done")) == {RUN.id, OTHER.id}
+    assert is_done(root, RUN)
+    assert is_done(root, OTHER)
+    assert outputs(root, RUN) != outputs(root, OTHER)
+    failed = of_kind(events, "failed")
+    assert set(failed) == {BROKEN.id}
+    assert "'colour'" in failed[BROKEN.id]
+    assert "\n" not in failed[BROKEN.id]
+    log = results.folder(root, BROKEN) / LOG
+    assert f"(see {log})" in failed[BROKEN.id]
+    assert "Traceback" in log.read_text()
+    assert results.outcome(root, BROKEN).state == "started"
+
+
+def test_asked_again_it_trains_nothing(
+    undisturbed: tuple[Path, list[list[str]], object],
+) -> None:
+    root = undisturbed[0]
+    before = trace(root)
+    events, well = launch(root, RUN, OTHER)
+    assert well is True
+    assert set(of_kind(events, "done")) == {RUN.id, OTHER.id}
+    assert trace(root) == before
+
+
+def test_stopped_in_every_way_it_ends_the_same(
+    tmp_path: Path, undisturbed: tuple[Path, list[list[str]], object]
+) -> None:
+    """Interrupted, its launcher killed, itself killed, and repeated: every byte is the same."""
+    # Ctrl-C: the runs save, then the launcher ends with KeyboardInterrupt.
+    with launcher(tmp_path, RUN, OTHER) as process:
+        wait_until(lambda: all(steps_saved(tmp_path, run) for run in (RUN, OTHER)))
+        process.send_signal(signal.SIGINT)
+        _, end = ending(process)
+    assert end == ["KeyboardInterrupt", ""]
+    assert holder(tmp_path, RUN) is None
+    assert holder(tmp_path, OTHER) is None
+    saved = steps_saved(tmp_path, RUN)
+    assert saved
+    assert not is_done(tmp_path, RUN)
+    assert "stopped after step" in (results.folder(tmp_path, RUN) / LOG).read_text()
+
+    # The launcher is killed: its run goes on from there, notices, saves and stops.
+    with launcher(tmp_path, RUN) as process:
+        wait_until(lambda: holder(tmp_path, RUN) is not None)
+        wait_until(lambda: steps_saved(tmp_path, RUN) != saved)
+        process.kill()
+        process.wait()
+        wait_until(lambda: holder(tmp_path, RUN) is None)
+    assert not is_done(tmp_path, RUN)
+    assert steps_saved(tmp_path, RUN) > set()
+    assert "stopped after step" in (results.folder(tmp_path, RUN) / LOG).read_text()
+
+    # The run's own process is killed: that is a failure, and no loss.
+    with launcher(tmp_path, RUN) as process:
+        wait_until(lambda: holder(tmp_path, RUN) is not None)
+        os.kill(holder(tmp_path, RUN) or 0, signal.SIGKILL)
+        events, well = ending(process)
+    assert well is False
+    assert "killed by signal SIGKILL" in of_kind(events, "failed")[RUN.id]
+    assert not is_done(tmp_path, RUN)
+
+    # Repeated, it finishes, and did not begin anew.
+    assert steps_saved(tmp_path, RUN) > set()
+    events, well = launch(tmp_path, RUN, OTHER)
+    assert well is True
+    for run in (RUN, OTHER):
+        assert outputs(tmp_path, run) == outputs(undisturbed[0], run)
+        assert not (results.folder(tmp_path, run) / "checkpoints").exists()
+
+
+def test_a_second_launcher_is_told_who_holds_the_run(
+    tmp_path: Path, undisturbed: tuple[Path, list[list[str]], object]
+) -> None:
+    with launcher(tmp_path, RUN) as first:
+        wait_until(lambda: holder(tmp_path, RUN) is not None)
+        pid = holder(tmp_path, RUN)
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)  # so that it surely holds the run while the second one asks
+        try:
+            events, well = launch(tmp_path, RUN)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert well is False
+        assert f"process {pid} on " in of_kind(events, "held")[RUN.id]
+        events, well = ending(first)
+    assert well is True
+    assert RUN.id in of_kind(events, "done")
+    assert outputs(tmp_path, RUN) == outputs(undisturbed[0], RUN)
+    leases = list(results.folder(tmp_path, RUN).glob("lease-*.json"))
+    assert [path.name for path in leases] == ["lease-1.json"]  # it was held once
+
+
+def test_missing_data_is_found_before_anything_starts(tmp_path: Path) -> None:
+    events, end = launch(tmp_path, RUN, replace(RUN, dataset="cifar10"))
+    assert events == []
+    assert isinstance(end, list)
+    assert end[0] == "MissingData"
+    assert str(tmp_path / "data" / "cifar-10-batches-py") in end[1]
+    assert "repro prepare cifar10" in end[1]
+    assert list(tmp_path.iterdir()) == []
