@@ -3,10 +3,10 @@
     python benchmarks/proxy_recipe.py [DIR]
 
 Trains one method of each family on the fit part of Fashion-MNIST-6k at each rate, tests on the
-validation part, and prints top-1 and its mean over the families, in which each counts once. The rate
-with the best mean is taken. No test image is touched, and the glyphs are not used: in four epochs
-half of the methods hardly leave chance on them, at any rate. About 20 core-minutes; what is in DIR
-(build/proxy-recipe) already is not trained again.
+validation part, and prints top-1 and its mean over the families, in which each counts once. The
+rate with the best mean is taken. No test image is touched, and the glyphs are not used: in four
+epochs half of the methods hardly leave chance on them, at any rate. About 20 core-minutes; what is
+in DIR (build/proxy-recipe) already is not trained again.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from abc import ABC, abstractmethod
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
@@ -72,15 +73,16 @@ class Recipe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class Run(ABC):
     """Everything that determines one result. Equal runs are one run, whichever table asks."""
 
     kind: ClassVar[str]  # the module of repro.tasks that carries it out
     seed: int = 0
 
     @property
+    @abstractmethod
     def slug(self) -> str:
-        raise NotImplementedError(f"{type(self).__name__} names itself")
+        """What a reader should see of the run in its id."""
 
     @property
     def id(self) -> str:
@@ -252,7 +254,7 @@ class Experiment:
     name: str
     place: str  # 'Table 1'
     title: str
-    caption: str
+    caption: str  # what holds at paper scale
     cells: tuple[Cell, ...]
     showcase: tuple[str, ...] = ()  # rows that stand for their families, for a first look
     starred: str = ""  # what the paper's * means

@@ -69,7 +69,6 @@ EXPERIMENT = Experiment(
     place="Table 1",
     title="Test accuracy on CIFAR, input size 32×32",
     caption=(
-        "Top-1 accuracy in percent, mean ± standard deviation over the seeds trained here. "
         "All models start from random initialization; the transformers share one data "
         "augmentation. DeiT uses patches of 2×2, Swin and NesT of 1×1 pixels."
     ),

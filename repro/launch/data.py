@@ -46,29 +46,36 @@ def check(names: Sequence[str], root: Path) -> None:
         raise MissingData(str(error)) from error
 
 
-def examine(data: Path, results: Path) -> Iterator[tuple[bool, str]]:
-    """Whether this machine can train: (well, line) for packages, device, folders and datasets."""
-    yield sys.version_info >= (3, 11), f"Python {platform.python_version()} (3.11 or newer)"
+def examine(data: Path, results: Path) -> Iterator[tuple[str, str]]:
+    """What this machine has: ('ok', '--' or 'MISS', line) for packages, device, folders, datasets.
+
+    '--' is a dataset that is not here, 'MISS' what keeps anything from being trained.
+    """
+    right = sys.version_info >= (3, 11)
+    yield "ok" if right else "MISS", f"Python {platform.python_version()} (3.11 or newer)"
     for name in ("torch", "torchvision", "timm", "pandas", "jsonargparse"):
         try:
-            yield True, f"{name} {metadata.version(name)}"
+            yield "ok", f"{name} {metadata.version(name)}"
         except metadata.PackageNotFoundError:
-            yield False, f"{name} is not installed: pip install -c constraints.txt -e ."
+            yield "MISS", f"{name} is not installed: pip install -c constraints.txt -e ."
             return
+    from repro.data import datasets
+    from repro.data.prepare import SMOKE_SOURCE
     from repro.train import device
 
     chosen = device.choose()
-    yield True, f"device: {device.describe(chosen)}, {device.precision(chosen)}"
-    yield True, f"cores: {len(os.sched_getaffinity(0))}"
-    yield _writable(results), f"results in {results.absolute()}, writable"
-    from repro.data import datasets
-
+    yield "ok", f"device: {device.describe(chosen)}, {device.precision(chosen)}"
+    yield "ok", f"cores: {len(os.sched_getaffinity(0))}"
+    well = _writable(results)
+    yield "ok" if well else "MISS", f"results in {results}: {'' if well else 'not '}writable"
     for name in datasets.names():
+        if name in SMOKE_SOURCE:
+            continue  # made when it is needed
         try:
             check([name], data)
-            yield True, f"dataset {name}"
+            yield "ok", f"dataset {name}"
         except MissingData as error:
-            yield False, f"dataset {name}: {error}"
+            yield "--", f"dataset {error}"
 
 
 def _writable(folder: Path) -> bool:

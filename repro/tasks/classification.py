@@ -74,7 +74,8 @@ def _train(run: Classification, job: Job, ranks: Ranks) -> Result:
         net.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         first, history = state["step"], state["history"]
-        loss_sum, loss_steps = state["loss_sum"], state["loss_steps"]
+        loss_steps = state["loss_steps"]
+        loss_sum = state["loss_sum"] if ranks.first else loss_sum  # it is the sum over ranks
     if ranks.first:
         job.history(history)
     saved_at = time.monotonic()
@@ -143,13 +144,14 @@ def _train(run: Classification, job: Job, ranks: Ranks) -> Result:
         # Save by the clock, and when asked to stop. All ranks agree, and the first one writes.
         stop = ranks.any(job.stopping())
         if stop or ranks.any(time.monotonic() - saved_at >= job.checkpoint_seconds):
+            loss_so_far = ranks.sum(loss_sum)
             if ranks.first:
                 state = {
                     "model": net.state_dict(),
                     "optimizer": optimizer.state_dict(),
                     "step": done,
                     "history": history,
-                    "loss_sum": loss_sum,
+                    "loss_sum": loss_so_far,
                     "loss_steps": loss_steps,
                 }
                 checkpoint.save(job.checkpoints, done, state)

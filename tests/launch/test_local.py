@@ -121,6 +121,31 @@ def holder(root: Path, run: Classification) -> int | None:
     return int(content["pid"]) if lease.is_held(content) else None
 
 
+@contextmanager
+def paused(pid: int | None) -> Iterator[int]:
+    """A process that stands still, so that it cannot finish before the test has acted."""
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield pid
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def parent(pid: int) -> str:
+    return status(pid, "PPid")
+
+
+def is_pending(pid: int, number: int) -> bool:
+    """Whether a signal waits for a process that stands still."""
+    return bool(int(status(pid, "ShdPnd"), 16) >> (number - 1) & 1)
+
+
+def status(pid: int, field: str) -> str:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return dict(line.split(":\t", 1) for line in lines)[field]
+
+
 def trace(root: Path) -> dict[Path, tuple[int, int]]:
     """Every file but the logs, with its inode and time of change."""
     files = (path for path in root.rglob("*") if path.is_file() and path.name != LOG)
@@ -171,8 +196,10 @@ def test_stopped_in_every_way_it_ends_the_same(
     """Interrupted, its launcher killed, itself killed, and repeated: every byte is the same."""
     # Ctrl-C: the runs save, then the launcher ends with KeyboardInterrupt.
     with launcher(tmp_path, RUN, OTHER) as process:
-        wait_until(lambda: all(steps_saved(tmp_path, run) for run in (RUN, OTHER)))
-        process.send_signal(signal.SIGINT)
+        wait_until(lambda: bool(steps_saved(tmp_path, RUN)))
+        with paused(holder(tmp_path, RUN)) as pid:
+            process.send_signal(signal.SIGINT)
+            wait_until(lambda: is_pending(pid, signal.SIGTERM))
         _, end = ending(process)
     assert end == ["KeyboardInterrupt", ""]
     assert holder(tmp_path, RUN) is None
@@ -186,8 +213,10 @@ def test_stopped_in_every_way_it_ends_the_same(
     with launcher(tmp_path, RUN) as process:
         wait_until(lambda: holder(tmp_path, RUN) is not None)
         wait_until(lambda: steps_saved(tmp_path, RUN) != saved)
-        process.kill()
-        process.wait()
+        with paused(holder(tmp_path, RUN)) as pid:
+            server = parent(pid)
+            process.kill()
+            wait_until(lambda: parent(pid) != server)
         wait_until(lambda: holder(tmp_path, RUN) is None)
     assert not is_done(tmp_path, RUN)
     assert steps_saved(tmp_path, RUN) > set()
@@ -216,13 +245,8 @@ def test_a_second_launcher_is_told_who_holds_the_run(
 ) -> None:
     with launcher(tmp_path, RUN) as first:
         wait_until(lambda: holder(tmp_path, RUN) is not None)
-        pid = holder(tmp_path, RUN)
-        assert pid is not None
-        os.kill(pid, signal.SIGSTOP)  # so that it surely holds the run while the second one asks
-        try:
+        with paused(holder(tmp_path, RUN)) as pid:
             events, well = launch(tmp_path, RUN)
-        finally:
-            os.kill(pid, signal.SIGCONT)
         assert well is False
         assert f"process {pid} on " in of_kind(events, "held")[RUN.id]
         events, well = ending(first)
