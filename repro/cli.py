@@ -173,7 +173,7 @@ def _cells(experiment: Experiment, only: Sequence[str]) -> Any:
 
 def reproduce(words: Sequence[str]) -> int:
     """Train what is missing, if asked to, then draw the items."""
-    from jsonargparse.typing import PositiveInt
+    from jsonargparse.typing import NonNegativeFloat, PositiveInt
 
     items, rest = _split_items(words)
     _require_item(items, rest, "reproduce")
@@ -200,7 +200,7 @@ def reproduce(words: Sequence[str]) -> int:
         metavar="N",
         help="images on a device at once; the result is that of the whole batch",
     )
-    parser.add_argument("--checkpoint-seconds", type=float, default=60.0, metavar="S",
+    parser.add_argument("--checkpoint-seconds", type=NonNegativeFloat, default=60.0, metavar="S",
                         help="lose at most this much work to a kill (default: 60)")  # fmt: skip
     parser.add_argument(
         "--dry-run", action="store_true", help="say what would be trained and drawn"

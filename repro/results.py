@@ -87,11 +87,16 @@ def outcome(root: Path, run: Run) -> Outcome:
     if result is None:
         return Outcome("started")
     status = result.get("status")
-    if status not in ("done", "diverged") or not isinstance(result.get("metrics"), dict):
+    if status not in ("done", "diverged") or not _are_metrics(result.get("metrics")):
         return Outcome(
             "damaged", note=f"{path / RESULT} is not a result; move it away and run again"
         )
     return Outcome(status, result)
+
+
+def _are_metrics(value: object) -> bool:
+    """Whether it is an object of numbers."""
+    return isinstance(value, dict) and all(isinstance(v, int | float) for v in value.values())
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

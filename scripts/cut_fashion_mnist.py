@@ -12,16 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from repro.data.datasets import (
-    EMBEDDED,
-    FASHION_CLASSES,
-    Bytes,
-    Labels,
-    hash_order,
-    idx_bytes,
-    parse_idx,
-    write_atlas,
-)
+from repro.data.atlas import EMBEDDED, write_atlas
+from repro.data.datasets import FASHION_CLASSES, hash_order, idx_bytes, parse_idx
+from repro.data.images import Bytes, Labels
 
 SEED = 0
 PER_CLASS = {"train": 600, "test": 200}

@@ -18,7 +18,8 @@ import numpy as np
 from fontTools.ttLib import TTFont
 from PIL import Image, ImageDraw, ImageFont
 
-from repro.data.datasets import EMBEDDED, Bytes, write_atlas
+from repro.data.atlas import EMBEDDED, write_atlas
+from repro.data.images import Bytes
 
 # No two are taken that some typeface draws alike once they are scaled to one size: one of each of
 # 0 O o, 1 I l | !, C c, J j, K k κ, P p ρ, S s, U u υ, V v ν, X x × χ, Y y γ, Z z, a α, n η, q 9,

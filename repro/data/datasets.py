@@ -20,13 +20,12 @@ import torch
 from torch import Tensor
 
 from repro.data import atlas, cifar
-from repro.data.atlas import ATLASES, EMBEDDED, write_atlas
-from repro.data.cifar import CIFAR10, CIFAR100, CIFARS
+from repro.data.atlas import ATLASES
+from repro.data.cifar import CIFARS
 from repro.data.images import (
     Bytes,
     DataError,
     Images,
-    Labels,
     Official,
     Split,
     check_md5,
@@ -37,31 +36,7 @@ from repro.data.images import (
     to_rgb,
 )
 
-__all__ = [
-    "ATLASES",
-    "CIFAR10",
-    "CIFAR100",
-    "CIFARS",
-    "EMBEDDED",
-    "FASHION_CLASSES",
-    "FASHION_FOLDER",
-    "FASHION_MD5",
-    "Bytes",
-    "DataError",
-    "Images",
-    "Labels",
-    "Official",
-    "Split",
-    "check_name",
-    "data_folder",
-    "fingerprint",
-    "hash_order",
-    "idx_bytes",
-    "load",
-    "names",
-    "parse_idx",
-    "write_atlas",
-]
+__all__ = ["DataError", "Images", "Split", "check_name", "load", "names"]
 
 
 def load(name: str, split: Split, root: Path | None = None) -> Images:

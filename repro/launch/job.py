@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import io
+import multiprocessing
 import os
 import platform
 import shutil
@@ -53,8 +54,17 @@ class _Job:
         return self.folder / "checkpoints"
 
     def stopping(self) -> bool:
-        orphaned = os.getppid() != self.parent  # whoever started us was killed
-        return self.asked_to_stop or orphaned or (self.held is not None and self.held.lost)
+        return self.asked_to_stop or self._orphaned() or (self.held is not None and self.held.lost)
+
+    def _orphaned(self) -> bool:
+        """Whether whoever started us was killed.
+
+        A local launcher is not our parent: the server is, from which we were forked, and it lives
+        as long as one of us.
+        """
+        launcher = multiprocessing.parent_process()
+        alone = launcher is not None and not launcher.is_alive()
+        return alone or os.getppid() != self.parent
 
     def progress(self, step: int, steps: int, line: Mapping[str, Any]) -> None:
         if self.held:

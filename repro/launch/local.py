@@ -95,6 +95,8 @@ def _check_data(context: Any, runs: Sequence[Run], how: How) -> None:
         raise MissingData(here.recv())
     except EOFError:  # it had nothing to say
         process.join()
+    if process.exitcode:
+        raise MissingData(f"the check of {', '.join(names)} died (exit code {process.exitcode})")
 
 
 def _say_data_problem(names: Sequence[str], root: Path, say: Connection) -> None:
@@ -194,7 +196,8 @@ def _term_is_interrupt() -> Iterator[None]:
 
 
 def default_jobs() -> int:
-    """As many runs at a time as there are cores, up to 2 GiB of memory each; one on a GPU."""
+    """As many runs at a time as there are cores, with 2 GiB of free memory each; one on a GPU."""
     if Path("/proc/driver/nvidia/gpus").is_dir():
         return 1
-    return max(1, len(os.sched_getaffinity(0)))
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return max(1, min(len(os.sched_getaffinity(0)), free // 2**31))

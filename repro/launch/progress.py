@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from typing import Any
@@ -20,10 +21,13 @@ class Progress:
         self.began = self.reported = time.monotonic()
         self.running: dict[Run, dict[str, Any]] = {}
         self.terminal = sys.stderr.isatty()
-        self._print(f"training {total} run{'s' * (total > 1)}, {min(jobs, total)} at a time")
+        self.heading = f"training {total} run{'s' * (total > 1)}, {min(jobs, total)} at a time"
 
     def tell(self, event: Event) -> None:
         """Take an event and show what it changes."""
+        if self.heading:  # the first event: until then, what there is to train may be refused
+            self._print(self.heading)
+            self.heading = ""
         if event.kind in ("started", "running"):
             self.running[event.run] = event.facts
         else:
@@ -40,10 +44,10 @@ class Progress:
     def _line(self, run: Run) -> str:
         facts = self.running[run]
         if not facts.get("steps"):
-            return f"  {run.id} starting"
+            return f"  {'starting':47} {run.id}"
         share, loss = facts["step"] / facts["steps"], facts["loss"]
         bar = "█" * round(20 * share) + "░" * (20 - round(20 * share))
-        return f"  {run.id} {bar} {share:4.0%} epoch {facts['epoch']:.1f} loss {loss:.3f}"
+        return f"  {bar} {share:4.0%} epoch {facts['epoch']:5.1f} loss {loss:7.3f} {run.id}"
 
     def _print(self, *lines: str) -> None:
         self._clear()
@@ -54,7 +58,8 @@ class Progress:
         self._clear()
         left = self._time_to_go()
         lines = [*map(self._line, self.running)] + ([f"  {left}"] if left else [])
-        print("\n".join(lines), file=sys.stderr, flush=True)
+        width = shutil.get_terminal_size().columns - 1  # a wrapped line would not be cleared
+        print("\n".join(line[:width] for line in lines), file=sys.stderr, flush=True)
         self.live = len(lines)
 
     def _clear(self) -> None:

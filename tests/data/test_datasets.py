@@ -19,10 +19,12 @@ import torch
 from PIL import Image
 
 from repro.data import atlas, cifar, datasets
-from repro.data.datasets import EMBEDDED, DataError, fingerprint, load, names
+from repro.data.atlas import EMBEDDED
+from repro.data.datasets import DataError, load, names
+from repro.data.images import Bytes, Labels, Official, fingerprint
 from repro.data.prepare import DEBIAN_FASHION_MNIST, prepare
 
-OFFICIAL: tuple[datasets.Official, ...] = ("train", "test")
+OFFICIAL: tuple[Official, ...] = ("train", "test")
 SPLITS: tuple[datasets.Split, ...] = ("train", "test", "fit", "validation")
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
@@ -95,11 +97,7 @@ def test_the_repository_stays_small() -> None:
     assert sum(size for name, size in sizes.items() if name.startswith("fashion")) < 6_000_000
     assert sum(size for name, size in sizes.items() if name.startswith("glyphs")) < 4_000_000
     assert set(sizes) == {
-        *(
-            f"{name}{end}"
-            for name in datasets.ATLASES
-            for end in (".json", "-train.png", "-test.png")
-        ),
+        *(f"{name}{end}" for name in atlas.ATLASES for end in (".json", "-train.png", "-test.png")),
         "fashion-mnist-6k.LICENSE",
     }
     assert "Zalando SE" in (EMBEDDED / "fashion-mnist-6k.LICENSE").read_text(encoding="utf-8")
@@ -293,7 +291,7 @@ def own_smoke(smoke: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("split", ["train", "test"])
 @pytest.mark.parametrize(("name", "reference"), [("cifar10", "CIFAR10"), ("cifar100", "CIFAR100")])
 def test_cifar_is_read_as_torchvision_reads_it(
-    name: str, reference: str, split: datasets.Official, smoke: Path
+    name: str, reference: str, split: Official, smoke: Path
 ) -> None:
     import torchvision.datasets as vision
 
@@ -318,7 +316,7 @@ def test_cifar_is_read_as_torchvision_reads_it(
 def test_real_sets_are_checked_against_torchvisions_md5() -> None:
     from torchvision.datasets import CIFAR10, CIFAR100
 
-    for ours, theirs in ((datasets.CIFAR10, CIFAR10), (datasets.CIFAR100, CIFAR100)):
+    for ours, theirs in ((cifar.CIFAR10, CIFAR10), (cifar.CIFAR100, CIFAR100)):
         assert ours.folder == theirs.base_folder
         assert ours.train == dict(theirs.train_list)
         assert ours.test == dict(theirs.test_list)
@@ -426,11 +424,11 @@ def test_a_pickle_of_python_2_is_read_as_cifars_are() -> None:
     assert np.array_equal(pickle.loads(written, encoding="latin1")["data"], pixels)
 
 
-def read_batch(content: bytes) -> tuple[datasets.Bytes, datasets.Labels]:
+def read_batch(content: bytes) -> tuple[Bytes, Labels]:
     import io
 
     batch = cifar._Unpickler(io.BytesIO(content), encoding="latin1").load()
-    return cifar._cifar_batch(batch, datasets.CIFAR10, Path("data_batch_1"), "")
+    return cifar._cifar_batch(batch, cifar.CIFAR10, Path("data_batch_1"), "")
 
 
 # ---- Fashion-MNIST, names, messages -------------------------------------------------------------
@@ -468,7 +466,7 @@ def test_an_unknown_name_gets_the_nearest_match() -> None:
 
 
 def test_a_set_that_is_not_embedded_asks_for_its_folder() -> None:
-    for name in set(names()) - set(datasets.ATLASES):
+    for name in set(names()) - set(atlas.ATLASES):
         with pytest.raises(DataError, match="--data DIR or REPRO_DATA"):
             load(name, "train")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from repro.data import datasets
+from repro.data import atlas, cifar
 from repro.data import prepare as module
 from repro.data.datasets import DataError, load
 from repro.data.prepare import Download, prepare
@@ -33,7 +33,7 @@ def refused(name: str, root: Path | None, debian: Path = Path("nowhere")) -> str
     return str(error.value)
 
 
-@pytest.mark.parametrize("name", datasets.ATLASES)
+@pytest.mark.parametrize("name", atlas.ATLASES)
 def test_embedded_sets_need_nothing(name: str) -> None:
     said = " ".join(prepare(name, None))
     assert f"{name} is embedded" in said
@@ -50,9 +50,9 @@ def test_smoke_sets_are_the_same_bytes_every_time(name: str, tmp_path: Path) -> 
         written.append({path.relative_to(root): path.read_bytes() for path in files})
     assert written[0] == written[1] == written[2]
     assert sum(map(len, written[0].values())) < 1_400_000
-    assert {str(path.parent) for path in written[0]} == {datasets.CIFARS[name].folder}
+    assert {str(path.parent) for path in written[0]} == {cifar.CIFARS[name].folder}
     assert load(name, "test", root).fingerprint in " ".join(said)
-    assert (root / datasets.CIFARS[name].folder / "meta").exists() == (name == "cifar100-smoke")
+    assert (root / cifar.CIFARS[name].folder / "meta").exists() == (name == "cifar100-smoke")
 
 
 def test_prepare_repairs_what_it_wrote_itself(tmp_path: Path) -> None:
@@ -113,17 +113,17 @@ def test_a_wrong_archive_is_refused_and_left(tmp_path: Path) -> None:
 def small_cifar(root: Path, monkeypatch: pytest.MonkeyPatch, hostile: str = "") -> Path:
     """An archive of smoke files at `root`, under the md5 that prepare and load then ask for."""
     prepare("cifar10-smoke", root / "made")
-    cifar, made = datasets.CIFARS["cifar10-smoke"], root / "made" / "cifar10-smoke"
+    small, made = cifar.CIFARS["cifar10-smoke"], root / "made" / "cifar10-smoke"
 
     def md5(path: Path) -> str:
         return hashlib.md5(path.read_bytes()).hexdigest()
 
     own = replace(
-        cifar,
+        small,
         folder="cifar-10-batches-py",
-        train={file: md5(made / "cifar-10-batches-py" / file) for file in cifar.train},
+        train={file: md5(made / "cifar-10-batches-py" / file) for file in small.train},
     )
-    monkeypatch.setitem(datasets.CIFARS, "cifar10", own)
+    monkeypatch.setitem(cifar.CIFARS, "cifar10", own)
     archive = root / "cifar-10-python.tar.gz"
     with tarfile.open(archive, "w:gz") as tar:
         tar.add(made / "cifar-10-batches-py", "cifar-10-batches-py")

@@ -1,0 +1,448 @@
+"""The command line as a user meets it: exit statuses, one-line errors, nothing lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from repro import cli, experiments, results
+from repro.experiments.scales import at_scale
+from repro.launch import lease
+from repro.spec import Run
+
+TABLE1 = experiments.get("table1")
+RUNS: dict[str, Run] = {cell.row: cell.run for cell in TABLE1.cells if cell.column == "C10"}
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every command runs in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def call(capsys: Capture, line: str) -> tuple[int, str, str]:
+    """Exit status, output and errors of a command."""
+    try:
+        status = cli.main(line.split())
+    except SystemExit as left:  # help
+        status = int(left.code or 0)
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def works(capsys: Capture, line: str) -> str:
+    """The output of a command that has nothing to complain of."""
+    status, out, err = call(capsys, line)
+    assert (status, err) == (0, "")
+    return out
+
+
+def refused(capsys: Capture, line: str) -> str:
+    """The error of a command that is refused, which is one line."""
+    status, out, err = call(capsys, line)
+    assert (status, out) == (2, "")
+    assert_one_line(err)
+    return err
+
+
+def assert_one_line(err: str) -> None:
+    assert err.startswith("repro: ")
+    assert err.endswith("\n")
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+
+
+def snapshot(root: Path) -> dict[str, bytes | None]:
+    """Every folder and every file with its content."""
+    return {str(p): None if p.is_dir() else p.read_bytes() for p in root.rglob("*")}
+
+
+def finish(run: Run, **metrics: float) -> Path:
+    """A made-up result in ./results; its path."""
+    folder = results.begin(Path("results"), run)
+    results.finish(folder, {"status": "done", "metrics": metrics})
+    return folder / results.RESULT
+
+
+# --- wrong usage ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("tabel1", "unknown item 'tabel1'; did you mean table1?"),
+        ("Table1", "unknown item 'Table1'; did you mean table1?"),
+        ("stauts", "unknown item 'stauts'; did you mean status?"),
+        ("figure99", "unknown item 'figure99'; "),
+        ("table1 tabel1", "unknown item 'tabel1'; did you mean table1?"),
+        ("plan tabel1", "did you mean table1?"),
+        ("status tabel1", "did you mean table1?"),
+        ("--launch local", "before --launch: table1"),
+        ("--seeds 1 table1", "before --seeds: table1"),
+        ("plan", "plan which item? Name it: table1"),
+        ("plan --json", "plan which item? Name it before --json: table1"),
+        ("table1 --only nset-t", "table1 has no method 'nset-t'; did you mean NesT-T?"),
+        (
+            "plan table1 --only VGG",
+            "table1 has no method 'VGG'; there are Pyramid-164-48, WRN28-10, ",
+        ),
+        ("table1 --only NesT-T --only Swim-B", "no method 'Swim-B'; did you mean Swin-B?"),
+        ("table1 --sed 1", "--sed 1; did you mean --seeds? (repro table1 --help)"),
+        ("table1 --lauch local", "did you mean --launch?"),
+        ("list --jsn", "--jsn; did you mean --json? (repro list --help)"),
+        ("table1 --scale papr", "--scale: invalid choice: 'papr' (choose from 'paper', 'proxy', "),
+        ("table1 --launch cloud", "--launch: invalid choice: 'cloud' (choose from 'none', 'local'"),
+        ("table1 --seeds 0", "seeds"),
+        ("table1 --seeds -1", "seeds"),
+        ("plan table1 --seeds two", "seeds"),
+        ("status --seeds 0", "seeds"),
+        ("table1 --launch local --jobs 0", "jobs"),
+        ("table1 --launch local --micro-batch 0", "micro_batch"),
+        ("table1 --checkpoint-seconds soon", "checkpoint_seconds"),
+        ("table1 --checkpoint-seconds -1", "checkpoint_seconds"),
+        ("table1 --only", "--only"),
+        ("list table1", "unrecognized arguments: table1"),
+        ("prepare", "dataset"),
+        ("prepare cifra10", "unknown dataset cifra10: did you mean cifar10?"),
+        ("prepare imagenet", "unknown dataset imagenet"),
+    ],
+)
+def test_wrong_usage(capsys: Capture, here: Path, line: str, said: str) -> None:
+    """One line that names the thing, exit status 2, and nothing is written."""
+    error = refused(capsys, line)
+    assert said in error
+    assert error.count("did you mean") <= 1
+    assert "<" not in error  # no Python object shows through
+    assert list(here.iterdir()) == []
+
+
+def test_an_option_that_is_right_is_not_suggested(capsys: Capture) -> None:
+    for line in ("table1 --scale papr", "table1 --seeds 0", "table1 --only"):
+        assert "did you mean" not in refused(capsys, line)
+
+
+@pytest.mark.parametrize(
+    "line", ["--help", "-h", "help", "", "table1 --help", "plan --help", "plan table1 -h"]
+    + [f"{verb} --help" for verb in cli.VERBS],
+)  # fmt: skip
+def test_help(capsys: Capture, here: Path, line: str) -> None:
+    out = works(capsys, line)
+    assert out.strip()
+    assert "<function" not in out
+    assert "<class" not in out
+    assert "null" not in out
+    told = re.findall(r"[(; ]default:", out)
+    assert len(told) == out.count("default:") <= len(re.findall(r"^  -", out, re.MULTILINE))
+    assert list(here.iterdir()) == []
+
+
+def test_every_verb_and_status_is_in_the_help(capsys: Capture) -> None:
+    out = works(capsys, "--help")
+    for verb in cli.VERBS:
+        assert re.search(rf"^  {verb} +\w", out, re.MULTILINE)
+    assert "table1" in out
+    assert "130 interrupted" in out
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from repro.cli import main; main(['--help']); main(['plan'])\n"
+        "heavy = {'torch', 'timm', 'pandas', 'numpy', 'jsonargparse'} & sys.modules.keys()\n"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+# --- looking -------------------------------------------------------------------------------------
+
+
+def test_list(capsys: Capture) -> None:
+    (table1,) = (item for item in json.loads(works(capsys, "list --json")))
+    assert (table1["name"], table1["place"], len(table1["rows"])) == ("table1", "Table 1", 15)
+    assert "CCT-7/3×1" in works(capsys, "list")
+
+
+def planned(capsys: Capture, options: str) -> list[dict[str, Any]]:
+    found = json.loads(works(capsys, f"plan table1 --json {options}"))
+    assert isinstance(found, list)
+    return found
+
+
+def test_plan(capsys: Capture, here: Path) -> None:
+    out = works(capsys, "plan table1")
+    assert out.splitlines()[-1] == "90 runs: 90 missing"
+    assert len(out.splitlines()) == 91
+    rows = planned(capsys, "")
+    assert len({row["run"] for row in rows}) == 90
+    assert {row["state"] for row in rows} == {"missing"}
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("only", "methods"),
+    [
+        ("--only NesT", 3),
+        ("--only nest", 3),
+        ("--only swin-t", 1),
+        ("--only showcase", 4),
+        ("--only *-T", 4),
+        ("--only *T*", 11),
+        ("--only ?est-[ST]", 2),
+        ("--only CCT-7/3x1", 1),
+        ("--only CCT-7/3×1", 1),
+        ("--only cct", 1),
+        ("--only PVT --only DeiT-B", 4),
+        ("--only NesT --only nest-t", 3),
+        ("--only showcase --only NesT-T", 4),
+    ],
+)
+def test_only(capsys: Capture, only: str, methods: int) -> None:
+    """Two datasets a method, three seeds of each."""
+    assert len(planned(capsys, only)) == methods * 2 * 3
+    assert len(planned(capsys, f"{only} --seeds 1")) == methods * 2
+
+
+def test_only_a_name_s_beginning_up_to_its_dash(capsys: Capture) -> None:
+    """'Nes' is not a family, and no method is chosen by accident."""
+    assert "did you mean NesT-" in refused(capsys, "plan table1 --only Nes")
+
+
+def test_states_are_told(capsys: Capture) -> None:
+    finish(RUNS["NesT-T"], top1=90.0)
+    results.begin(Path("results"), RUNS["NesT-S"])
+    damaged = finish(RUNS["NesT-B"], top1=90.0)
+    damaged.write_text("{")
+    states = {row["run"]: row["state"] for row in planned(capsys, "--only NesT --seeds 1")}
+    assert states[RUNS["NesT-T"].id] == "done"
+    assert states[RUNS["NesT-S"].id] == "started"
+    assert states[RUNS["NesT-B"].id] == "damaged"
+    (paper, *others) = json.loads(works(capsys, "status --json --seeds 1"))
+    assert (paper["item"], paper["scale"]) == ("table1", "paper")
+    assert paper["runs"] == {"missing": 27, "done": 1, "started": 1, "damaged": 1}
+    assert str(damaged) in paper["notes"][0]
+    assert [row["runs"] for row in others] == [{"missing": 30}] * 2
+    out = works(capsys, "status table1 --seeds 1")
+    assert "27 missing" in out
+    assert str(damaged) in out
+
+
+def test_a_running_run_is_told_with_its_holder(capsys: Capture) -> None:
+    held = lease.acquire(results.begin(Path("results"), RUNS["NesT-T"]))
+    assert {row["state"] for row in planned(capsys, "--only NesT-T --seeds 1")} == {
+        "running",
+        "missing",
+    }
+    assert f"starting, process {os.getpid()} on " in works(capsys, "plan table1 --only NesT-T")
+    assert f"process {os.getpid()} on " in works(capsys, "status")
+    held.release()
+    assert "process" not in works(capsys, "status")
+
+
+def test_results_elsewhere(
+    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish(RUNS["NesT-T"], top1=90.0)
+    Path("results").rename("elsewhere")
+    for option in ("--results elsewhere", f"--results={tmp_path}/elsewhere"):
+        assert "1 done" in works(capsys, f"plan table1 {option}")
+    monkeypatch.setenv("REPRO_RESULTS", "elsewhere")
+    assert "1 done" in works(capsys, "plan table1")
+    assert "1 done" not in works(capsys, "plan table1 --results results")
+
+
+# --- drawing -------------------------------------------------------------------------------------
+
+
+def test_drawing_writes_three_files_and_shows_the_table(capsys: Capture, here: Path) -> None:
+    out = works(capsys, "table1")
+    paths = [Path(f"tables/table1.{ending}") for ending in ("md", "tex", "csv")]
+    assert out.splitlines()[-3:] == list(map(str, paths))
+    assert out.startswith(paths[0].read_text())
+    assert {p for p in here.rglob("*") if p.is_file()} == {here / path for path in paths}
+    works(capsys, "table1 --scale proxy --out elsewhere")
+    assert Path("elsewhere/tables/proxy/table1.md").read_text() != paths[0].read_text()
+
+
+@pytest.mark.parametrize(
+    "options",
+    ["", "--launch local", "--launch local --scale proxy", "--launch local --scale smoke"],
+)
+def test_a_dry_run_writes_nothing(capsys: Capture, here: Path, options: str) -> None:
+    finish(RUNS["NesT-T"], top1=90.0)
+    before = snapshot(here)
+    out = works(capsys, f"table1 --only NesT --seeds 2 --dry-run {options}")
+    assert "would write tables/" in out
+    if options:
+        wanted = 11 if options == "--launch local" else 12
+        assert f"\n{wanted} runs: {wanted} missing\n" in out
+        assert RUNS["NesT-T"].id not in out
+    assert snapshot(here) == before
+
+
+def test_a_damaged_result_is_skipped_in_drawing_and_stops_a_launch(
+    capsys: Capture, here: Path
+) -> None:
+    finish(RUNS["NesT-S"], top1=91.5)
+    damaged = finish(RUNS["NesT-T"], top1=90.0)
+    damaged.write_text('{"status": "done", "metr')
+    before = snapshot(here / "results")
+    status, out, err = call(capsys, "table1")
+    assert status == 0
+    assert_one_line(err)
+    assert err.startswith(f"repro: warning: {damaged} is damaged")
+    assert "91.50" in out
+    assert "90.00" not in out
+    error = refused(capsys, "table1 --launch local --only NesT")
+    assert str(damaged) in error
+    assert "move it away and run again" in error
+    assert str(damaged) in refused(capsys, "table1 --launch local --dry-run")
+    assert snapshot(here / "results") == before
+
+
+def test_another_spec_under_a_known_id_is_refused(capsys: Capture, here: Path) -> None:
+    path = finish(RUNS["NesT-T"], top1=90.0).with_name(results.SPEC)
+    stored = json.loads(path.read_text())
+    stored["recipe"]["drop_path"] = 0.5
+    path.write_text(json.dumps(stored))
+    before = snapshot(here / "results")
+    error = refused(capsys, "table1 --launch local --only NesT-T")
+    assert "recipe.drop_path: 0.5 stored, 0.1 now" in error
+    assert str(path.parent) in error
+    assert "move the folder away" in error
+    status, out, err = call(capsys, "table1")
+    assert status == 0
+    assert "recipe.drop_path" in err
+    assert "90.00" not in out
+    assert snapshot(here / "results") == before
+
+
+def test_a_place_for_the_tables_that_cannot_be_written(capsys: Capture, here: Path) -> None:
+    (here / "a-file").write_text("kept")
+    status, _, err = call(capsys, "table1 --out a-file")
+    assert status == 2
+    assert_one_line(err)
+    assert "cannot write to a-file/tables: Not a directory; choose --out DIR" in err
+    (here / "tables" / "table1.tex").mkdir(parents=True)
+    status, _, err = call(capsys, "table1")
+    assert status == 2
+    assert_one_line(err)
+    assert "tables/table1.tex" in err
+
+
+# --- data ----------------------------------------------------------------------------------------
+
+
+def test_a_damaged_archive_is_named_and_kept(capsys: Capture, here: Path) -> None:
+    archive = here / "data" / "cifar-10-python.tar.gz"
+    archive.parent.mkdir()
+    archive.write_bytes(b"truncated")
+    error = refused(capsys, "prepare cifar10")
+    assert "data/cifar-10-python.tar.gz" in error
+    assert "repro prepare cifar10" in error
+    assert archive.read_bytes() == b"truncated"
+
+
+def test_prepare_says_what_is_there(capsys: Capture) -> None:
+    assert "nothing to fetch" in works(capsys, "prepare fashion-mnist-6k")
+    assert "verified" in works(capsys, "prepare cifar10-smoke --data elsewhere")
+    assert Path("elsewhere").is_dir()
+
+
+def test_doctor_tells_what_is_here_and_what_keeps_from_training(
+    capsys: Capture, here: Path
+) -> None:
+    out = works(capsys, "doctor")
+    absent = [line for line in out.splitlines() if line.startswith("--")]
+    for name in ("cifar10", "cifar100", "fashion-mnist"):
+        assert any(f"repro prepare {name} " in line for line in absent)
+    assert len(absent) == 3
+    (here / "a-file").write_text("")
+    status, out, err = call(capsys, "doctor --results a-file")
+    assert (status, err) == (2, "")
+    (missing,) = (line for line in out.splitlines() if line.startswith("MISS"))
+    assert "a-file" in missing
+
+
+# --- training, in processes of its own -----------------------------------------------------------
+
+
+def started(line: str) -> subprocess.Popen[str]:
+    """A command in a terminal's stead: its process group gets what Ctrl-C sends."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "repro", *line.split()],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str, list[str]]:
+    """Exit status, output, and the lines of errors of a process."""
+    with process:
+        out, err = process.communicate(timeout=300)
+    assert "Traceback" not in err, err
+    return process.returncode, out, err.splitlines()
+
+
+def test_a_launch_without_its_data_trains_nothing(here: Path) -> None:
+    status, out, lines = ended(started("table1 --launch local --only NesT-T --seeds 1"))
+    assert (status, out) == (2, "")
+    assert sum(line.startswith("repro: ") for line in lines) == 1
+    assert lines[-1].startswith("repro: ")
+    assert "data/cifar-10-batches-py" in lines[-1]
+    assert "repro prepare cifar10" in lines[-1]
+    assert list(here.iterdir()) == []
+
+
+def test_a_launch_into_results_that_cannot_be_written(here: Path) -> None:
+    (here / "a-file").write_text("kept")
+    line = "table1 --launch local --scale proxy --only NesT-T --results a-file/results"
+    status, out, lines = ended(started(line))
+    assert (status, out) == (2, "")
+    assert lines[-1] == (
+        "repro: cannot write to a-file/results: Not a directory; choose --results DIR"
+    )
+    assert (here / "a-file").read_text() == "kept"
+
+
+def test_ctrl_c_saves_and_a_second_launcher_is_told_who_trains(capsys: Capture) -> None:
+    fashion, glyphs = (at_scale(c.run, "proxy") for c in TABLE1.cells if c.row == "NesT-T")
+    finish(glyphs, top1=50.0)  # leaves one run to train
+    folder = results.folder(Path("results"), fashion)
+    line = "table1 --launch local --scale proxy --only NesT-T --seeds 1"
+    first = started(f"{line} --checkpoint-seconds 0")
+    while not list(folder.glob("checkpoints/step*.pt")):
+        assert first.poll() is None, ended(first)
+        time.sleep(0.05)
+    holder = (lease.read(folder) or {})["pid"]
+    assert f"process {holder} on " in works(capsys, "status")
+
+    # The same command beside it trains nothing, says who does, and draws what there is.
+    status, out, lines = ended(started(line))
+    assert status == 1
+    assert "**50.00 (1)**" in out
+    (told,) = (line for line in lines if " held: " in line)
+    assert f"{fashion.id} is being trained by process {holder} on " in told
+
+    # Ctrl-C reaches the launcher and all of its processes.
+    os.killpg(first.pid, signal.SIGINT)
+    status, out, lines = ended(first)
+    assert (status, out) == (130, "")
+    assert lines[-1] == "repro: interrupted; the same command goes on where it stopped"
+    assert list(folder.glob("checkpoints/step*.pt"))
+    assert not lease.is_held(lease.read(folder) or {})
+    plan = works(capsys, "plan table1 --scale proxy --only NesT-T --seeds 1")
+    assert "2 runs: 1 started, 1 done" in plan

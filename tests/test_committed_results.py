@@ -1,0 +1,56 @@
+"""What is committed in results/: every folder is the run it is named after, and its accuracy is
+recounted from the predictions that are kept with it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from repro import results, spec
+
+ROOT = Path(__file__).parents[1]
+
+
+def committed() -> list[Path]:
+    """The folders of runs that git has."""
+    listed = subprocess.run(
+        ["git", "ls-files", "results"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return sorted({ROOT / path.rpartition("/")[0] for path in listed.stdout.split()})
+
+
+def test_there_are_some() -> None:
+    assert committed()
+
+
+@pytest.mark.parametrize("folder", committed(), ids=lambda folder: folder.name)
+def test_a_committed_run_is_what_it_says(folder: Path) -> None:
+    run = spec.from_json((folder / results.SPEC).read_text())
+    assert run.id == folder.name
+    assert spec.difference(json.loads((folder / results.SPEC).read_text()), run) is None
+    found = results.outcome(ROOT / "results", run)
+    assert found.state in ("done", "diverged"), found.note
+    assert found.result is not None
+    assert not found.result["provenance"]["commit"].endswith("+"), "from a changed checkout"
+    if found.state == "diverged":
+        return
+    with np.load(folder / results.PREDICTIONS, allow_pickle=False) as predictions:
+        label, top5 = predictions["label"], predictions["top5"]
+    metrics = found.result["metrics"]
+    assert metrics["test_images"] == len(label)
+    assert metrics["top1"] == 100 * int((top5[:, 0] == label).sum()) / len(label)
+    assert metrics["top5"] == 100 * int((top5 == label[:, None]).sum()) / len(label)
+    assert results.read_metrics(folder)[-1]["lr"] == 0.0, "the schedule ends at zero"
+
+
+def test_nothing_but_small_files_is_committed() -> None:
+    kept = {results.SPEC, results.METRICS, results.PREDICTIONS, results.RESULT}
+    listed = subprocess.run(
+        ["git", "ls-files", "results"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert {path.rpartition("/")[2] for path in listed} <= kept
+    assert max((ROOT / path).stat().st_size for path in listed) < 100_000

@@ -1,0 +1,238 @@
+"""The results folder: whole files or none, honest states, and nothing overwritten."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from repro import results, spec
+from repro.results import ResultsError
+from repro.spec import Classification, Model, Recipe, SpecError
+
+RUN = Classification(
+    model=Model.of("nest_tiny_cifar", img_size=32),
+    dataset="cifar10",
+    recipe=Recipe(epochs=300, batch_size=192, lr=1.875e-4),
+)
+DONE = {"status": "done", "metrics": {"top1": 71.25, "top5": 99.0}}
+DIVERGED = {"status": "diverged", "metrics": {"step": 10}}
+
+
+def finished(root: Path, run: Classification = RUN, result: object = DONE) -> Path:
+    """A run's folder with a result in it; the path of the result."""
+    assert isinstance(result, dict)
+    folder = results.begin(root, run)
+    results.finish(folder, result)
+    return folder / results.RESULT
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    """The content of every file under a folder."""
+    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+# --- write ---------------------------------------------------------------------------------------
+
+
+def test_write_replaces_the_whole_file_and_leaves_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    results.write(path, "a long first version ± ‡\n")
+    results.write(path, b"second\n")
+    assert tree(tmp_path) == {"file.txt": b"second\n"}
+    results.write(path, "± ‡\n")
+    assert path.read_bytes() == "± ‡\n".encode()
+
+
+def test_a_reader_holds_a_whole_version(tmp_path: Path) -> None:
+    """By rename: whoever opened the old file goes on reading the old file."""
+    path = tmp_path / "file.txt"
+    results.write(path, "old")
+    with path.open() as reader:
+        results.write(path, "new")
+        assert reader.read() == "old"
+
+
+def test_a_disk_that_fills_up_keeps_what_was_there(tmp_path: Path) -> None:
+    """A real failure in the middle of a write: the process may write 4 kB a file, and no more."""
+    path = tmp_path / "file.txt"
+    results.write(path, "before")
+    code = (
+        "import sys; from pathlib import Path; from repro import results\n"
+        "try: results.write(Path(sys.argv[1]), 'x' * 100_000)\n"
+        "except results.ResultsError as error: print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)),
+        check=True,
+    )
+    assert done.stdout == f"cannot write {path}: File too large; what was there is kept\n"
+    assert tree(tmp_path) == {"file.txt": b"before"}
+
+
+@pytest.mark.parametrize("place", ["missing/file.txt", "a-file/file.txt"])
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, place: str) -> None:
+    (tmp_path / "a-file").write_text("kept")
+    with pytest.raises(ResultsError, match=rf"^cannot write {tmp_path / place}: \w+") as caught:
+        results.write(tmp_path / place, "content")
+    assert "\n" not in str(caught.value)
+    assert tree(tmp_path) == {"a-file": b"kept"}
+
+
+def test_a_folder_in_the_file_s_place_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "file.txt" / "inside").mkdir(parents=True)
+    with pytest.raises(ResultsError, match="Is a directory"):
+        results.write(tmp_path / "file.txt", "content")
+    assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
+
+
+@pytest.mark.parametrize("root", ["/proc/results", "/dev/null/results"])
+def test_a_results_folder_that_cannot_be_made_is_named(root: str) -> None:
+    with pytest.raises(ResultsError, match=rf"cannot write to {root}: .*; choose --results DIR"):
+        results.begin(Path(root), RUN)
+    assert results.outcome(Path(root), RUN).state == "missing"
+
+
+# --- outcome -------------------------------------------------------------------------------------
+
+
+def test_states_of_a_run(tmp_path: Path) -> None:
+    assert results.outcome(tmp_path, RUN) == results.Outcome("missing")
+    results.folder(tmp_path, RUN).mkdir()
+    assert results.outcome(tmp_path, RUN) == results.Outcome("missing")
+    folder = results.begin(tmp_path, RUN)
+    assert results.outcome(tmp_path, RUN) == results.Outcome("started")
+    results.finish(folder, DONE)
+    assert results.outcome(tmp_path, RUN) == results.Outcome("done", DONE)
+    other = replace(RUN, seed=1)
+    finished(tmp_path, other, DIVERGED)
+    assert results.outcome(tmp_path, other) == results.Outcome("diverged", DIVERGED)
+
+
+DAMAGED = {
+    "truncated": json.dumps(DONE)[:-5],
+    "empty": "",
+    "not text": "\udcff\udcfe",
+    "a list": "[]",
+    "a number": "71.25",
+    "null": "null",
+    "no status": json.dumps({"metrics": {"top1": 1.0}}),
+    "wrong status": json.dumps(DONE | {"status": "finished"}),
+    "no metrics": json.dumps({"status": "done"}),
+    "wrong metrics": json.dumps(DONE | {"metrics": [71.25]}),
+    "a text for a number": json.dumps(DONE | {"metrics": {"top1": "71.25"}}),
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_result_is_named_skipped_and_kept(tmp_path: Path, content: str) -> None:
+    path = finished(tmp_path)
+    path.write_bytes(content.encode(errors="surrogateescape"))
+    before = tree(tmp_path)
+    found = results.outcome(tmp_path, RUN)
+    assert (found.state, found.result) == ("damaged", None)
+    assert str(path) in found.note
+    assert "move it away and run again" in found.note
+    assert "\n" not in found.note
+    frame, warnings = results.frame(tmp_path, [RUN])
+    assert (len(frame), warnings) == (0, [found.note])
+    with pytest.raises(ResultsError, match="move it away"):
+        results.begin(tmp_path, RUN)
+    with pytest.raises(ResultsError, match="a result is written once"):
+        results.finish(path.parent, DONE)
+    assert tree(tmp_path) == before
+
+
+def test_a_damaged_spec_is_named_and_kept(tmp_path: Path) -> None:
+    path = finished(tmp_path).with_name(results.SPEC)
+    path.write_text(path.read_text()[:50])
+    before = tree(tmp_path)
+    assert results.outcome(tmp_path, RUN).state == "damaged"
+    with pytest.raises(ResultsError, match=str(path)):
+        results.begin(tmp_path, RUN)
+    assert tree(tmp_path) == before
+
+
+def test_a_result_without_its_spec_is_not_adopted(tmp_path: Path) -> None:
+    """Nobody knows what it was a result of."""
+    path = finished(tmp_path).with_name(results.SPEC)
+    path.unlink()
+    assert results.outcome(tmp_path, RUN).state == "damaged"
+    with pytest.raises(ResultsError, match=str(path)):
+        results.begin(tmp_path, RUN)
+    assert not path.exists()
+
+
+# --- begin and finish ----------------------------------------------------------------------------
+
+
+def test_begin_writes_the_spec_first_and_once(tmp_path: Path) -> None:
+    root = tmp_path / "not" / "there" / "yet"
+    folder = results.begin(root, RUN)
+    assert tree(root) == {f"{RUN.id}/{results.SPEC}": spec.to_json(RUN).encode()}
+    assert spec.from_json((folder / results.SPEC).read_text()) == RUN
+    inode = (folder / results.SPEC).stat().st_ino
+    assert results.begin(root, RUN) == folder
+    assert (folder / results.SPEC).stat().st_ino == inode
+
+
+def test_another_spec_under_the_same_id_is_refused_with_the_field(tmp_path: Path) -> None:
+    path = finished(tmp_path).with_name(results.SPEC)
+    stored = json.loads(path.read_text())
+    stored["recipe"]["lr"] = 1.0
+    path.write_text(json.dumps(stored))
+    before = tree(tmp_path)
+    with pytest.raises(SpecError, match=r"recipe\.lr: 1\.0 stored, 0\.0001875 now.*; give the"):
+        results.begin(tmp_path, RUN)
+    found = results.outcome(tmp_path, RUN)
+    assert (found.state, found.result) == ("stale", None)
+    assert str(path.parent) in found.note
+    frame, warnings = results.frame(tmp_path, [RUN])
+    assert (len(frame), warnings) == (0, [found.note])
+    assert tree(tmp_path) == before
+
+
+def test_a_result_is_written_once(tmp_path: Path) -> None:
+    path = finished(tmp_path)
+    before = path.read_bytes()
+    assert json.loads(before) == DONE
+    with pytest.raises(ResultsError, match=rf"{path} is there already"):
+        results.finish(path.parent, DIVERGED)
+    assert path.read_bytes() == before
+
+
+# --- metrics and frame ---------------------------------------------------------------------------
+
+
+def test_metrics_come_back(tmp_path: Path) -> None:
+    assert results.read_metrics(tmp_path) == []
+    lines = [{"epoch": 1, "train_loss": 2.3}, {"epoch": 2, "train_loss": 0.1}]
+    results.write_metrics(tmp_path, lines[:1])
+    results.write_metrics(tmp_path, lines)
+    assert results.read_metrics(tmp_path) == lines
+    assert (tmp_path / results.METRICS).read_text().count("\n") == 2
+
+
+def test_the_frame_has_a_row_a_result(tmp_path: Path) -> None:
+    runs = spec.with_seeds(RUN, 5)
+    assert all(isinstance(run, Classification) for run in runs)
+    results.finish(results.begin(tmp_path, runs[0]), DONE)
+    results.finish(results.begin(tmp_path, runs[2]), DIVERGED)
+    results.begin(tmp_path, runs[3])
+    frame, warnings = results.frame(tmp_path, runs)
+    assert warnings == []
+    assert list(frame["run"]) == [runs[0].id, runs[2].id]
+    assert list(frame["seed"]) == [0, 2]
+    assert list(frame["status"]) == ["done", "diverged"]
+    assert frame["top1"][0] == 71.25
+    empty, warnings = results.frame(tmp_path / "nowhere", runs)
+    assert (len(empty), warnings) == (0, [])
+    assert {"run", "seed", "status"} <= set(empty.columns)
