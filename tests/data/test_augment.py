@@ -14,6 +14,7 @@ from repro.data import ops
 from repro.data.augment import Augmentation, augment, crop_and_flip, erase, mix, normalize
 from repro.data.datasets import load
 from repro.data.randomness import sample_keys
+from tests import DEVICES
 from tests.data import reference
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
@@ -341,13 +342,12 @@ def test_erased_pixels_are_standard_normal() -> None:
     assert len(set(values.tolist())) > 0.97 * len(values)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_cuda_augments_the_same() -> None:
-    pixels, labels = noise(256), torch.arange(256) % 10
-    results = {}
-    for device in ("cpu", "cuda"):
-        arguments = [value.to(device) for value in (pixels, labels, keys(256))]
-        images = augment(arguments[0], arguments[2], SPEC, MEAN, STD)
-        results[device] = mix(images, arguments[1], arguments[2], 10, SPEC)
-    for on_cpu, on_cuda in zip(results["cpu"], results["cuda"], strict=True):
-        assert torch.allclose(on_cpu, on_cuda.cpu(), atol=1e-5)
+@pytest.mark.parametrize("device", DEVICES)
+def test_every_device_here_augments_the_same(device: str) -> None:
+    results = []
+    for place in ("cpu", device):
+        pixels, labels = noise(256).to(place), (torch.arange(256) % 10).to(place)
+        images = augment(pixels, keys(256).to(place), SPEC, MEAN, STD)
+        results.append(mix(images, labels, keys(256).to(place), 10, SPEC))
+    for here, there in zip(*results, strict=True):
+        assert torch.allclose(here, there.cpu(), atol=1e-5)

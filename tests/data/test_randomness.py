@@ -17,6 +17,7 @@ from repro.data.randomness import (
     uniform,
     unit_interval,
 )
+from tests import DEVICES
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 COUNT = 1 << 17
@@ -157,12 +158,12 @@ def test_seed_of_tells_lists_apart(one: list[int], other: list[int]) -> None:
     assert (seed_of(*one) == seed_of(*other)) == (one == other)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_cuda_draws_the_same() -> None:
-    on_gpu = sample_keys(0, 0, torch.arange(COUNT, device="cuda"))
-    assert torch.equal(on_gpu.cpu(), keys())
-    assert torch.equal(uniform(on_gpu, 1, 4).cpu(), uniform(keys(), 1, 4))
-    assert (normal(on_gpu, 1, 4).cpu() != normal(keys(), 1, 4)).float().mean() < 1e-5
+@pytest.mark.parametrize("device", DEVICES)
+def test_every_device_here_draws_the_same(device: str) -> None:
+    there = sample_keys(0, 0, torch.arange(COUNT, device=device))
+    assert torch.equal(there.cpu(), keys())
+    assert torch.equal(uniform(there, 1, 4).cpu(), uniform(keys(), 1, 4))
+    assert (normal(there, 1, 4).cpu() != normal(keys(), 1, 4)).float().mean() < 1e-5
 
 
 def kolmogorov(draws: Tensor) -> float:

@@ -308,7 +308,7 @@ def test_initial_values() -> None:
 
 def test_only_pos_embed_escape_weight_decay() -> None:
     model = small()
-    names = {name for name, _ in model.named_parameters() if "position" in name}
+    names = {name for name, _ in model.named_parameters() if name.startswith("pos_embed")}
     assert model.no_weight_decay() == names
     assert len(names) == 3
 
