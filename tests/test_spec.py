@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from hypothesis import strategies as st
 from repro import experiments, plan, spec
 from repro.spec import SCALES, Classification, Model, Recipe, Run, SpecError
 
-GOLDEN = Path(__file__).with_name("golden_ids.txt")
+ROOT = Path(__file__).parents[1]
+GOLDEN = ROOT / "tests" / "golden_ids.txt"
 
 RUN = Classification(
     model=Model.of("nest_tiny_cifar", img_size=32),
@@ -34,6 +36,12 @@ def test_golden_ids() -> None:
     If a spec was changed on purpose, rewrite the file: python -m tests.test_spec
     """
     assert [run.id for run in all_runs()] == GOLDEN.read_text().split()
+
+
+def test_the_readme_names_a_run_that_there_is() -> None:
+    named = re.findall(r"[a-z0-9-]+-s\d+-[0-9a-f]{8}", (ROOT / "README.md").read_text())
+    assert named
+    assert set(named) <= set(GOLDEN.read_text().split())
 
 
 def test_ids_are_unique_and_fit_a_file_name() -> None:
