@@ -51,7 +51,8 @@ def launch(
     """
     waiting, active = list(runs), dict[Run, BaseProcess]()
     well = True
-    with _server() as context, _term_is_interrupt():
+    context = _server()
+    with _term_is_interrupt():
         _check_data(context, runs, how)
         try:
             while waiting or active:
@@ -173,12 +174,11 @@ def _share_cores(jobs: int) -> None:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // jobs))
 
 
-@contextmanager
-def _server() -> Iterator[Any]:
+def _server() -> Any:
     """A context whose processes are forked from a server that has imported the heavy packages."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["repro.tasks.classification"])
-    yield context
+    return context
 
 
 @contextmanager

@@ -25,8 +25,8 @@ from repro.tasks import classification
 from repro.train.distributed import Ranks
 
 RECIPE = Recipe(
-    epochs=1,
-    batch_size=100,
+    epochs=2,
+    batch_size=200,
     lr=1e-3,
     warmup_epochs=0.1,
     weight_decay=0.05,
@@ -39,6 +39,7 @@ RECIPE = Recipe(
     mixup_alpha=0.8,
     cutmix=True,
     label_smoothing=0.1,
+    evaluate_every_epochs=1,
 )
 NEST = Model.of(
     "nest_tiny_cifar", patch_size=4, embed_dims=(24, 24), depths=(1, 1), num_heads=(1, 1)
@@ -47,7 +48,7 @@ RUN = Classification(
     model=NEST,
     dataset="fashion-mnist-6k",
     recipe=RECIPE,
-    train_split="validation",  # 1,000 images: ten steps
+    train_split="validation",  # 1,000 images: two epochs of five steps
     test_split="validation",
 )
 JOB = [sys.executable, "-m", "repro.launch.job"]
@@ -158,7 +159,7 @@ job.main(sys.argv[1:])
 
 @pytest.mark.usefixtures("fp32")
 def test_three_processes_are_one(tmp_path: Path) -> None:
-    """DistributedDataParallel over gloo; neither 100 images nor 1,000 test images divide by 3."""
+    """DistributedDataParallel over gloo; neither 200 images nor 1,000 test images divide by 3."""
     script = tmp_path / "ranks.py"
     script.write_text(RANKS)
     many = tmp_path / "many"
@@ -223,6 +224,18 @@ def test_weights_are_a_function_of_the_seed() -> None:
     c = classification.create(NEST, 10, 0.1, seed=4).state_dict()
     assert all(torch.equal(a[n], b[n]) for n in a)
     assert not torch.equal(a["head.weight"], c["head.weight"])
+
+
+def test_metrics_have_a_line_an_epoch(undisturbed: tuple[object, ...]) -> None:
+    """Tested on the way where the recipe says so; the last test is the result itself."""
+    metrics = undisturbed[1]
+    assert isinstance(metrics, bytes)
+    lines = [json.loads(line) for line in metrics.splitlines()]
+    assert [(line["epoch"], line["step"]) for line in lines] == [(1, 5), (2, 10)]
+    assert lines[0]["test_images"] == 1000
+    assert 0 < lines[0]["top1"] < 100
+    assert "top1" not in lines[1]
+    assert lines[1]["lr"] == 0.0
 
 
 def test_a_spec_in_its_folder_is_enough(tmp_path: Path) -> None:
