@@ -4,14 +4,14 @@ export OMP_NUM_THREADS ?= 1
 BIN := .venv/bin
 TRIAL := build/table1
 
-.PHONY: table1 test check format paper bench clean
+.PHONY: table1 test check format paper bench chaos clean
 
 table1: .venv/ready  ## train one method of every family at proxy scale, and draw Table 1 from that
 	$(BIN)/repro table1 --launch local --scale proxy --only showcase --seeds 1 \
 	  --results $(TRIAL)/results --out $(TRIAL)
 
 test: .venv/ready  ## every test
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist loadfile
 
 check: .venv/ready  ## format, lint, types
 	$(BIN)/ruff format --check .
@@ -28,9 +28,13 @@ paper: .venv/ready  ## redraw every committed table; fails if one differs
 	git diff --exit-code -- tables figures
 	test -z "$$(git status --porcelain -- tables figures)"  # nor is one missing from git
 
-bench: .venv/ready  ## measure start-up and augmentation; nothing is timed in a test
+bench: .venv/ready  ## measure start-up, augmentation and submission; nothing is timed in a test
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/augmentation.py
+	$(BIN)/python benchmarks/submission.py
+
+chaos: .venv/ready  ## 200 faults on a real SLURM, drawn from a seed; about half an hour
+	$(BIN)/python benchmarks/chaos.py --faults 200 --out benchmarks/chaos.txt
 
 clean:
 	rm -rf .venv build

@@ -1,33 +1,17 @@
-"""From experiments to the runs that are missing. Needs neither torch nor pandas."""
+"""From experiments to the runs that they need. Needs neither torch nor pandas."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 
 from repro import results
 from repro.experiments.scales import at_scale
-from repro.launch import lease
 from repro.spec import Cell, Experiment, Run, Scale, with_seeds
 
-
-@dataclass(frozen=True)
-class Planned:
-    """A run that an experiment asks for, and what there is of it.
-
-    `state` is that of `results.Outcome`, or 'running' with the facts of its lease.
-    """
-
-    run: Run
-    state: str
-    note: str = ""
-    lease: dict[str, object] | None = None
-
-    @property
-    def to_do(self) -> bool:
-        return self.state in ("missing", "started", "running")  # launching says who runs it
+_SEEDS_LOOKED_AT = 8  # for what a run has taken before
 
 
 def select(experiment: Experiment, patterns: Sequence[str]) -> tuple[Cell, ...]:
@@ -49,21 +33,60 @@ def _matches(row: str, pattern: str) -> bool:
 
 
 def runs(cells: Iterable[Cell], scale: Scale, seeds: int) -> list[Run]:
-    """Every run the cells need, once each; the first seed of all of them comes first."""
+    """Every run the cells need, once each: the first seed of all of them comes first, and a run
+    comes after the one that it starts from."""
     seeded = [with_seeds(at_scale(cell.run, scale), seeds) for cell in cells]
-    return list(dict.fromkeys(run for same_seed in zip(*seeded, strict=True) for run in same_seed))
+    wanted = (run for same_seed in zip(*seeded, strict=True) for run in same_seed)
+    return list(dict.fromkeys(run for last in wanted for run in _lineage(last)))
 
 
-def plan(root: Path, wanted: Iterable[Run]) -> list[Planned]:
-    """What there is of each run under `root`."""
-    return [look(root, run) for run in wanted]
+def _lineage(run: Run) -> list[Run]:
+    """The run and those before it, the first of them first."""
+    return [*(_lineage(run.starts_from) if run.starts_from else []), run]
 
 
-def look(root: Path, run: Run) -> Planned:
-    """What there is of one run."""
-    found = results.outcome(root, run)
-    if found.state == "started":
-        content = lease.read(results.folder(root, run))
-        if content and lease.is_held(content):
-            return Planned(run, "running", lease=content)
-    return Planned(run, found.state, found.note)
+def seeds_known(cells: Iterable[Cell], scale: Scale, known: Container[str], least: int) -> int:
+    """How many seeds of these cells were ever asked for, by the ids that are known; at least so
+    many."""
+    bases = [at_scale(cell.run, scale) for cell in cells]
+    seeds = least
+    while any(replace(run, seed=seeds).id in known for run in bases):
+        seeds += 1
+    return seeds
+
+
+def price(root: Path, wanted: Iterable[Run]) -> str:
+    """What runs will take, in a line: as long as their other seeds did, where there are any.
+
+    In hours of a process: of a GPU each, or on a CPU of a process that trains on its cores.
+    """
+    hours = {"GPU": 0.0, "CPU": 0.0}
+    known, unknown, means = 0, 0, dict[Run, tuple[str, float] | None]()
+    for run in wanted:
+        base = replace(run, seed=0)
+        if base not in means:
+            means[base] = _hours(root, base)
+        if found := means[base]:
+            hours[found[0]] += found[1]
+            known += 1
+        else:
+            unknown += 1
+    parts = [f"about {total:.2g} {kind}-hours" for kind, total in hours.items() if total]
+    priced = f"{' and '.join(parts)} for {known} of them, by seeds that are done" if parts else ""
+    missing = f"not known for {unknown}, which no seed has been through here" if unknown else ""
+    return "; ".join(part for part in (priced, missing) if part)
+
+
+def _hours(root: Path, base: Run) -> tuple[str, float] | None:
+    """The kind of device and the mean hours of the seeds of a run that are done."""
+    found = []
+    for seed in range(_SEEDS_LOOKED_AT):
+        result = results.outcome(root, replace(base, seed=seed)).result
+        if result and {"seconds", "device"} <= result.get("provenance", {}).keys():
+            facts = result["provenance"]
+            kind = "CPU" if facts["device"].startswith("CPU") else "GPU"
+            found.append((kind, facts["seconds"] * facts.get("ranks", 1) / 3600))
+    if not found:
+        return None
+    same = [hours for kind, hours in found if kind == found[-1][0]]
+    return found[-1][0], sum(same) / len(same)

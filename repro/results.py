@@ -11,6 +11,7 @@ results/<run id>/
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -137,11 +138,29 @@ def begin(root: Path, run: Run) -> Path:
     return path
 
 
-def finish(path: Path, result: dict[str, Any]) -> None:
-    """Write a run's result, once."""
+def finish(path: Path, result: dict[str, Any], files: Mapping[str, bytes] | None = None) -> None:
+    """Write a run's files, then its result with their SHA-256. Once: ResultsError if there is one.
+
+    Of two writers, which the lease should have prevented, one wins; a file of the other would not
+    have the digest in the result.
+    """
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in (files or {}).items()}
+    there = ResultsError(f"{path / RESULT} is there already; a result is written once")
     if (path / RESULT).exists():
-        raise ResultsError(f"{path / RESULT} is there already; a result is written once")
-    write(path / RESULT, json.dumps(result, indent=1, sort_keys=True) + "\n")
+        raise there
+    for name, data in (files or {}).items():
+        write(path / name, data)
+    whole = result | ({"files": digests} if digests else {})
+    temporary = path / f"{RESULT}.whole-{os.getpid()}"
+    write(temporary, json.dumps(whole, indent=1, sort_keys=True) + "\n")
+    try:
+        os.link(temporary, path / RESULT)
+    except FileExistsError:
+        raise there from None
+    except OSError as error:
+        raise ResultsError(f"cannot write {path / RESULT}: {error.strerror}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 # --- metrics.jsonl -------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import json
 import re
 from abc import ABC, abstractmethod
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar, Literal, Self
 
 Scale = Literal["paper", "proxy", "smoke"]
@@ -85,6 +86,11 @@ class Run(ABC):
         """What a reader should see of the run in its id."""
 
     @property
+    def starts_from(self) -> Run | None:
+        """The run whose weights this one begins with."""
+        return None
+
+    @cached_property
     def id(self) -> str:
         """A readable slug and 8 hex digits over the class and the non-default fields, recursively.
 
@@ -96,7 +102,10 @@ class Run(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Classification(Run):
-    """Train a classifier and test it. Metrics: `top1`, `top5` in percent, `loss`."""
+    """Train a classifier and test it. Metrics: `top1`, `top5` in percent, `loss`.
+
+    One that starts from another is fine-tuned: the classifier is new where the classes are others.
+    """
 
     kind: ClassVar[str] = "classification"
     model: Model
@@ -104,6 +113,11 @@ class Classification(Run):
     recipe: Recipe
     train_split: Split = "train"  # 'fit' and 'validation' are the two parts of 'train'
     test_split: Split = "test"
+    pretrained: Classification | None = None  # its weights are the initial ones
+
+    @property
+    def starts_from(self) -> Run | None:
+        return self.pretrained
 
     @property
     def slug(self) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from repro import cli, experiments, results
+from repro import cli, experiments, results, verbs
 from repro.experiments.scales import at_scale
 from repro.launch import lease
 from repro.spec import Run
@@ -134,7 +134,7 @@ def test_an_option_that_is_right_is_not_suggested(capsys: Capture) -> None:
 
 @pytest.mark.parametrize(
     "line", ["--help", "-h", "help", "", "table1 --help", "plan --help", "plan table1 -h"]
-    + [f"{verb} --help" for verb in cli.VERBS],
+    + [f"{verb} --help" for verb in verbs.VERBS],
 )  # fmt: skip
 def test_help(capsys: Capture, here: Path, line: str) -> None:
     out = works(capsys, line)
@@ -149,7 +149,7 @@ def test_help(capsys: Capture, here: Path, line: str) -> None:
 
 def test_every_verb_and_status_is_in_the_help(capsys: Capture) -> None:
     out = works(capsys, "--help")
-    for verb in cli.VERBS:
+    for verb in verbs.VERBS:
         assert re.search(rf"^  {verb} +\w", out, re.MULTILINE)
     assert "table1" in out
     assert "130 interrupted" in out
@@ -229,9 +229,10 @@ def test_states_are_told(capsys: Capture) -> None:
     assert states[RUNS["NesT-B"].id] == "damaged"
     (paper, *others) = json.loads(works(capsys, "status --json --seeds 1"))
     assert (paper["item"], paper["scale"]) == ("table1", "paper")
-    assert paper["runs"] == {"missing": 27, "done": 1, "started": 1, "damaged": 1}
-    assert str(damaged) in paper["notes"][0]
-    assert [row["runs"] for row in others] == [{"missing": 30}] * 2
+    assert paper["counts"] == {"missing": 27, "done": 1, "started": 1, "damaged": 1}
+    (broken,) = (row for row in paper["runs"] if row["state"] == "damaged")
+    assert str(damaged) in broken["note"]
+    assert [row["counts"] for row in others] == [{"missing": 30}] * 2
     out = works(capsys, "status table1 --seeds 1")
     assert "27 missing" in out
     assert str(damaged) in out
@@ -443,6 +444,6 @@ def test_ctrl_c_saves_and_a_second_launcher_is_told_who_trains(capsys: Capture) 
     assert (status, out) == (130, "")
     assert lines[-1] == "repro: interrupted; the same command goes on where it stopped"
     assert list(folder.glob("checkpoints/step*.pt"))
-    assert not lease.is_held(lease.read(folder) or {})
+    assert not lease.seems_held(lease.read(folder) or {})
     plan = works(capsys, "plan table1 --scale proxy --only NesT-T --seeds 1")
-    assert "2 runs: 1 started, 1 done" in plan
+    assert "2 runs: 1 interrupted, 1 done" in plan

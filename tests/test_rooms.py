@@ -13,7 +13,8 @@ import pytest
 import repro
 
 ROOT = Path(repro.__file__).parent
-PAPER = {"experiments", "plan", "results", "verdict", "render", "cli"}
+PAPER = {"experiments", "plan", "results", "verdict", "render"}
+PAPER |= {"cli", "options", "reproduce", "verbs"}
 TORCH = {"tasks", "models", "data", "interpret", "train"}
 ALONE = {"models", "data", "interpret"}  # usable without the rest of the project
 

@@ -79,6 +79,8 @@ PROXY = sourced(
 
 def at_scale(run: Classification, scale: Scale) -> Classification:
     """The run at another scale. KeyError for a dataset or model that has no version there."""
+    if run.pretrained:
+        run = replace(run, pretrained=at_scale(run.pretrained, scale))
     if scale == "proxy":
         return replace(
             run,

@@ -6,11 +6,12 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 
 from repro.results import ResultsError
+from repro.spec import Classification, Run
 
 
 class MissingData(ResultsError):
@@ -26,6 +27,11 @@ def prepare(name: str, root: Path) -> Sequence[str]:
         return task.prepare(name, root)
     except DataError as error:
         raise MissingData(str(error)) from error
+
+
+def of(runs: Iterable[Run]) -> list[str]:
+    """The names of the datasets that runs need."""
+    return sorted({run.dataset for run in runs if isinstance(run, Classification)})
 
 
 def check(names: Sequence[str], root: Path) -> None:

@@ -1,7 +1,7 @@
 """What runs on a node: one run, from whatever state its folder is in, to its result.
 
-`python -m repro.launch.job results/<run id>/spec.json` does it in this process; under torchrun, in
-all of its ranks. Whoever starts it, and however often, the run goes on where it was.
+`python -m repro.launch.job results/<run id>/spec.json` does it in this process; under torchrun or
+srun, in all of its ranks. Whoever starts it, and however often, the run goes on where it was.
 """
 
 from __future__ import annotations
@@ -14,18 +14,20 @@ import os
 import platform
 import shutil
 import signal
-import subprocess
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from repro import results, spec
-from repro.launch import lease
+from repro.launch import code, ending, lease, ranks
+from repro.launch.ending import Cause, Ending
 from repro.spec import Run
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+_RANKS_WAIT = 60.0  # seconds that other ranks wait for the first, beyond a silence it may wait for
 
 
 @dataclass(frozen=True)
@@ -35,26 +37,61 @@ class How:
     data: Path = Path("data")
     checkpoint_seconds: float = 60.0
     micro_batch: int | None = None  # images on one device at once; None: the whole share
+    silence_seconds: float = lease.SILENCE_SECONDS
+    budget_seconds: float | None = None  # of one run, over all attempts of a submission
+    attempt: str = ""  # names this attempt to all of its ranks; '' if nobody named it
+    job: str = ""  # SLURM's, '' outside
+    submission: str = ""
+    warned_at: float = float("inf")  # monotonic clock: from here on a signal means the time limit
+
+    @property
+    def about(self) -> dict[str, str]:
+        """What others should know of the attempt."""
+        named = {"attempt": self.attempt, "job": self.job, "submission": self.submission}
+        return {name: value for name, value in named.items() if value}
 
 
 @dataclass
 class _Job:
     """The launcher's side of `repro.tasks.Job`."""
 
+    root: Path
     folder: Path
-    data: Path
-    checkpoint_seconds: float
-    micro_batch: int | None
+    how: How
     held: lease.Lease | None  # None on ranks other than the first
     parent: int = field(default_factory=os.getppid)
     asked_to_stop: bool = False
+    cancelled: bool = False
+    _since: tuple[int, float] | None = None  # a step of this attempt, and when it was
+
+    @property
+    def data(self) -> Path:
+        return self.how.data
 
     @property
     def checkpoints(self) -> Path:
         return self.folder / "checkpoints"
 
+    @property
+    def checkpoint_seconds(self) -> float:
+        return self.how.checkpoint_seconds
+
+    @property
+    def micro_batch(self) -> int | None:
+        return self.how.micro_batch
+
+    def weights_of(self, run: Run) -> Path:
+        path = results.folder(self.root, run) / results.WEIGHTS
+        if results.outcome(self.root, run).state != "done" or not path.exists():
+            raise results.ResultsError(f"{run.id}, which this run starts from, has no weights")
+        return path
+
     def stopping(self) -> bool:
-        return self.asked_to_stop or self._orphaned() or (self.held is not None and self.held.lost)
+        lost = self.held is not None and self.held.lost
+        return self.asked_to_stop or self.cancelled or lost or self._orphaned()
+
+    def ours(self) -> bool:
+        return self.held is not None and self.held.confirm()
 
     def _orphaned(self) -> bool:
         """Whether whoever started us was killed.
@@ -67,14 +104,36 @@ class _Job:
         return alone or os.getppid() != self.parent
 
     def progress(self, step: int, steps: int, line: Mapping[str, Any]) -> None:
-        if self.held:
-            self.held.facts = {"step": step, "steps": steps, **line}
+        if not self.held:
+            return
+        now = time.monotonic()
+        self._since = self._since or (step, now)
+        first, began = self._since
+        rate = {"rate": (step - first) / (now - began)} if step > first else {}  # steps a second
+        self.held.facts = {"step": step, "steps": steps, **rate, **line}
 
     def history(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        results.write_metrics(self.folder, lines)
+        if self.ours():
+            try:
+                results.write_metrics(self.folder, lines)
+            except results.ResultsError as error:  # the next epoch's holds these lines as well
+                warnings.warn(str(error), stacklevel=2)
 
     def stop(self, *_: object) -> None:
         self.asked_to_stop = True
+
+    def listen(self) -> None:
+        """With every heartbeat: has somebody cancelled the run?"""
+        self.cancelled = self.cancelled or lease.is_asked_to_stop(self.folder)
+
+    def why_stopped(self) -> Cause:
+        if self.held is not None and self.held.lost:
+            return "taken over"
+        if self.cancelled or lease.is_asked_to_stop(self.folder):
+            return "cancelled"
+        if time.monotonic() >= self.how.warned_at:
+            return "time limit"
+        return "preempted" if self.how.job else "interrupted"
 
 
 def execute(run: Run, root: Path, how: How) -> str:
@@ -88,36 +147,62 @@ def execute(run: Run, root: Path, how: How) -> str:
     if (found := results.outcome(root, run)).result:
         return found.state
     first_rank = os.environ.get("RANK", "0") == "0"
-    held = lease.acquire(folder) if first_rank else None
-    job = _Job(folder, how.data, how.checkpoint_seconds, how.micro_batch, held)
+    held = lease.acquire(folder, how.about, how.silence_seconds) if first_rank else None
+    if not first_rank and how.attempt:
+        patience = how.silence_seconds + _RANKS_WAIT
+        if not lease.wait_for(folder, how.attempt, patience):
+            raise results.ResultsError(f"the first rank did not begin within {patience:.0f} s")
+    job = _Job(root, folder, how, held)
     before = {number: signal.signal(number, job.stop) for number in _STOP_SIGNALS}
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)  # repro.launch.node blocks them
+    end: Ending | None = None
     try:
         if held:
-            held.keep_beating()
+            if (found := results.outcome(root, run)).result:  # it came while we waited
+                return found.state
+            _refuse_hopeless(held)
+            held.keep_beating(job.listen)
         started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         task = importlib.import_module(f"repro.tasks.{run.kind}")
         result = task.execute(run, job)
-        if held and not held.lost:
-            if result.predictions:
-                results.write(folder / results.PREDICTIONS, _npz(result.predictions))
-            if result.weights:
-                results.write(folder / results.WEIGHTS, _safetensors(result.weights))
-            provenance = _provenance(started, held.seconds) | dict(result.provenance)
-            results.finish(
-                folder,
-                {
-                    "status": result.status,
-                    "metrics": dict(result.metrics),
-                    "provenance": provenance,
-                },
-            )
+        if held and job.ours():
+            _record(folder, result, started, held.seconds)
             shutil.rmtree(job.checkpoints, ignore_errors=True)
         return str(result.status)
+    except BaseException as error:
+        asked = type(error).__name__ == "Interrupted" or isinstance(error, KeyboardInterrupt)
+        end = Ending(job.why_stopped(), str(error)) if asked else ending.of_error(error)
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
         if held:
-            held.release()
+            held.release(end)
+
+
+def _refuse_hopeless(held: lease.Lease) -> None:
+    """SLURM requeues by itself what it has lost, without end; we do not."""
+    lost = held.endings.get("lost", 0)
+    if lost > ending.FURTHER["lost"]:
+        raise results.ResultsError(f"lost {lost} times without a word; `repro retry` tries again")
+
+
+def _record(folder: Path, result: Any, started: str, seconds: float) -> None:
+    """Write what the task handed back: its arrays, then, last, the result."""
+    files = {}
+    if result.predictions:
+        files[results.PREDICTIONS] = _npz(result.predictions)
+    if result.weights:
+        files[results.WEIGHTS] = _safetensors(result.weights)
+    results.finish(
+        folder,
+        {
+            "status": result.status,
+            "metrics": dict(result.metrics),
+            "provenance": _provenance(started, seconds) | dict(result.provenance),
+        },
+        files,
+    )
 
 
 def _npz(arrays: Mapping[str, Any]) -> bytes:
@@ -139,29 +224,10 @@ def _provenance(started: str, seconds: float) -> dict[str, Any]:
     return {
         "started": started,
         "seconds": round(seconds, 1),  # of all processes that worked on the run
-        "commit": _commit(),
+        **code.identity(),
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in packages},
     }
-
-
-def _commit() -> str:
-    """The commit of this code, with '+' if the code differs from it; '' outside a checkout."""
-    here = Path(__file__).resolve().parents[2]
-    git = ["git", "-C", str(here)]
-    try:
-        head = subprocess.run(
-            [*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
-        )
-        changed = subprocess.run(
-            [*git, "status", "--porcelain", "--", "repro"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return head.stdout.strip() + ("+" if changed.stdout else "")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -175,6 +241,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     run = spec.from_json(given.spec.read_text())
     root = given.spec.resolve().parent.parent
+    lease.allow(results.folder(root, run))
+    ranks.from_slurm()
     print(execute(run, root, How(given.data, given.checkpoint_seconds, given.micro_batch)))
 
 

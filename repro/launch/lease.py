@@ -3,29 +3,39 @@
 The lease of generation n is the file `lease-n.json` in the run's folder, made by linking, which is
 atomic on NFS as well. Whoever holds the highest generation holds the run. A lease whose holder has
 died or fallen silent is taken over by making generation n+1, which only one process can do, and a
-holder who sees a higher generation than its own has lost the run and stops. No lock is removed.
+holder who sees a higher generation than its own has lost the run: it writes nothing more and stops.
+No lock is removed, and no clock is compared with another host's.
+
+A generation is an attempt at the run. Its file says who, how far, and at its end how it ended.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import socket
 import threading
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from repro.launch.ending import CAUSES, Ending
+
 BEAT_SECONDS = 5.0
-SILENCE_SECONDS = (
-    600.0  # a holder on another host that has been silent this long has lost its lease
-)
+SILENCE_SECONDS = 120.0  # of a holder whose life cannot be seen from here, then it is taken over
+_STOP = "cancelled"  # a file: the run is not to be trained
 
 
 class Held(Exception):
     """Somebody else trains this run; one line that says who."""
+
+    def __init__(self, message: str, holder: Mapping[str, Any]) -> None:
+        super().__init__(message)
+        self.holder = holder
 
 
 @dataclass
@@ -34,60 +44,101 @@ class Lease:
 
     folder: Path
     generation: int
+    about: Mapping[str, Any]  # who we are to others: SLURM job, submission
+    silence: float  # seconds after which others may take us for dead
     seconds_before: float  # spent on the run by earlier holders
+    endings: Mapping[str, int]  # how often earlier attempts of this submission ended, by cause
     facts: dict[str, Any] = field(default_factory=dict)
     lost: bool = False
+    _beats: int = 0
     _acquired: float = field(default_factory=time.monotonic)
     _released: threading.Event = field(default_factory=threading.Event)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def seconds(self) -> float:
         """Spent on the run by all holders up to now."""
         return self.seconds_before + time.monotonic() - self._acquired
 
-    def beat(self) -> None:
-        """Write that we are alive, and how far; notice if the lease was taken from us."""
-        self.lost = self.lost or _highest(self.folder) != self.generation
-        if not self.lost:
-            _write(self.folder, self.generation, self._content(), replace=True)
+    def confirm(self) -> bool:
+        """Write that we are alive, and how far; whether the run is still ours.
 
-    def keep_beating(self) -> None:
-        """Beat in the background until released."""
-        threading.Thread(target=self._beat_forever, daemon=True, name="heartbeat").start()
+        To be called before anything of consequence is written. Writing comes first: it makes an NFS
+        client look at the folder anew.
+        """
+        with self._lock:
+            if not self.lost and not self._released.is_set():
+                self._beats += 1
+                with contextlib.suppress(OSError):  # a full disk or a moment without NFS
+                    _write(self.folder, self.generation, self._content(), replace=True)
+                self.lost = _highest(self.folder) != self.generation
+            return not self.lost
 
-    def release(self) -> None:
+    def keep_beating(self, listen: Callable[[], None] = lambda: None) -> None:
+        """Beat in the background until released, and call `listen` after every beat."""
+        beat = threading.Thread(
+            target=self._beat_forever, args=(listen,), daemon=True, name="heartbeat"
+        )
+        beat.start()
+
+    def release(self, ending: Ending | None = None) -> None:
         """Give the run back. The file stays, marked released, so that no generation comes twice."""
-        self._released.set()
-        if not self.lost:
-            content = self._content() | {"released": True}
-            _write(self.folder, self.generation, content, replace=True)
+        with self._lock:
+            self._released.set()
+            if not self.lost:
+                content = self._content() | _ended(ending)
+                with contextlib.suppress(OSError):  # a full disk: we fall silent instead
+                    _write(self.folder, self.generation, content, replace=True)
 
-    def _beat_forever(self) -> None:
-        while not self._released.wait(BEAT_SECONDS):
-            try:
-                self.beat()
-            except OSError:
-                continue  # a full disk or a moment without NFS: silence, then the next beat
+    def _beat_forever(self, listen: Callable[[], None]) -> None:
+        while not self._released.wait(min(BEAT_SECONDS, self.silence / 4)):
+            self.confirm()
+            listen()
 
     def _content(self) -> dict[str, Any]:
-        return _me() | {"beat": time.time(), "seconds": self.seconds} | self.facts
+        return {
+            **_me(),
+            **self.about,
+            "silence": self.silence,
+            "beats": self._beats,
+            "beat": time.time(),
+            "seconds": self.seconds,
+            "endings": dict(self.endings),
+            **self.facts,
+        }
 
 
-def acquire(folder: Path) -> Lease:
-    """Take the run in `folder`; raises Held if a living process has it."""
+def acquire(
+    folder: Path, about: Mapping[str, Any] | None = None, silence: float = SILENCE_SECONDS
+) -> Lease:
+    """Take the run in `folder`; raises Held if a living process has it.
+
+    Of a holder on this machine it is known at once whether it lives. Another host's is watched: if
+    its heartbeat stands still for as long as it promised to be heard, it is taken over.
+    """
+    about = about or {}
     generation = _highest(folder)
     before = read(folder) or {}
-    if generation and is_held(before):
-        age = time.time() - before.get("beat", 0)
+    if generation and not before.get("released") and _lives(folder, before):
+        beat = time.strftime("%H:%M:%S", time.localtime(float(before.get("beat", 0))))
+        job = f", SLURM job {before['job']}" if before.get("job") else ""
         raise Held(
             f"{folder.name} is being trained by process {before.get('pid')} on "
-            f"{before.get('host')} (heartbeat {age:.0f} s ago); stop that one, or wait for it"
+            f"{before.get('host')}{job} (last heartbeat {beat}); stop that one, or wait for it",
+            before,
         )
-    lease = Lease(folder, generation + 1, float(before.get("seconds", 0.0)))
+    lease = Lease(
+        folder,
+        generation + 1,
+        about,
+        silence,
+        float(before.get("seconds", 0.0)),
+        _endings(before) if before.get("submission") == about.get("submission") else {},
+    )
     try:
         _write(folder, lease.generation, lease._content(), replace=False)
     except FileExistsError:
-        raise Held(f"{folder.name} was taken by another process at this moment") from None
+        raise Held(f"{folder.name} was taken by another process at this moment", {}) from None
     for old in range(max(1, generation - 2), generation + 1):
         _path(folder, old).unlink(missing_ok=True)
     return lease
@@ -95,27 +146,100 @@ def acquire(folder: Path) -> Lease:
 
 def read(folder: Path) -> dict[str, Any] | None:
     """What the newest lease says; None if there is none."""
-    try:
-        content = json.loads(_path(folder, _highest(folder)).read_bytes())
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
+    for _ in range(3):  # another process may take over while we look
+        try:
+            content = json.loads(_path(folder, _highest(folder)).read_bytes())
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError):
+            return None
+        return content if isinstance(content, dict) else None
+    return None
 
 
-def is_held(content: dict[str, Any]) -> bool:
-    """Whether a lease with this content is a living process's, as far as can be known here."""
+def seems_held(content: Mapping[str, Any]) -> bool:
+    """Whether a lease with this content looks like a living process's. For showing only."""
     if not content or content.get("released"):
         return False
     if content.get("boot") == _boot():
-        return _process_start(int(content.get("pid", 0))) == content.get("process_start")
-    return time.time() - float(content.get("beat", 0)) < SILENCE_SECONDS
+        return _is_running(content)
+    return abs(time.time() - float(content.get("beat", 0))) < float(content.get("silence", 0))
 
 
-def _write(folder: Path, generation: int, content: dict[str, Any], *, replace: bool) -> None:
+def ending(content: Mapping[str, Any]) -> Ending | None:
+    """How the attempt of a released lease ended; None if it left a result or has not ended."""
+    cause = content.get("cause")
+    return Ending(cause, str(content.get("note", ""))) if cause in CAUSES else None
+
+
+def wait_for(folder: Path, attempt: str, seconds: float) -> bool:
+    """Wait until the first rank of this attempt holds the run; whether it came to that."""
+    patience = time.monotonic() + seconds
+    while (read(folder) or {}).get("attempt") != attempt:
+        if time.monotonic() > patience:
+            return False
+        time.sleep(0.2)
+    return True
+
+
+def ask_to_stop(folder: Path) -> None:
+    """Ask whoever trains the run, wherever, to save and stop; it looks with every heartbeat."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _STOP).touch()
+
+
+def is_asked_to_stop(folder: Path) -> bool:
+    return (folder / _STOP).exists()
+
+
+def allow(folder: Path) -> None:
+    """Take back `ask_to_stop`: the run is wanted again."""
+    (folder / _STOP).unlink(missing_ok=True)
+
+
+def bury(folder: Path, content: Mapping[str, Any], end: Ending) -> None:
+    """Write how an attempt ended whose process cannot say it itself, being dead."""
+    if content and content.get("generation") == _highest(folder):
+        _write(folder, int(content["generation"]), {**content, **_ended(end)}, replace=True)
+
+
+def _ended(end: Ending | None) -> dict[str, Any]:
+    return {"released": True} | ({"cause": end.cause, "note": end.note} if end else {})
+
+
+def _endings(before: Mapping[str, Any]) -> dict[str, int]:
+    """The count of endings, with that of the attempt before us."""
+    counts = dict(before.get("endings", {}))
+    if before and (not before.get("released") or ending(before)):
+        end = ending(before)
+        cause = end.cause if end else "lost"
+        counts[cause] = counts.get(cause, 0) + 1
+    return counts
+
+
+def _lives(folder: Path, before: Mapping[str, Any]) -> bool:
+    """Whether the holder gives a sign of life, as far as it takes to know."""
+    if before.get("boot") == _boot():
+        return _is_running(before)
+    patience = time.monotonic() + float(before.get("silence", SILENCE_SECONDS))
+    while time.monotonic() < patience:
+        time.sleep(0.5)
+        now = read(folder) or {}
+        if now.get("released"):
+            return False
+        if (now.get("generation"), now.get("beats")) != (
+            before.get("generation"),
+            before.get("beats"),
+        ):
+            return True
+    return False
+
+
+def _write(folder: Path, generation: int, content: Mapping[str, Any], *, replace: bool) -> None:
     path = _path(folder, generation)
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}-{threading.get_ident()}")
-    temporary.write_text(json.dumps(content))
     try:
+        temporary.write_text(json.dumps({**content, "generation": generation}))
         os.replace(temporary, path) if replace else os.link(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -127,7 +251,10 @@ def _path(folder: Path, generation: int) -> Path:
 
 def _highest(folder: Path) -> int:
     """The highest generation there is; 0 if none."""
-    found = (re.fullmatch(r"lease-(\d+)\.json", path.name) for path in folder.iterdir())
+    try:
+        found = [re.fullmatch(r"lease-(\d+)\.json", name) for name in os.listdir(folder)]  # noqa: PTH208
+    except FileNotFoundError:
+        return 0
     return max((int(match[1]) for match in found if match), default=0)
 
 
@@ -142,11 +269,20 @@ def _me() -> dict[str, Any]:
 
 
 def _boot() -> str:
-    """Names this boot of this host: a process number means something only within it."""
+    """Names this boot of this host, and the process space in it: there a process number says who.
+
+    A container has process numbers of its own.
+    """
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').stat().st_ino}"
     except OSError:
         return socket.gethostname()
+
+
+def _is_running(content: Mapping[str, Any]) -> bool:
+    start = content.get("process_start")
+    return start is not None and _process_start(int(content.get("pid", 0))) == start
 
 
 def _process_start(pid: int) -> str | None:

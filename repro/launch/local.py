@@ -1,4 +1,4 @@
-"""`--launch local`: the runs on this machine, some at a time, each in a process of its own.
+"""`--launch local`: the runs on this machine, some at a time, each in processes of its own.
 
 The processes are forked from one server that has imported torch and timm once, so that a run begins
 at once. A run that fails leaves the others alone. Ctrl-C lets each run save its state.
@@ -9,26 +9,24 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import sys
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal
 
 from repro import results
-from repro.launch import lease
-from repro.launch.data import MissingData, check
-from repro.launch.job import How, execute
-from repro.spec import Classification, Run, SpecError
+from repro.launch import attempt, data, lease, ranks
+from repro.launch.data import MissingData
+from repro.launch.ending import Ending
+from repro.launch.job import How
+from repro.spec import Run
 
-LOG = "log.txt"
 _POLL_SECONDS = 0.5
-
-_DONE, _FAILED, _HELD, _INTERRUPTED = 0, 1, 3, 4  # exit codes of a run's process
+_KILL_SECONDS = 20.0  # for the other ranks to end by themselves, once one has failed
 
 
 @dataclass(frozen=True)
@@ -41,53 +39,128 @@ class Event:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass
+class _Active:
+    """A run in training: its processes, one a rank, and the devices that it has."""
+
+    processes: list[BaseProcess]
+    devices: list[int]
+    culprit: int | None = None  # the rank that failed first
+
+    @property
+    def ended(self) -> bool:
+        return not any(process.is_alive() for process in self.processes)
+
+    def watch(self) -> None:
+        """Note the first rank that fails, and end the others, who would wait for it for ever."""
+        if self.culprit is not None:
+            return
+        for rank, process in enumerate(self.processes):
+            if process.exitcode not in (None, attempt.DONE, attempt.DIVERGED, attempt.INTERRUPTED):
+                self.culprit = rank
+                self.stop()
+                for other in self.processes:
+                    other.join(_KILL_SECONDS)
+                    other.kill()
+                return
+
+    def stop(self) -> None:
+        for process in self.processes:
+            if process.pid and process.is_alive():
+                os.kill(process.pid, signal.SIGTERM)
+
+
 def launch(
-    runs: Sequence[Run], root: Path, how: How, jobs: int, tell: Callable[[Event], None]
+    runs: Sequence[Run],
+    root: Path,
+    how: How,
+    jobs: int,
+    tell: Callable[[Event], None],
+    ranks_each: int = 1,
 ) -> bool:
     """Carry out the runs, at most `jobs` at a time, telling what happens. Whether all have results.
 
+    Every run is trained by `ranks_each` processes, a GPU each where there are any.
     Raises MissingData before anything is trained if a dataset cannot be used, and KeyboardInterrupt
     if the user stopped it; the runs have saved their state then.
     """
-    waiting, active = list(runs), dict[Run, BaseProcess]()
+    waiting, active = list(runs), dict[Run, _Active]()
+    free = list(range(jobs * ranks_each))
     well = True
     context = _server()
     with _term_is_interrupt():
         _check_data(context, runs, how)
         try:
             while waiting or active:
-                while waiting and len(active) < jobs:
-                    run = waiting.pop(0)
-                    results.begin(root, run)
-                    process = context.Process(target=_in_process, args=(run, root, how, jobs))
-                    process.start()
-                    active[run] = process
+                while len(active) < jobs and (run := _next(waiting, active)):
+                    waiting.remove(run)
+                    if note := _lacks_start(root, run):
+                        well = False
+                        tell(Event("failed", run, note))
+                        continue
+                    lease.allow(results.begin(root, run))
+                    devices, free = free[:ranks_each], free[ranks_each:]
+                    active[run] = _start(context, run, root, how, devices, jobs)
                     tell(Event("started", run))
-                wait([process.sentinel for process in active.values()], timeout=_POLL_SECONDS)
-                for run, process in list(active.items()):
-                    if process.is_alive():
+                sentinels = [p.sentinel for a in active.values() for p in a.processes]
+                wait([s for s in sentinels if s], timeout=_POLL_SECONDS)
+                for run, work in list(active.items()):
+                    work.watch()
+                    if not work.ended:
                         facts = lease.read(results.folder(root, run)) or {}
                         tell(Event("running", run, facts=facts))
                         continue
                     del active[run]
-                    process.join()
-                    event = _ending(root, run, process.exitcode)
+                    free = sorted(free + work.devices)
+                    event = _ending(root, run, work)
                     well = well and event.kind in ("done", "diverged")
                     tell(event)
                     if event.kind == "interrupted":
                         raise KeyboardInterrupt
         finally:
-            for process in active.values():
-                if process.pid and process.is_alive():
-                    os.kill(process.pid, signal.SIGTERM)
-            for process in active.values():
-                process.join()
+            for work in active.values():
+                work.stop()
+            for work in active.values():
+                for process in work.processes:
+                    process.join()
     return well
+
+
+def _next(waiting: Sequence[Run], active: Iterable[Run]) -> Run | None:
+    """The first run that has not to wait for the one from which it starts."""
+    under_way = {*waiting, *active}
+    return next((run for run in waiting if run.starts_from not in under_way), None)
+
+
+def _lacks_start(root: Path, run: Run) -> str:
+    """What is missing of the run from which this one starts; '' if nothing."""
+    before = run.starts_from
+    if before is None or results.outcome(root, before).state == "done":
+        return ""
+    return f"{before.id}, from which it starts, has no result"
+
+
+def _start(
+    context: Any, run: Run, root: Path, how: How, devices: Sequence[int], jobs: int
+) -> _Active:
+    named = replace(how, attempt=uuid.uuid4().hex[:8])
+    port = ranks.free_port() if len(devices) > 1 else 0
+    processes = []
+    for rank in range(len(devices)):
+        environment = ranks.spawned(rank, len(devices), port) if len(devices) > 1 else {}
+        if found := gpus():  # more runs than GPUs, if so asked, share them
+            named_gpus = (found[device % len(found)] for device in devices)
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(named_gpus)
+        arguments = (run, root, named, environment, jobs * len(devices))
+        process = context.Process(target=_in_process, args=arguments)
+        process.start()
+        processes.append(process)
+    return _Active(processes, list(devices))
 
 
 def _check_data(context: Any, runs: Sequence[Run], how: How) -> None:
     """Load every dataset once, in a process of the server, which has torch already."""
-    names = sorted({run.dataset for run in runs if isinstance(run, Classification)})
+    names = data.of(runs)
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_say_data_problem, args=(names, how.data, there))
     process.start()
@@ -102,76 +175,52 @@ def _check_data(context: Any, runs: Sequence[Run], how: How) -> None:
 
 def _say_data_problem(names: Sequence[str], root: Path, say: Connection) -> None:
     try:
-        check(names, root)
+        data.check(names, root)
     except MissingData as error:
         say.send(str(error))
 
 
-def _ending(root: Path, run: Run, code: int | None) -> Event:
+def _ending(root: Path, run: Run, work: _Active) -> Event:
+    """What the end of all its processes means for a run; a rank that died is given its ending."""
     folder = results.folder(root, run)
-    log = folder / LOG
-    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+    rank = work.culprit or 0
+    code = work.processes[rank].exitcode
+    log = attempt.log_path(folder, rank)
+    lines = attempt.last_lines(log)
     last = lines[-1] if lines else "no word"
-    if code == _DONE:
-        state = results.outcome(root, run).state
+    if code in (attempt.DONE, attempt.DIVERGED):
         notes = "; ".join(line for line in lines if line.startswith("warning: "))
-        return Event("diverged" if state == "diverged" else "done", run, notes)
-    if code == _HELD:
+        return Event("done" if code == attempt.DONE else "diverged", run, notes)
+    if code == attempt.HELD:
         return Event("held", run, last)
-    if code == _INTERRUPTED:
-        return Event("interrupted", run, last)
+    content = lease.read(folder) or {}
+    if code == attempt.INTERRUPTED:
+        cancelled = content.get("cause") == "cancelled"
+        return Event(
+            "failed" if cancelled else "interrupted", run, "cancelled" if cancelled else last
+        )
+    named = f"rank {rank}: " if len(work.processes) > 1 else ""
     if code is not None and code < 0:
         last = f"killed by signal {signal.Signals(-code).name}; it goes on when asked again"
-    return Event("failed", run, f"{last} (see {log})")
+        lease.bury(folder, content, Ending("lost", named + last))
+    elif rank:
+        lease.bury(folder, content, Ending("error", named + last))
+    return Event("failed", run, f"{named}{last} (see {log})")
 
 
-def _in_process(run: Run, root: Path, how: How, jobs: int) -> None:
-    """The body of a run's process: output to its log, a cause in the last line, an exit code."""
-    from repro.tasks import Interrupted
-
-    code = _DONE
-    folder = results.folder(root, run)
-    held = lease.is_held(lease.read(folder) or {})
-    fresh = 0 if held else os.O_TRUNC  # a holder goes on writing here; ours is one more line
-    log = os.open(folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | fresh)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    sys.stdout = sys.stderr = open(log, "w", buffering=1, closefd=False)  # noqa: SIM115
-    warnings.showwarning = lambda message, *_: print(f"warning: {message}")
-    _share_cores(jobs)
-    try:
-        execute(run, root, how)
-    except lease.Held as held:
-        print(held)
-        code = _HELD
-    except Interrupted as interrupted:
-        print(interrupted)
-        code = _INTERRUPTED
-    except Exception as error:
-        if not _is_expected(error):
-            import traceback
-
-            traceback.print_exc()
-        else:
-            print(f"{error}")
-        code = _FAILED
-    sys.stdout.flush()
-    os._exit(code)
+def _in_process(run: Run, root: Path, how: How, environment: dict[str, str], share: int) -> None:
+    """The body of a rank's process."""
+    os.environ.update(environment)
+    _share_cores(share)
+    os._exit(attempt.carry_out(run, root, how))
 
 
-def _is_expected(error: Exception) -> bool:
-    """Whether the error is something a user can cause, so that its one line says enough."""
-    from repro.data.datasets import DataError
-
-    return isinstance(error, DataError | SpecError | results.ResultsError)
-
-
-def _share_cores(jobs: int) -> None:
-    """Each of several runs at a time gets its share of the cores; OMP_NUM_THREADS wins."""
+def _share_cores(processes: int) -> None:
+    """Each of several processes gets its share of the cores; OMP_NUM_THREADS wins."""
     import torch
 
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // jobs))
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
 
 
 def _server() -> Any:
@@ -195,9 +244,17 @@ def _term_is_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def default_jobs() -> int:
-    """As many runs at a time as there are cores, with 2 GiB of free memory each; one on a GPU."""
-    if Path("/proc/driver/nvidia/gpus").is_dir():
-        return 1
+def gpus() -> list[str]:
+    """The GPUs that we may use, as CUDA_VISIBLE_DEVICES names them."""
+    driver = Path("/proc/driver/nvidia/gpus")
+    here = [str(number) for number in range(len(list(driver.glob("*"))))]
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return here if given is None or not here else [name for name in given.split(",") if name]
+
+
+def default_jobs(ranks_each: int = 1) -> int:
+    """As many runs at a time as their ranks have GPUs, or cores with 2 GiB of free memory each."""
+    if found := gpus():
+        return max(1, len(found) // ranks_each)
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return max(1, min(len(os.sched_getaffinity(0)), free // 2**31))
+    return max(1, min(len(os.sched_getaffinity(0)), free // 2**31) // ranks_each)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from repro.launch.local import Event
@@ -13,20 +14,55 @@ from repro.spec import Run
 _PLAIN_SECONDS = 30.0  # between two reports where the output is not a terminal
 
 
+class Screen:
+    """Standard error: lines that stay, and below them, on a terminal, a block that changes."""
+
+    def __init__(self) -> None:
+        self.terminal = sys.stderr.isatty()
+        self.height = 0  # of the block, in lines
+        self.reported = time.monotonic()
+
+    def print(self, *lines: str) -> None:
+        """Lines that stay."""
+        self._clear()
+        for line in lines:
+            print(line, file=sys.stderr, flush=True)
+
+    def live(self, lines: Sequence[str]) -> None:
+        """Replace the block; where the output is no terminal, print it now and then."""
+        if not self.terminal:
+            if time.monotonic() - self.reported >= _PLAIN_SECONDS:
+                self.print(*lines)
+                self.reported = time.monotonic()
+            return
+        self._clear()
+        size = shutil.get_terminal_size()
+        shown = [line[: size.columns - 1] for line in lines]  # a wrapped line cannot be cleared
+        if len(shown) > size.lines - 2:
+            shown = [*shown[: size.lines - 3], f"  ... and {len(lines) - size.lines + 3} more"]
+        print("\n".join(shown), file=sys.stderr, flush=True)
+        self.height = len(shown)
+
+    def _clear(self) -> None:
+        if self.height:
+            print(f"\033[{self.height}A\033[J", end="", file=sys.stderr)
+            self.height = 0
+
+
 class Progress:
     """Prints the events of a launch of `total` runs, `jobs` at a time."""
 
     def __init__(self, total: int, jobs: int) -> None:
-        self.total, self.ended, self.live = total, 0, 0
-        self.began = self.reported = time.monotonic()
-        self.running: dict[Run, dict[str, Any]] = {}
-        self.terminal = sys.stderr.isatty()
+        self.total, self.ended = total, 0
+        self.began = time.monotonic()
+        self.running: dict[Run, Mapping[str, Any]] = {}
+        self.screen = Screen()
         self.heading = f"training {total} run{'s' * (total > 1)}, {min(jobs, total)} at a time"
 
     def tell(self, event: Event) -> None:
         """Take an event and show what it changes."""
         if self.heading:  # the first event: until then, what there is to train may be refused
-            self._print(self.heading)
+            self.screen.print(self.heading)
             self.heading = ""
         if event.kind in ("started", "running"):
             self.running[event.run] = event.facts
@@ -34,38 +70,10 @@ class Progress:
             self.running.pop(event.run, None)
             self.ended += 1
             note = f": {event.note}" if event.note else ""
-            self._print(f"[{self.ended}/{self.total}] {event.run.id} {event.kind}{note}")
-        if self.terminal:
-            self._redraw()
-        elif time.monotonic() - self.reported >= _PLAIN_SECONDS:
-            self._print(*(self._line(run) for run in self.running))
-            self.reported = time.monotonic()
-
-    def _line(self, run: Run) -> str:
-        facts = self.running[run]
-        if not facts.get("steps"):
-            return f"  {'starting':47} {run.id}"
-        share, loss = facts["step"] / facts["steps"], facts["loss"]
-        bar = "█" * round(20 * share) + "░" * (20 - round(20 * share))
-        return f"  {bar} {share:4.0%} epoch {facts['epoch']:5.1f} loss {loss:7.3f} {run.id}"
-
-    def _print(self, *lines: str) -> None:
-        self._clear()
-        for line in lines:
-            print(line, file=sys.stderr, flush=True)
-
-    def _redraw(self) -> None:
-        self._clear()
+            self.screen.print(f"[{self.ended}/{self.total}] {event.run.id} {event.kind}{note}")
         left = self._time_to_go()
-        lines = [*map(self._line, self.running)] + ([f"  {left}"] if left else [])
-        width = shutil.get_terminal_size().columns - 1  # a wrapped line would not be cleared
-        print("\n".join(line[:width] for line in lines), file=sys.stderr, flush=True)
-        self.live = len(lines)
-
-    def _clear(self) -> None:
-        if self.live:
-            print(f"\033[{self.live}A\033[J", end="", file=sys.stderr)
-            self.live = 0
+        lines = [bar(run.id, facts) for run, facts in self.running.items()]
+        self.screen.live(lines + ([f"  {left}"] if left else []))
 
     def _time_to_go(self) -> str:
         """A guess from the runs' progress, as if all runs were alike; '' before there is one."""
@@ -75,6 +83,22 @@ class Progress:
             return ""
         spent = time.monotonic() - self.began
         return f"{clock(spent)} spent, about {clock(spent * (self.total - done) / done)} to go"
+
+
+def bar(name: str, facts: Mapping[str, Any]) -> str:
+    """A run in training, as a line."""
+    if not facts.get("steps"):
+        return f"  {'starting':47} {name}"
+    share, loss = facts["step"] / facts["steps"], facts["loss"]
+    drawn = "█" * round(20 * share) + "░" * (20 - round(20 * share))
+    return f"  {drawn} {share:4.0%} epoch {facts['epoch']:5.1f} loss {loss:7.3f} {name}"
+
+
+def time_to_go(facts: Mapping[str, Any]) -> float | None:
+    """Seconds until a run has made its last step, at its pace; None if that is not known."""
+    if not facts.get("rate"):
+        return None
+    return float((facts["steps"] - facts["step"]) / facts["rate"])
 
 
 def clock(seconds: float) -> str:

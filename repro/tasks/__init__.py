@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from repro.spec import Run
+
 Line = Mapping[str, float | int | None]
 
 
@@ -32,6 +34,14 @@ class Job(Protocol):
 
     def stopping(self) -> bool:
         """Whether the task should save and raise `Interrupted` at this step boundary."""
+        ...
+
+    def ours(self) -> bool:
+        """Whether this process may still write; to be asked before anything is written."""
+        ...
+
+    def weights_of(self, run: Run) -> Path:
+        """The trained weights, safetensors, of a run from which this one starts."""
         ...
 
     def progress(self, step: int, steps: int, line: Line) -> None:

@@ -10,14 +10,18 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import timm
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -52,6 +56,8 @@ def _train(run: Classification, job: Job, ranks: Ranks) -> Result:
 
     # The model, its optimiser, and its schedule, counted in steps.
     net = create(run.model, classes, recipe.drop_path, run.seed).to(device)
+    if run.pretrained:
+        start_from(net, job.weights_of(run.pretrained))
     droppers = stochastic_depth.install(net)
     if ranks.count > 1 and device.type == "cuda":
         net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
@@ -142,10 +148,11 @@ def _train(run: Classification, job: Job, ranks: Ranks) -> Result:
                 job.history(history)
 
         # Save by the clock, and when asked to stop. All ranks agree, and the first one writes.
-        stop = ranks.any(job.stopping())
-        if stop or ranks.any(time.monotonic() - saved_at >= job.checkpoint_seconds):
+        due = time.monotonic() - saved_at >= job.checkpoint_seconds
+        stop, save = ranks.any(job.stopping(), due)
+        if stop or save:
             loss_so_far = ranks.sum(loss_sum)
-            if ranks.first:
+            if ranks.first and job.ours():
                 state = {
                     "model": net.state_dict(),
                     "optimizer": optimizer.state_dict(),
@@ -154,10 +161,15 @@ def _train(run: Classification, job: Job, ranks: Ranks) -> Result:
                     "loss_sum": loss_so_far,
                     "loss_steps": loss_steps,
                 }
-                checkpoint.save(job.checkpoints, done, state)
+                try:
+                    checkpoint.save(job.checkpoints, done, state)
+                except OSError as error:  # a full disk: go on from, or stop at, the one before
+                    warnings.warn(
+                        f"cannot save to {job.checkpoints}: {error.strerror}", stacklevel=1
+                    )
             saved_at = time.monotonic()
         if stop:
-            raise Interrupted(f"stopped after step {done} of {steps}; saved")
+            raise Interrupted(f"stopped after step {done} of {steps}")
 
     metrics, predictions = evaluate(net, test, ranks)
     return Result("done", metrics, predictions, net.state_dict(), _facts(net, train, test, ranks))
@@ -173,6 +185,28 @@ def create(model: Model, classes: int, drop_path: float, seed: int) -> nn.Module
     )
     assert isinstance(net, nn.Module)
     return net
+
+
+def start_from(net: nn.Module, weights: Path) -> None:
+    """Load trained weights; the classifier stays new where it has other classes.
+
+    ValueError names a tensor that does not fit.
+    """
+    trained = load_file(weights)
+    own = net.state_dict()
+    head = {name for name, module in net.named_modules() if module is _classifier(net)}
+    for name, tensor in own.items():
+        is_head = name.rpartition(".")[0] in head
+        if name not in trained or trained[name].shape != tensor.shape:
+            if not is_head:
+                raise ValueError(f"{weights} does not fit: {name} of shape {tuple(tensor.shape)}")
+            trained[name] = tensor
+    net.load_state_dict(trained)
+
+
+def _classifier(net: nn.Module) -> object:
+    get: Any = getattr(net, "get_classifier", None)
+    return get() if get else None
 
 
 def _zero(device: torch.device) -> Tensor:

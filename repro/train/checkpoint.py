@@ -21,18 +21,24 @@ _NAME = re.compile(r"step(\d+)-([0-9a-f]{8})\.pt")
 
 
 def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
-    """Write the state after `step` optimiser steps; drop all but the newest two."""
+    """Write the state after `step` optimiser steps; drop all but the newest two.
+
+    OSError if it cannot be written; what was there is kept.
+    """
     folder.mkdir(exist_ok=True)
     buffer = io.BytesIO()
     torch.save(state, buffer)
     data = buffer.getbuffer()
     path = folder / f"step{step:09d}-{zlib.crc32(data):08x}.pt"
     temporary = folder / f"{path.name}.tmp"
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)  # of a full disk
     for old in _newest_first(folder)[2:]:
         old.unlink(missing_ok=True)
     return path

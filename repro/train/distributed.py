@@ -7,13 +7,22 @@ torchrun sets them). Without them there is one process and nothing here costs an
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+MEET_SECONDS = 30.0  # for all ranks to find each other
+
+
+class Apart(RuntimeError):
+    """The ranks did not find each other."""
 
 
 @dataclass(frozen=True)
@@ -43,25 +52,61 @@ class Ranks:
             dist.all_reduce(value)
         return value
 
-    def any(self, flag: bool) -> bool:
-        """Whether the flag is up on any rank."""
+    def any(self, *flags: bool) -> tuple[bool, ...]:
+        """For each flag, whether it is up on any rank. The device is not waited for."""
         if self.count == 1:
-            return flag
-        return bool(self.sum(torch.tensor(float(flag), device=self.device)) > 0)
+            return flags
+        up = torch.tensor(flags, dtype=torch.uint8)  # on the CPU: gloo's, not the device's, affair
+        dist.all_reduce(up, dist.ReduceOp.MAX)
+        return tuple(bool(flag) for flag in up)
 
 
 @contextmanager
 def join(device: torch.device) -> Iterator[Ranks]:
-    """This process's place among those that train the run together."""
+    """This process's place among those that train the run together.
+
+    Raises Apart, in one line, if the ranks have not found each other within `MEET_SECONDS`.
+    """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
         yield Ranks(0, 1, device)
         return
+    rank = int(os.environ["RANK"])
+    backend = "gloo"
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        visible = torch.cuda.device_count()  # SLURM may show a task its own GPU only, or all
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % visible)
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        backend = "cpu:gloo,cuda:nccl"
+    dist.init_process_group(backend, store=_meet(rank, count), rank=rank, world_size=count)
     try:
-        yield Ranks(dist.get_rank(), dist.get_world_size(), device)
+        yield Ranks(rank, count, device)
     finally:
         dist.destroy_process_group()
+
+
+def _meet(rank: int, count: int) -> Any:
+    """The store at the first rank's address, once all ranks have reached it."""
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    under_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # its agent serves
+    patience = timedelta(seconds=MEET_SECONDS)
+    here = f"rank {rank} of {count}, on {socket.gethostname()}"
+    try:
+        serves = rank == 0 and not under_torchrun
+        store: Any = torch.distributed.TCPStore(  # type: ignore[attr-defined]
+            host, port, None, serves, patience, wait_for_workers=False
+        )
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # one agent serves them all
+        arrived = store.add(f"arrived-{attempt}", 1)
+        if arrived == count:
+            store.set(f"complete-{attempt}", "")
+        store.wait([f"complete-{attempt}"], patience)
+    except (RuntimeError, OSError) as error:
+        cause = str(error).split("\n")[0].split(". ")[0]
+        place = f"at {host}:{port} within {MEET_SECONDS:.0f} s"
+        raise Apart(
+            f"{here}, did not meet the others {place} ({cause}); can the nodes reach each other? "
+            "`repro doctor --cluster FILE` tries it"
+        ) from error
+    store.set_timeout(dist.default_pg_timeout)
+    return store

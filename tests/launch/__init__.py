@@ -1,0 +1,65 @@
+"""What the tests of launching share: small runs, a small disk, and waiting."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from repro import results
+from repro.spec import Classification, Model, Recipe
+
+# Thirty steps on 1,000 images: seconds of work on one core, most of which is starting Python.
+RUN = Classification(
+    model=Model.of(
+        "nest_tiny_cifar", patch_size=4, embed_dims=(24, 24), depths=(1, 1), num_heads=(1, 1)
+    ),
+    dataset="fashion-mnist-6k",
+    recipe=Recipe(epochs=3, batch_size=100, lr=1e-3, drop_path=0.1, crop_padding=2, mixup_alpha=1),
+    train_split="validation",
+    test_split="validation",
+)
+BROKEN = replace(RUN, model=RUN.model.updated(colour="red"))  # no architecture has this option
+LONG = replace(RUN, recipe=replace(RUN.recipe, epochs=30))  # 300 steps
+
+
+def outputs(root: Path, run: Classification) -> tuple[object, ...]:
+    """What a run computed, to compare byte for byte."""
+    folder = results.folder(root, run)
+    result = json.loads((folder / results.RESULT).read_text())
+    names = (results.METRICS, results.PREDICTIONS, results.WEIGHTS)
+    return result["metrics"], *((folder / name).read_bytes() for name in names)
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 240  # generous: only a hang fails
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.1)
+
+
+@contextmanager
+def full_disk(folder: Path, kib: int = 64) -> Iterator[Path]:
+    """A file system of this size at `folder`."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", str(folder)]
+    subprocess.run(mount, check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(folder: Path) -> Path:
+    """Take all that is left; the file that takes it."""
+    filler = folder / "filler"
+    with filler.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            return filler

@@ -6,20 +6,25 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from repro.launch import lease
+from repro.launch.ending import Ending
+from tests.launch import fill, full_disk
 
 HOLDER = """
-import sys, time
+import signal, sys
 from pathlib import Path
 from repro.launch import lease
 held = lease.acquire(Path(sys.argv[1]))
 print("held", flush=True)
-time.sleep(600)
+signal.pause()
 """
 
 
@@ -62,23 +67,115 @@ def test_a_released_run_is_free_and_remembers_its_time(tmp_path: Path) -> None:
     assert second.seconds >= 100.0
 
 
-def test_a_holder_elsewhere_keeps_it_until_it_has_been_silent(tmp_path: Path) -> None:
-    elsewhere = {"host": "node7", "boot": "another", "pid": 1, "process_start": "1"}
-    path = tmp_path / "lease-1.json"
-    path.write_text(json.dumps(elsewhere | {"beat": time.time() - lease.SILENCE_SECONDS / 2}))
-    with pytest.raises(lease.Held, match="node7"):
-        lease.acquire(tmp_path)
-    path.write_text(json.dumps(elsewhere | {"beat": time.time() - lease.SILENCE_SECONDS - 1}))
-    assert lease.acquire(tmp_path).generation == 2
+# A process space of its own is as another host to us: its process numbers say nothing here.
+APART = ("unshare", "--user", "--map-current-user", "--pid", "--fork", "--kill-child")
+BEATING = HOLDER.replace("(Path(sys.argv[1]))", "(Path(sys.argv[1]), {}, 2.0)").replace(
+    "print(", "held.keep_beating(); print("
+)
 
 
-def test_a_holder_that_was_taken_over_notices_and_writes_no_more(tmp_path: Path) -> None:
-    slept = lease.acquire(tmp_path)
+@contextmanager
+def elsewhere(folder: Path, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """A process out of our sight that holds the run, and promises to be heard every two seconds."""
+    process = subprocess.Popen(
+        [*APART, sys.executable, "-c", BEATING, str(folder)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+    )
+    with process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "held\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_holder_elsewhere_keeps_it_as_long_as_it_is_heard(tmp_path: Path) -> None:
+    with elsewhere(tmp_path) as process:
+        for _ in range(2):
+            with pytest.raises(lease.Held):
+                lease.acquire(tmp_path)
+        process.kill()
+        process.wait()
+        assert lease.seems_held(lease.read(tmp_path) or {})  # for a moment one cannot know
+        assert lease.acquire(tmp_path).generation == 2
+    assert (lease.read(tmp_path) or {})["endings"] == {"lost": 1}
+
+
+@pytest.mark.parametrize("jump", ["+400d", "-400d"])
+def test_a_clock_that_is_wrong_moves_no_lease(tmp_path: Path, jump: str) -> None:
+    """The holder's clock is more than a year away from ours."""
+    (library,) = Path("/usr/lib").glob("*/faketime/libfaketime.so.1")
+    faked = {"LD_PRELOAD": str(library), "FAKETIME": jump, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    with elsewhere(tmp_path, **faked) as process:
+        assert abs((lease.read(tmp_path) or {})["beat"] - time.time()) > 300 * 86400
+        with pytest.raises(lease.Held):
+            lease.acquire(tmp_path)
+        process.kill()
+        process.wait()
+        assert lease.acquire(tmp_path).generation == 2
+
+
+def test_a_frozen_holder_is_taken_over_and_writes_no_more(tmp_path: Path) -> None:
+    """SIGSTOP, as a suspended job; what it does when it wakes is in `test_job`."""
+    held = lease.acquire(tmp_path, {}, 2.0)
     (tmp_path / "lease-2.json").write_text("{}")  # the taker
-    slept.beat()
-    assert slept.lost
-    slept.release()
+    assert not held.confirm()
+    assert held.lost
+    held.release()
     assert (tmp_path / "lease-2.json").read_text() == "{}"
+
+
+def test_endings_are_counted_within_a_submission(tmp_path: Path) -> None:
+    for cause in ("preempted", "preempted", "lost"):
+        lease.acquire(tmp_path, {"submission": "a"}).release(Ending(cause))
+    third = lease.acquire(tmp_path, {"submission": "a"})
+    assert third.endings == {"preempted": 2, "lost": 1}
+    third.release()  # it left a result
+    assert lease.acquire(tmp_path, {"submission": "a"}).endings == {"preempted": 2, "lost": 1}
+    assert (lease.read(tmp_path) or {})["generation"] == 5
+
+
+def test_another_submission_counts_anew(tmp_path: Path) -> None:
+    lease.acquire(tmp_path, {"submission": "a"}).release(Ending("lost"))
+    assert lease.acquire(tmp_path, {"submission": "b"}).endings == {}
+
+
+def test_the_dead_are_buried_and_nobody_else(tmp_path: Path) -> None:
+    lease.acquire(tmp_path)
+    dead = lease.read(tmp_path) or {}
+    lease.bury(tmp_path, dead, Ending("out of memory", "rank 1"))
+    buried = lease.read(tmp_path) or {}
+    assert lease.ending(buried) == Ending("out of memory", "rank 1")
+    lease.acquire(tmp_path)
+    lease.bury(tmp_path, dead, Ending("error"))  # too late: there is a new holder
+    assert (lease.read(tmp_path) or {})["generation"] == 2
+    assert lease.ending(lease.read(tmp_path) or {}) is None
+
+
+def test_a_request_to_stop_is_heard_with_the_next_beat(tmp_path: Path) -> None:
+    heard = threading.Event()
+    held = lease.acquire(tmp_path, {}, 0.4)
+    held.keep_beating(lambda: heard.set() if lease.is_asked_to_stop(tmp_path) else None)
+    lease.ask_to_stop(tmp_path)
+    assert heard.wait(60)
+    lease.allow(tmp_path)
+    assert not lease.is_asked_to_stop(tmp_path)
+    held.release()
+
+
+def test_a_beat_that_cannot_be_written_is_no_loss(tmp_path: Path) -> None:
+    """A full disk: a real one, of 64 KiB."""
+    with full_disk(tmp_path / "small") as folder:
+        held = lease.acquire(folder)
+        fill(folder)
+        assert held.confirm()
+        held.facts = {"note": "x" * 100_000}
+        assert held.confirm()
+        assert not list(folder.glob("*.tmp-*"))
+        held.release()
 
 
 def test_of_many_takers_one_wins(tmp_path: Path) -> None:

@@ -7,8 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,20 +16,11 @@ import pytest
 
 from repro import results
 from repro.launch import lease
-from repro.launch.local import LOG
-from repro.spec import Classification, Model, Recipe, to_json
+from repro.launch.attempt import log_path
+from repro.spec import Classification, to_json
+from tests.launch import BROKEN, RUN, outputs, wait_until
 
-RUN = Classification(
-    model=Model.of(
-        "nest_tiny_cifar", patch_size=4, embed_dims=(24, 24), depths=(1, 1), num_heads=(1, 1)
-    ),
-    dataset="fashion-mnist-6k",
-    recipe=Recipe(epochs=3, batch_size=100, lr=1e-3, drop_path=0.1, crop_padding=2, mixup_alpha=1),
-    train_split="validation",  # 1,000 images: thirty steps
-    test_split="validation",
-)
 OTHER = replace(RUN, seed=1)
-BROKEN = replace(RUN, model=RUN.model.updated(colour="red"))  # no architecture has this option
 
 # Prints every event but 'running' as JSON, then how the launch ended.
 LAUNCHER = """
@@ -90,13 +80,6 @@ def of_kind(events: list[list[str]], kind: str) -> dict[str, str]:
     return {run: note for k, run, note in events if k == kind}
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 240  # generous: only a hang fails
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
-
-
 def steps_saved(root: Path, run: Classification) -> set[str]:
     folder = results.folder(root, run) / "checkpoints"
     return {path.name for path in folder.glob("step*.pt")}
@@ -106,19 +89,11 @@ def is_done(root: Path, run: Classification) -> bool:
     return results.outcome(root, run).state == "done"
 
 
-def outputs(root: Path, run: Classification) -> tuple[object, ...]:
-    """What a run computed, to compare."""
-    folder = results.folder(root, run)
-    result = json.loads((folder / results.RESULT).read_text())
-    names = (results.METRICS, results.PREDICTIONS, results.WEIGHTS)
-    return result["metrics"], *((folder / name).read_bytes() for name in names)
-
-
 def holder(root: Path, run: Classification) -> int | None:
     """The process that holds a run."""
     folder = results.folder(root, run)
     content = (lease.read(folder) if folder.exists() else None) or {}
-    return int(content["pid"]) if lease.is_held(content) else None
+    return int(content["pid"]) if lease.seems_held(content) else None
 
 
 @contextmanager
@@ -145,7 +120,7 @@ def status(pid: int, field: str) -> str:
 
 def trace(root: Path) -> dict[Path, tuple[int, int]]:
     """Every file but the logs, with its inode and time of change."""
-    files = (path for path in root.rglob("*") if path.is_file() and path.name != LOG)
+    files = (path for path in root.rglob("*") if path.is_file() and not path.name.startswith("log"))
     return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
 
 
@@ -170,7 +145,7 @@ def test_a_run_that_fails_leaves_the_others_alone(
     assert set(failed) == {BROKEN.id}
     assert "'colour'" in failed[BROKEN.id]
     assert "\n" not in failed[BROKEN.id]
-    log = results.folder(root, BROKEN) / LOG
+    log = log_path(results.folder(root, BROKEN))
     assert f"(see {log})" in failed[BROKEN.id]
     assert "Traceback" in log.read_text()
     assert results.outcome(root, BROKEN).state == "started"
@@ -204,7 +179,7 @@ def test_stopped_in_every_way_it_ends_the_same(
     saved = steps_saved(tmp_path, RUN)
     assert saved
     assert not is_done(tmp_path, RUN)
-    assert "stopped after step" in (results.folder(tmp_path, RUN) / LOG).read_text()
+    assert "stopped after step" in (log_path(results.folder(tmp_path, RUN))).read_text()
 
     # The launcher is killed: its run goes on from there, notices, saves and stops.
     with launcher(tmp_path, RUN) as process:
@@ -216,7 +191,7 @@ def test_stopped_in_every_way_it_ends_the_same(
         wait_until(lambda: holder(tmp_path, RUN) is None)
     assert not is_done(tmp_path, RUN)
     assert steps_saved(tmp_path, RUN) > set()
-    assert "stopped after step" in (results.folder(tmp_path, RUN) / LOG).read_text()
+    assert "stopped after step" in (log_path(results.folder(tmp_path, RUN))).read_text()
 
     # The run's own process is killed: that is a failure, and no loss.
     with launcher(tmp_path, RUN) as process:

@@ -1,0 +1,80 @@
+"""One attempt at a run in one process of its own, wherever it was started: output to the run's
+log, the cause of a failure in its last line, an exit code that says how it ended."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+import warnings
+from pathlib import Path
+
+from repro import results
+from repro.launch import ending, lease
+from repro.launch.job import How, execute
+from repro.spec import Run
+
+DONE, FAILED, DIVERGED, HELD, INTERRUPTED = 0, 1, 2, 3, 4
+AGAIN = 85  # interrupted, and SLURM should start it again
+
+
+def log_path(folder: Path, rank: int = 0) -> Path:
+    """Where a rank's output goes, attempt after attempt."""
+    return folder / (f"log-{rank}.txt" if rank else "log.txt")
+
+
+def last_lines(path: Path) -> list[str]:
+    """What the last attempt wrote into a log."""
+    text = path.read_text(errors="replace") if path.exists() else ""
+    return text.rpartition("\n--- ")[2].strip().splitlines()[1:]
+
+
+def carry_out(run: Run, root: Path, how: How) -> int:
+    """Make an attempt at `run`; the exit code. This process's output goes to the log from here."""
+    from repro.tasks import Interrupted
+
+    folder = results.begin(root, run)
+    rank = int(os.environ.get("RANK", "0"))
+    _redirect(log_path(folder, rank))
+    try:
+        return DONE if execute(run, root, how) == "done" else DIVERGED
+    except lease.Held as held:
+        print(held)
+        return HELD
+    except (Interrupted, KeyboardInterrupt) as interrupted:
+        print(interrupted)
+        return _after_interruption(folder, how) if rank == 0 else INTERRUPTED
+    except BaseException as error:
+        end = ending.of_error(error)
+        if not ending.is_expected(error):
+            traceback.print_exc()
+        print(end.note)
+        return FAILED
+    finally:
+        sys.stdout.flush()
+
+
+def _after_interruption(folder: Path, how: How) -> int:
+    """Whether SLURM is to start the run again, by what the lease says of it."""
+    content = lease.read(folder) or {}
+    end = lease.ending(content)
+    if content.get("attempt", "") != how.attempt:
+        return HELD  # it was taken from us
+    if not how.job or end is None:
+        return INTERRUPTED
+    again = ending.goes_on(end, content["endings"], content["seconds"], how.budget_seconds)
+    return AGAIN if again else FAILED
+
+
+def _redirect(log: Path) -> None:
+    """Append this process's output to a file, warnings as lines that begin so."""
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    sys.stdout.flush()
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    sys.stdout = sys.stderr = open(file, "w", buffering=1, closefd=False)  # noqa: SIM115
+    now, host = time.strftime("%Y-%m-%d %H:%M:%S"), os.uname().nodename
+    job = f", SLURM job {os.environ['SLURM_JOB_ID']}" if "SLURM_JOB_ID" in os.environ else ""
+    print(f"\n--- {now} process {os.getpid()} on {host}{job}")
+    warnings.showwarning = lambda message, *_: print(f"warning: {message}")

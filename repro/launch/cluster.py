@@ -1,0 +1,317 @@
+"""One site's SLURM parameters: what its file in slurm/ may say, read strictly.
+
+A site file changes how runs are carried out, never what they compute: nothing here enters a run's
+name. Each value is read as the text that is written there, then as the type of its field, so that
+`time: 12:00:00`, `account: 0123` and `kill-on-invalid-dep: yes` mean what they look like. (YAML's
+own rules make 43200, 83 and true of them.)
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field, is_dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import yaml
+
+SIGNAL_SECONDS_MAX = 65535  # what `sbatch --signal` can express
+
+
+class ClusterError(Exception):
+    """A site file that cannot be used: one line with the file, the key and the next step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What one run asks for, if its id matches `runs`."""
+
+    runs: str = "*"  # a pattern over run ids, with * ? and [abc]
+    nodes: int = 1
+    gpus: int = 1  # per node; each is one task (rank). 0: train on CPUs
+    tasks: int | None = None  # per node, where gpus is 0; default: 1
+    cpus: int = 4  # per task: the input pipeline's workers; too few starve the GPU
+    memory_gb: float | None = None  # GiB per task; default: the site's own rule
+    time: str = "1d"  # of one attempt: 90m, 12h, 3d, 1-12:00:00; a longer run is requeued
+    micro_batch: int | None = None  # images on one device at once; default: its whole share
+    partition: str | None = None  # instead of the cluster's, e.g. a short queue for short runs
+
+    def __post_init__(self) -> None:
+        _check_values(self)
+        _require(
+            not self.gpus or self.tasks in (None, self.gpus),
+            f"tasks: {self.tasks} tasks for {self.gpus} GPUs, but each task trains on one GPU; "
+            "take tasks out",
+        )
+        try:
+            minutes(self.time)
+        except ClusterError as error:
+            raise ClusterError(f"time: {error}") from None
+
+    @property
+    def minutes(self) -> int:
+        """The time limit of one attempt, in minutes."""
+        return minutes(self.time)
+
+    @property
+    def tasks_per_node(self) -> int:
+        """Processes (ranks) on each node."""
+        return self.tasks or self.gpus or 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gpus:
+    """How this site wants to be asked for GPUs."""
+
+    request: Literal["gpus-per-node", "gres"] = "gpus-per-node"  # gres: sites that know no other
+    type: str | None = None  # the site's name for a model, e.g. a100; default: whichever is free
+
+    def __post_init__(self) -> None:
+        _check_values(self)
+
+    def option(self, count: int) -> dict[str, str]:
+        """The option of sbatch that asks for `count` GPUs a node; none for 0."""
+        text = f"{self.type}:{count}" if self.type else str(count)
+        by_name = {"gpus-per-node": text, "gres": f"gpu:{text}"}
+        return {self.request: by_name[self.request]} if count else {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """One site. What has no value here is not sent, so that the site's own default holds."""
+
+    partition: str | None = None  # one, or several with commas: the first that is free
+    account: str | None = None  # who pays
+    qos: str | None = None
+    constraint: str | None = None  # features of nodes, e.g. a100|h100
+    reservation: str | None = None
+    exclude: str | None = None  # nodes to avoid, e.g. gpu[07,12]
+    nodelist: str | None = None
+    gpus: Gpus = field(default_factory=Gpus)
+    resources: tuple[Resources, ...] = field(default_factory=lambda: (Resources(),))  # the first
+    # that matches a run's id
+    warning_seconds: int = 120  # before the limit a run is told to save: a checkpoint, with reserve
+    parallel: int = 256  # elements of one array that run at a time; be kind to the others
+    budget_hours: float | None = None  # wall clock of one run over all attempts; default: no end
+    silence_seconds: float = 120  # without a heartbeat (there is one every 5 s; NFS may show it
+    # 60 s late); then a run counts as dead and is taken over
+    shared: tuple[str, ...] = ()  # folders that nodes see as well, absolute; default: not known
+    setup: tuple[str, ...] = ()  # shell lines on the first node, before srun: modules, staging
+    environment: dict[str, str] = field(default_factory=dict)  # of the run
+    python: str | None = None  # the interpreter on the nodes; default: the one that launches
+    srun: tuple[str, ...] = ()  # further arguments, e.g. --container-image=...
+    sbatch: dict[str, str] = field(default_factory=dict)  # any other option, by its long name
+    # without the dashes; `true` for one that takes no value
+
+    def __post_init__(self) -> None:
+        _check_values(self)
+        for name, value in self.sbatch.items():
+            _check_option(name, value)
+        for name in self.environment:
+            good = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name)
+            _require(good, f"environment: {name!r} is no name of a variable; use A-Z, 0-9 and _")
+        for path in self.shared:
+            _require(path.startswith("/"), f"shared: {path!r} is relative; begin it with /")
+        for resources in self.resources[:-1]:
+            all_runs = "matches all runs, so that no later one counts; move it to the end"
+            _require(resources.runs != "*", f"resources: an entry before the last {all_runs}")
+        _require(self.resources, "resources: an empty list; add an entry, or take the key out")
+        shortest = min(60 * resources.minutes for resources in self.resources)
+        most = min(shortest - 1, SIGNAL_SECONDS_MAX)
+        _require(
+            self.warning_seconds <= most,
+            f"warning_seconds: {self.warning_seconds} s does not fit, the shortest `time` of "
+            f"resources being {shortest} s; write {most} or less",
+        )
+
+    def resources_for(self, run_id: str) -> Resources:
+        """What a run asks for; ClusterError if no entry matches."""
+        for resources in self.resources:
+            if fnmatchcase(run_id, resources.runs):
+                return resources
+        raise ClusterError(f"resources: none for the run {run_id}; add an entry with runs: '*'")
+
+    @property
+    def sbatch_options(self) -> dict[str, str | Literal[True]]:
+        """The further options of sbatch; True for one that takes no value."""
+        return {name: True if v == "true" else v for name, v in self.sbatch.items()}
+
+
+def minutes(text: str) -> int:
+    """A time limit in minutes, rounded up, as SLURM does: 90m, 12h, 3d, 12:00:00, 1-12:00:00."""
+    if match := re.fullmatch(r"([0-9]+)([mhd])", text):
+        total = int(match[1]) * {"m": 1, "h": 60, "d": 24 * 60}[match[2]]
+    elif match := re.fullmatch(r"(?:([0-9]+)-)?([0-9]+):([0-5][0-9]):([0-5][0-9])", text):
+        days, hours, mins, seconds = (int(part or 0) for part in match.groups())
+        total = (days * 24 + hours) * 60 + mins + (seconds > 0)
+    else:
+        wrong = "has no unit" if text.isdecimal() else "is not a time"
+        raise ClusterError(f"{text!r} {wrong}; write it like 90m, 12h, 3d or 1-12:00:00")
+    _require(total, f"{text!r} would be no limit for SLURM; write one, like 12h")
+    return total
+
+
+# --- the file ------------------------------------------------------------------------------------
+
+
+def load(path: Path) -> Cluster:
+    """Read a site file; ClusterError for anything in it that is not understood."""
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        cluster: Cluster = _build(Cluster, content, "")
+        return cluster
+    except FileNotFoundError:
+        what = f"no such file; `repro doctor --cluster {path}` writes a first one"
+    except OSError as error:
+        what = f"cannot be read: {error.strerror}; name the YAML file of a site"
+    except UnicodeDecodeError:
+        what = "not UTF-8; name the YAML file of a site"
+    except yaml.YAMLError as error:
+        what = f"{_place(error)}; mend it, or begin with a copy of slurm/default.yaml"
+    except ClusterError as error:
+        what = str(error)
+    raise ClusterError(f"{path}: {' '.join(what.split())}")  # one line, whatever a key has in it
+
+
+def dump(cluster: Cluster) -> str:
+    """The YAML that `load` reads as this cluster: what differs from the defaults."""
+    content = yaml.safe_dump(_content(cluster), sort_keys=False, width=1000)
+    return f"# One site's SLURM parameters; slurm/default.yaml explains every key.\n{content}"
+
+
+class _Loader(yaml.BaseLoader):
+    """YAML whose every value is a text, or None where there is none, and no key comes twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for i, key in enumerate(keys):
+            line = node.value[i][0].start_mark.line + 1
+            _require(key not in keys[:i], f"{key}: comes again in line {line}; keep one of them")
+        return super().construct_mapping(node, deep)
+
+
+_NULL = "tag:yaml.org,2002:null"
+_Loader.add_implicit_resolver(_NULL, re.compile(r"(~|null|)$"), ["~", "n", ""])
+_Loader.add_constructor(_NULL, lambda loader, node: None)
+
+
+def _place(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or "a sign that YAML forbids"
+    return f"line {mark.line + 1}: not YAML: {problem}" if mark else f"not YAML: {problem}"
+
+
+def _build(kind: Any, content: Any, key: str) -> Any:
+    """The dataclass that the file describes under `key`."""
+    hints, prefix = get_type_hints(kind), f"{key}." if key else ""
+    content = {} if content is None else content
+    mapping = isinstance(content, dict)
+    _require(mapping, f"{key or 'all'}: must be a mapping; its keys are {', '.join(hints)}")
+    for name in content:
+        _require(name in hints, f"{prefix}{name}: unknown key; {_hint(str(name), hints)}")
+    given = {name: value for name, value in content.items() if value is not None}  # `key:` is none
+    values = {name: _value(hints[name], value, prefix + name) for name, value in given.items()}
+    try:
+        return kind(**values)
+    except ClusterError as error:
+        raise ClusterError(f"{prefix}{error}") from None
+
+
+def _value(hint: Any, content: Any, key: str) -> Any:
+    """What the file says under `key`, as the type of its field."""
+    if NoneType in get_args(hint):
+        hint = get_args(hint)[0]
+    if is_dataclass(hint):
+        return _build(hint, content, key)
+    if get_origin(hint) is tuple:
+        _require(isinstance(content, list), f"{key}: must be a list; begin its lines with a dash")
+        inner = get_args(hint)[0]
+        return tuple(_value(inner, item, f"{key}[{i}]") for i, item in enumerate(content))
+    if get_origin(hint) is dict:
+        _require(isinstance(content, dict), f"{key}: must be a mapping; write lines `name: value`")
+        return {str(name): _value(str, v, f"{key}.{name}") for name, v in content.items()}
+    return _leaf(hint, content, key)
+
+
+def _leaf(hint: Any, content: Any, key: str) -> Any:
+    """A text as a str, int, float or Literal, by the rules of the command line."""
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    names = {str: "text", int: "a whole number", float: "a number"}
+    what = names.get(hint) or " or ".join(get_args(hint))
+    _require(content is not None, f"{key}: must be {what}, not nothing; write a value")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--value", type=hint)
+    try:
+        return parser.parse_object({"value": content}).value
+    except ArgumentError:
+        raise ClusterError(f"{key}: must be {what}, not {content!r}; write it so") from None
+
+
+def _content(value: Any) -> Any:
+    """The plain lists and mappings of a dataclass, without what is its default."""
+    if isinstance(value, Cluster | Gpus | Resources):
+        defaults = vars(type(value)())
+        return {k: _content(v) for k, v in vars(value).items() if v != defaults[k]}
+    return [_content(item) for item in value] if isinstance(value, tuple) else value
+
+
+# --- what values may be --------------------------------------------------------------------------
+
+INSTEAD = {  # of an option of sbatch: the key that sends it
+    "partition account qos constraint reservation exclude nodelist": "use that key of the site",
+    "time": "use `time` of resources",
+    "nodes": "use `nodes` of resources",
+    "gpus gpus-per-node gpus-per-task gpus-per-socket gres": "use `gpus` of resources",
+    "ntasks ntasks-per-node ntasks-per-gpu": "use `tasks` of resources",
+    "cpus-per-task cpus-per-gpu": "use `cpus` of resources",
+    "mem mem-per-cpu mem-per-gpu": "use `memory_gb` of resources",
+    "array dependency signal job-name comment output error open-mode requeue no-requeue export": (
+        "the launch sets it; take it out"
+    ),
+    "wrap parsable wait test-only": "the launch could not go on with it; take it out",
+}
+
+
+def _require(holds: object, message: str) -> None:
+    if not holds:
+        raise ClusterError(message)
+
+
+def _check_values(settings: Any) -> None:
+    """Numbers are positive, and texts are one line that is not empty."""
+    for name, value in vars(settings).items():
+        if isinstance(value, int | float):
+            holds = 0 < value < math.inf or (name, value) == ("gpus", 0)
+            _require(holds, f"{name}: must be above 0, not {value}; raise it, or take it out")
+        for text in _texts(value):
+            _require(text or name == "environment", f"{name}: an empty text; take it out")
+            printable = text.isprintable() or name == "setup"  # which may be several lines
+            _require(printable, f"{name}: {text!r} has a line break or the like; write one line")
+
+
+def _texts(value: Any) -> list[str]:
+    """The texts in a field's value."""
+    items = value.values() if isinstance(value, dict) else value
+    items = items if isinstance(value, dict | tuple) else [value]
+    return [item for item in items if isinstance(item, str)]
+
+
+def _check_option(name: str, value: str) -> None:
+    """Not an option that we send ourselves: one of the two would win, and we would not know."""
+    spelled = name.lstrip("-").replace("_", "-").lower()
+    for options, instead in INSTEAD.items():
+        _require(spelled not in options.split(), f"sbatch: {name} does not belong here; {instead}")
+    good = re.fullmatch(r"[a-z][a-z0-9-]+", name)
+    _require(good, f"sbatch: {name!r} is no option; write its long name without the dashes before")
+    _require(value != "false", f"sbatch: {name}: false would be sent as its value; take it out")
+
+
+def _hint(word: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word.lower(), known, 1, cutoff=0.5)
+    return f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"

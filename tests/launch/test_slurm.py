@@ -1,0 +1,411 @@
+"""Runs on a real SLURM: stopped in every way that a cluster knows, nothing is lost and nothing is
+done twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from repro import results
+from repro.launch import attempt, code, lease, local, queue, slurm, state, submission
+from repro.launch.cluster import Cluster, Resources
+from repro.launch.ending import Ending
+from repro.launch.job import How
+from repro.launch.testbed import Testbed
+from repro.spec import Classification
+from tests.launch import BROKEN, LONG, RUN, fill, full_disk, outputs, wait_until
+
+ONE = Resources(cpus=1, time="30m")
+SITE = Cluster(resources=(ONE,), silence_seconds=5)
+FOUR_RANKS = replace(SITE, resources=(Resources(cpus=1, nodes=2, gpus=2, time="30m"),))
+CHILD = replace(RUN, seed=7, pretrained=RUN)
+
+
+@pytest.fixture(scope="module")
+def bed() -> Iterator[Testbed]:
+    with Testbed(nodes=3, cpus=2) as bed, pytest.MonkeyPatch.context() as patch:
+        for name, value in bed.environment.items():
+            patch.setenv(name, value)
+        yield bed
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """RUN, LONG and CHILD as they come out when nothing happens, trained here."""
+    root = tmp_path_factory.mktemp("undisturbed")
+    assert local.launch([RUN, LONG, CHILD], root, How(root / "data"), 1, lambda _: None)
+    return root
+
+
+def submit(root: Path, *runs: Classification, site: Cluster = SITE) -> submission.Submission:
+    """Submit runs that save after every step."""
+    return slurm.submit(site, "", runs, root, How(root / "data", checkpoint_seconds=0.0))
+
+
+def look(root: Path, run: Classification) -> state.State:
+    (found,) = state.look(root, [run])
+    return found
+
+
+def names(root: Path, *runs: Classification) -> list[str]:
+    return [found.name for found in state.look(root, runs)]
+
+
+def wait_done(root: Path, *runs: Classification) -> None:
+    def settled() -> bool:
+        states = state.look(root, runs)
+        bad = [s for s in states if s.ended_badly]
+        assert not bad, bad
+        return all(s.name == "done" for s in states)
+
+    wait_until(settled)
+
+
+def wait_training(root: Path, run: Classification) -> str:
+    """Wait until a run has saved a step; its job."""
+    folder = results.folder(root, run)
+    wait_until(lambda: list(folder.glob("checkpoints/step*.pt")))
+    return look(root, run).job
+
+
+def log(root: Path, run: Classification, rank: int = 0) -> str:
+    path = attempt.log_path(results.folder(root, run), rank)
+    return path.read_text() if path.exists() else ""
+
+
+def attempts(root: Path, run: Classification) -> int:
+    return log(root, run).count("\n--- ")
+
+
+def assert_untouched(root: Path, undisturbed: Path, *runs: Classification) -> None:
+    """Every byte is as if nothing had happened, and nothing is left over."""
+    for run in runs:
+        assert outputs(root, run) == outputs(undisturbed, run)
+        left = {path.name for path in results.folder(root, run).iterdir()}
+        assert not {name for name in left if "tmp" in name or name == "checkpoints"}
+
+
+def process_of(bed: Testbed, job: str, rank: int) -> int:
+    """The process number here of a rank of a job; 0 if there is none."""
+    conf = f"SLURM_CONF={bed.environment['SLURM_CONF']}"
+    number = job.partition("_")
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "environ").read_bytes().decode(errors="replace").split("\0")
+            command = (process / "cmdline").read_bytes()
+        except OSError:
+            continue
+        is_rank = b"_submit" in command and not command.startswith(b"srun")
+        here = is_rank and {f"SLURM_PROCID={rank}", conf} <= set(words)
+        array = f"SLURM_ARRAY_JOB_ID={number[0]}" in words
+        task = f"SLURM_ARRAY_TASK_ID={number[2]}" in words
+        if here and (f"SLURM_JOB_ID={job}" in words or (array and task)):
+            return int(process.name)
+    return 0
+
+
+# --- what is submitted ---------------------------------------------------------------------------
+
+
+def test_an_array_a_child_and_what_waits_for_a_failure(
+    bed: Testbed, tmp_path: Path, undisturbed: Path
+) -> None:
+    """Equal shapes are one array; a run comes after its start; what cannot start is not kept."""
+    other, orphan = replace(RUN, seed=1), replace(RUN, seed=2, pretrained=BROKEN)
+    planned = submit(tmp_path, CHILD, RUN, other, BROKEN, orphan)
+    assert [len(array.runs) for array in planned.arrays] == [3, 1, 1]
+    assert look(tmp_path, CHILD).note == "Dependency"
+
+    wait_until(lambda: names(tmp_path, CHILD, RUN, other) == ["done"] * 3)
+    assert_untouched(tmp_path, undisturbed, RUN, CHILD)
+    wait_until(lambda: names(tmp_path, BROKEN, orphan) == ["failed", "never started"])
+    assert "'colour'" in look(tmp_path, BROKEN).note
+    assert look(tmp_path, orphan).note == f"{BROKEN.id}, from which it starts, has no result"
+    bed.wait_empty()
+
+    # It ran the code that was submitted, and says so.
+    result = json.loads((results.folder(tmp_path, RUN) / results.RESULT).read_text())
+    assert result["provenance"]["code"] == planned.code == code.digest()
+    (snapshot,) = (tmp_path / submission.FOLDER / "code").iterdir()
+    assert snapshot.name == planned.code
+    # A result has the digests of its files.
+    assert set(result["files"]) == {results.PREDICTIONS, results.WEIGHTS}
+
+
+def test_four_ranks_on_two_nodes(bed: Testbed, tmp_path: Path, undisturbed: Path) -> None:
+    submit(tmp_path, RUN, site=FOUR_RANKS)
+    wait_done(tmp_path, RUN)
+    result = json.loads((results.folder(tmp_path, RUN) / results.RESULT).read_text())
+    alone = json.loads((results.folder(undisturbed, RUN) / results.RESULT).read_text())
+    assert result["provenance"]["ranks"] == 4
+    assert result["metrics"]["loss"] == pytest.approx(alone["metrics"]["loss"], rel=1e-3)
+    for rank in range(4):
+        assert log(tmp_path, RUN, rank).count("\n--- ") == 1
+
+
+# --- stopped -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", ["USR2", "TERM"])
+def test_a_warning_saves_and_requeues(
+    bed: Testbed, tmp_path: Path, undisturbed: Path, number: str
+) -> None:
+    """As a preemption warns, with four ranks that must agree on the step, and with one."""
+    site = replace(SITE, resources=(replace(ONE, runs=LONG.id), FOUR_RANKS.resources[0]))
+    four = replace(LONG, seed=1)
+    submit(tmp_path, LONG, four, site=site)
+    for run in (LONG, four):
+        job = wait_training(tmp_path, run)
+        bed.ask("scancel", f"--signal={number}", job)
+    for run in (LONG, four):
+        wait_until(lambda run=run: look(tmp_path, run).name == "queued")  # type: ignore[misc]
+        assert "again, after: preempted" in look(tmp_path, run).note
+        assert "stopped after step" in log(tmp_path, run)
+    wait_done(tmp_path, LONG, four)
+    assert attempts(tmp_path, LONG) == attempts(tmp_path, four) == 2
+    assert_untouched(tmp_path, undisturbed, LONG)
+
+
+@pytest.mark.parametrize("user_signal", [True, False])
+def test_preempted_by_a_more_urgent_job(
+    tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch, user_signal: bool
+) -> None:
+    """Whether the site sends USR2 or only TERM."""
+    with Testbed(nodes=1, cpus=1, user_signal=user_signal) as bed:
+        monkeypatch.setenv("SLURM_CONF", bed.environment["SLURM_CONF"])
+        submit(tmp_path, LONG)
+        wait_training(tmp_path, LONG)
+        bed.ask("sbatch", "--partition=urgent", "--output=/dev/null", "--wrap=sleep 2")
+        wait_until(lambda: look(tmp_path, LONG).name == "queued")
+        wait_done(tmp_path, LONG)
+    assert attempts(tmp_path, LONG) == 2
+    assert "stopped after step" in log(tmp_path, LONG)
+    assert_untouched(tmp_path, undisturbed, LONG)
+
+
+def test_the_time_limit(bed: Testbed, tmp_path: Path, undisturbed: Path) -> None:
+    """Two minutes at a time, for a run that is held up until it is warned, while it starts."""
+    site = replace(SITE, resources=(replace(ONE, time="2m"),), warning_seconds=60)
+    submit(tmp_path, LONG, site=site)
+    job = look(tmp_path, LONG).job
+    wait_until(lambda: process_of(bed, job, 0))
+    process = process_of(bed, job, 0)
+    os.kill(process, signal.SIGSTOP)
+    wait_until(lambda: is_pending(process, signal.SIGUSR2))
+    os.kill(process, signal.SIGCONT)
+    wait_until(lambda: look(tmp_path, LONG).name == "queued")
+    assert look(tmp_path, LONG).note == "again, after: time limit"
+    assert "stopped after step 1 of 300" in log(tmp_path, LONG)
+    wait_done(tmp_path, LONG)
+    assert_untouched(tmp_path, undisturbed, LONG)
+
+
+def is_pending(pid: int, number: int) -> bool:
+    """Whether a signal waits for a process that stands still."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    waiting = dict(line.split(":\t", 1) for line in lines)["ShdPnd"]
+    return bool(int(waiting, 16) >> (number - 1) & 1)
+
+
+def test_requeued_by_an_administrator(bed: Testbed, tmp_path: Path, undisturbed: Path) -> None:
+    submit(tmp_path, LONG)
+    job = wait_training(tmp_path, LONG)
+    bed.ask("scontrol", "requeue", job)
+    wait_until(lambda: look(tmp_path, LONG).name == "queued")
+    wait_done(tmp_path, LONG)
+    assert attempts(tmp_path, LONG) == 2
+    assert_untouched(tmp_path, undisturbed, LONG)
+
+
+def test_cancelled_by_hand_it_is_not_requeued(
+    bed: Testbed, tmp_path: Path, undisturbed: Path
+) -> None:
+    submit(tmp_path, LONG)
+    bed.ask("scancel", wait_training(tmp_path, LONG))
+    bed.wait_empty()
+    assert look(tmp_path, LONG).name == "cancelled"
+    assert attempts(tmp_path, LONG) == 1
+    submit(tmp_path, LONG)
+    wait_done(tmp_path, LONG)
+    assert_untouched(tmp_path, undisturbed, LONG)
+
+
+# --- killed --------------------------------------------------------------------------------------
+
+
+def test_a_rank_is_killed(bed: Testbed, tmp_path: Path) -> None:
+    """The others do not wait for it for ever; the run is started again, and is told who it was."""
+    submit(tmp_path, LONG, site=FOUR_RANKS)
+    job = wait_training(tmp_path, LONG)
+    os.kill(process_of(bed, job, 2), signal.SIGKILL)
+    wait_until(lambda: look(tmp_path, LONG).name == "queued")
+    end = lease.ending(look(tmp_path, LONG).facts)
+    assert end is not None
+    assert end.cause == "lost"
+    assert end.note.startswith("rank 2 on n")
+    wait_done(tmp_path, LONG)
+    assert look(tmp_path, LONG).name == "done"
+    assert attempts(tmp_path, LONG) == 2
+
+
+def test_an_error_of_one_rank_names_it(bed: Testbed, tmp_path: Path) -> None:
+    """Its error is told, not that of those who waited for it."""
+    submit(tmp_path, replace(RUN, dataset="cifar10-smoke"), site=FOUR_RANKS)
+    run = replace(RUN, dataset="cifar10-smoke")
+    wait_until(lambda: look(tmp_path, run).name == "failed")
+    assert "cifar-10-batches-py" in look(tmp_path, run).note
+    bed.wait_empty()
+    assert attempts(tmp_path, run) == 1
+
+
+def test_out_of_memory_is_tried_once_more_and_then_said(bed: Testbed, tmp_path: Path) -> None:
+    """A real shortage: the run's processes may have no more than 1 GiB of addresses."""
+    site = replace(SITE, environment={"PYTHONMALLOC": "malloc"}, setup=("ulimit -v 4000000",))
+    greedy = replace(RUN, model=RUN.model.updated(embed_dims=(6144, 6144), num_heads=(8, 8)))
+    submit(tmp_path, greedy, site=site)
+    wait_until(lambda: look(tmp_path, greedy).name == "out of memory")
+    bed.wait_empty()
+    assert attempts(tmp_path, greedy) == 2
+
+
+def test_its_node_dies(bed: Testbed, tmp_path: Path, undisturbed: Path) -> None:
+    submit(tmp_path, LONG)
+    wait_training(tmp_path, LONG)
+    node = look(tmp_path, LONG).facts["host"]
+    bed.kill_node(node)
+    try:
+        bed.wait_down(node)
+        wait_until(lambda: look(tmp_path, LONG).facts.get("host") not in (None, node))
+        assert look(tmp_path, LONG).facts["endings"] == {"lost": 1}
+    finally:
+        bed.start_node(node)
+    wait_done(tmp_path, LONG)
+    assert_untouched(tmp_path, undisturbed, LONG)
+
+
+def test_its_node_freezes_and_wakes(bed: Testbed, tmp_path: Path, undisturbed: Path) -> None:
+    """SLURM gives the node up and starts the run elsewhere; then the frozen process goes on."""
+    submit(tmp_path, LONG)
+    wait_training(tmp_path, LONG)
+    node = look(tmp_path, LONG).facts["host"]
+    bed.freeze_node(node)
+    try:
+        bed.wait_down(node)
+        wait_until(lambda: look(tmp_path, LONG).facts.get("host") not in (None, node))
+    finally:
+        bed.thaw_node(node)
+    wait_done(tmp_path, LONG)
+    assert_untouched(tmp_path, undisturbed, LONG)
+    bed.kill_node(node)
+    bed.start_node(node)
+
+
+def test_the_controller_is_restarted(bed: Testbed, tmp_path: Path, undisturbed: Path) -> None:
+    runs = [LONG, *(replace(RUN, seed=seed) for seed in range(1, 8))]
+    submit(tmp_path, *runs)
+    wait_training(tmp_path, LONG)
+    bed.kill_controller()
+    with pytest.raises(queue.QueueError, match="does not answer"):
+        submit(tmp_path, RUN)
+    assert set(names(tmp_path, *runs)) <= {"running", "queued", "done"}  # from the files alone
+    bed.start_controller()
+    wait_until(lambda: names(tmp_path, *runs) == ["done"] * 8)
+    assert_untouched(tmp_path, undisturbed, LONG)
+
+
+# --- nowhere to write ----------------------------------------------------------------------------
+
+
+def test_a_full_disk(tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes on while it can, then says what it could not write; what was there is kept."""
+    with full_disk(tmp_path / "disk", 24 * 1024) as root, Testbed(nodes=1, cpus=1) as bed:
+        monkeypatch.setenv("SLURM_CONF", bed.environment["SLURM_CONF"])
+        submit(root, LONG)
+        wait_training(root, LONG)
+        filler = fill(root)
+        wait_until(lambda: look(root, LONG).ended_badly)
+        found = look(root, LONG)
+        saved = list(results.folder(root, LONG).glob("checkpoints/step*.pt"))
+        assert saved
+        filler.unlink()
+        assert found.name in ("failed", "lost")
+        assert not (results.folder(root, LONG) / results.RESULT).exists()
+        submit(root, LONG)
+        wait_done(root, LONG)
+        assert_untouched(root, undisturbed, LONG)
+
+
+# --- the states ----------------------------------------------------------------------------------
+
+
+def entry(name: str, reason: str = "None") -> queue.Entry:
+    return queue.Entry("55_0", "repro-0000000a-0", name, reason, "")
+
+
+def of_files(
+    root: Path, facts: dict[str, object] | None, jobs: Sequence[queue.Entry] | None
+) -> tuple[str, str]:
+    """The state of a submitted run by its lease and what squeue says."""
+    planned = submission.Submission(
+        "0000000a", 100.0, "me", "here", "", "", None, [submission.Array([RUN.id, "x"], "55")]
+    )
+    seen = state._Seen(
+        facts or {},
+        submission.Place(planned, 0, 0),
+        (submission.listed(jobs) if jobs is not None else {}).get(("0000000a", 0, 0)),
+        jobs is not None,
+        False,
+    )
+    return state._unfinished(seen)
+
+
+HELD = {
+    "submission": "0000000a",
+    "job": "55_0",
+    "boot": "other",
+    "pid": 1,
+    "silence": 5.0,
+    "host": "n1",
+}
+
+
+@pytest.mark.parametrize(
+    ("facts", "jobs", "said"),
+    [
+        (None, [entry("PENDING", "Priority")], ("queued", "Priority")),
+        (None, [entry("PENDING", "PartitionTimeLimit")], ("never started", "PartitionTimeLimit")),
+        (None, [entry("RUNNING")], ("running", "starting")),
+        (None, [entry("CANCELLED")], ("cancelled", "")),
+        (None, [entry("TIMEOUT", "TimeLimit")], ("never started", "TIMEOUT TimeLimit")),
+        (None, [], ("never started", "does not know it any more")),
+        (None, None, ("queued", "does not answer")),
+        (HELD | {"beat": 1.0}, [entry("RUNNING")], ("running", "silent")),
+        (HELD | {"beat": 1.0}, [entry("PENDING", "BeginTime")], ("queued", "")),
+        (HELD | {"beat": 9e9}, [], ("lost", "no word from process 1 on n1")),
+        (HELD | {"beat": 9e9}, [entry("NODE_FAIL")], ("lost", "NODE_FAIL")),
+        (HELD | {"beat": 9e9}, [entry("OUT_OF_MEMORY")], ("out of memory", "SLURM")),
+    ],
+)
+def test_states(
+    facts: dict[str, object] | None, jobs: list[queue.Entry] | None, said: tuple[str, str]
+) -> None:
+    name, note = of_files(Path(), facts, jobs)
+    assert name == said[0]
+    assert said[1] in note
+
+
+@pytest.mark.parametrize(
+    ("cause", "name"),
+    [("error", "failed"), ("time limit", "timed out"), ("out of memory", "out of memory")],
+)
+def test_states_of_endings(cause: str, name: str) -> None:
+    released = HELD | {"beat": 1.0, "released": True, "cause": cause, "note": "why"}
+    assert of_files(Path(), released, []) == (name, "why")
+    assert of_files(Path(), released, [entry("PENDING", "BeginTime")])[0] == "queued"
+    assert lease.ending(released) == Ending(cause, "why")  # type: ignore[arg-type]
