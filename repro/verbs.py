@@ -384,6 +384,8 @@ def testbed(words: Sequence[str]) -> int:
         file = bed.root / "site.yaml"
         file.write_text(cluster.dump(site))
         os.environ["REPRO_CLUSTER"] = str(file)
+        own = Path(sys.executable).parent  # so that COMMAND finds this `repro`
+        os.environ["PATH"] = f"{own}:{os.environ.get('PATH', os.defpath)}"
         return run(command, bed)
 
 

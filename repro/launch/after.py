@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from repro.launch import attempt, ending, lease, ranks, submission
 from repro.launch.ending import Cause, Ending
@@ -33,30 +34,50 @@ def main(arguments: Sequence[str]) -> int:
     if int(status) == attempt.DIVERGED or (folder / "result.json").exists():
         return 0 if _is_done(folder) else 1
     content = lease.read(folder) or {}
-    printed = _printed(submission.folder(Path(root), token) / "jobs", name)
     ours = content.get("attempt") == name
-    if int(status) == attempt.AGAIN:  # it saved its state, but SLURM was about to end it anyway
-        if ours and (why := _why_ended(printed[0])):
-            lease.bury(folder, content, Ending(why, "SLURM ended the job"))
+    if ours and lease.seems_held(content):
+        return (
+            1  # SLURM has started the job twice, as after a crash of its own: the other one lives
+        )
+    try:
+        end = _say(Path(root), submitted, folder, content if ours else {}, name, int(status))
+    except (lease.Held, OSError):  # somebody else has the run, or the disk is full
         return 1
-    if not ours:  # it ended before it held the run
-        if int(status) == attempt.HELD:
-            return 1
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            about = {"attempt": name, "job": ranks.job(), "submission": token}
-            lease.acquire(folder, about).release(_ending(folder, printed, int(status)))
-        except lease.Held:
-            return 1
-    else:
-        said, found = lease.ending(content), _ending(folder, printed, int(status))
-        # The first rank, if it waits for one that failed, fails as well, for that reason.
-        if said is None or (said.cause == "error" and not found.note.startswith("rank 0")):
-            lease.bury(folder, content, found)
-    content = lease.read(folder) or {}
-    end = lease.ending(content) or Ending("lost")
-    again = ending.goes_on(end, content["endings"], content["seconds"], submitted.budget_seconds)
-    return attempt.AGAIN if again else 1
+    told = lease.read(folder) or {}
+    before, seconds = told.get("endings", {}), told.get("seconds", 0.0)
+    if end is None or not ending.goes_on(end, before, seconds, submitted.budget_seconds):
+        return 1
+    return attempt.AGAIN
+
+
+def _say(
+    root: Path,
+    submitted: submission.Submission,
+    folder: Path,
+    content: Mapping[str, Any],
+    name: str,
+    status: int,
+) -> Ending | None:
+    """Write into the lease how the attempt ended; None if there is nothing to start again for."""
+    printed = _printed(submission.folder(root, submitted.token) / "jobs", name)
+    if status == attempt.AGAIN:  # it saved its state, but SLURM was about to end it anyway
+        if content and (why := _why_ended(printed[0])):
+            lease.bury(folder, content, Ending(why, "SLURM ended the job"))
+        return None
+    found = _ending(folder, printed, status)
+    if not content:  # it ended before it held the run
+        if status == attempt.HELD:
+            return None
+        folder.mkdir(parents=True, exist_ok=True)
+        about = {"attempt": name, "job": ranks.job(), "submission": submitted.token}
+        lease.acquire(folder, about).release(found)
+        return found
+    # The first rank, if it waits for one that failed, fails as well, for that reason.
+    said = lease.ending(content)
+    if said is None or (said.cause == "error" and not found.note.startswith("rank 0")):
+        lease.bury(folder, content, found)
+        return found
+    return said
 
 
 def _is_done(folder: Path) -> bool:
@@ -102,8 +123,11 @@ def _why_ended(printed: str) -> Cause | None:
 
 
 def _last_line(text: str) -> str:
+    """The last words of a process: its error, which may have several lines, or its last line."""
     lines = [line.strip() for line in text.splitlines()]
-    return next((line for line in reversed(lines) if line and "srun: " not in line), "")
+    last = [line for line in lines if line and "srun: " not in line][-3:]
+    errors = [n for n, line in enumerate(last) if re.match(r"[\w.]*(Error|Exception)\b", line)]
+    return " ".join(last[errors[0] if errors else -1 :])
 
 
 if __name__ == "__main__":

@@ -62,6 +62,7 @@ class _Job:
     parent: int = field(default_factory=os.getppid)
     asked_to_stop: bool = False
     cancelled: bool = False
+    unwritten: Sequence[Mapping[str, Any]] = ()  # metrics for which there was no room
     _since: tuple[int, float] | None = None  # a step of this attempt, and when it was
 
     @property
@@ -114,8 +115,10 @@ class _Job:
 
     def history(self, lines: Sequence[Mapping[str, Any]]) -> None:
         if self.ours():
+            self.unwritten = lines
             try:
                 results.write_metrics(self.folder, lines)
+                self.unwritten = ()
             except results.ResultsError as error:  # the next epoch's holds these lines as well
                 warnings.warn(str(error), stacklevel=2)
 
@@ -166,6 +169,8 @@ def execute(run: Run, root: Path, how: How) -> str:
         task = importlib.import_module(f"repro.tasks.{run.kind}")
         result = task.execute(run, job)
         if held and job.ours():
+            if job.unwritten:
+                results.write_metrics(folder, job.unwritten)
             _record(folder, result, started, held.seconds)
             shutil.rmtree(job.checkpoints, ignore_errors=True)
         return str(result.status)

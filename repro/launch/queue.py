@@ -22,7 +22,6 @@ NEVER = (
     "DependencyNeverSatisfied",
     "InvalidAccount",
     "InvalidQOS",
-    "JobHeldAdmin",
     "PartitionTimeLimit",
     "QOSTimeLimit",
     "QOSNotAllowed",

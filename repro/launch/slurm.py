@@ -8,6 +8,7 @@ from whoever submitted them. An element's own script starts the ranks, and looks
 from __future__ import annotations
 
 import io
+import logging
 import os
 import shlex
 import subprocess
@@ -56,6 +57,7 @@ class Attempt:
         from repro.launch import attempt
 
         began = time.monotonic()
+        logging.getLogger("submitit").setLevel(logging.ERROR)  # its word on signals is not ours
         ranks.from_slurm()
         os.environ.setdefault("OMP_NUM_THREADS", os.environ.get("SLURM_CPUS_PER_TASK", "1"))
         how = replace(
@@ -301,6 +303,9 @@ def _setup(
         f"export PYTHONPATH={shlex.quote(str(snapshot))} PYTHONSAFEPATH=1",
         *(f"export {name}={shlex.quote(value)}" for name, value in cluster.environment.items()),
         'attempt="$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}"',
+        # Of an array's last element SLURM_JOB_ID is the number of the whole array.
+        'job="${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}"',
+        'job="${job:-$SLURM_JOB_ID}"',
         'echo "--- attempt $attempt on $SLURM_JOB_NODELIST" >&2',
         "leave() {",
         "  status=$?; trap - EXIT",
@@ -308,8 +313,8 @@ def _setup(
         f"    {follow}; status=$? ;;",
         "  esac",
         "  if [ $status = 85 ]; then",
-        '    case "$(squeue --noheader --job "$SLURM_JOB_ID" --format %T)" in',
-        '      RUNNING) scontrol requeue "$SLURM_JOB_ID" ;;',
+        '    case "$(squeue --noheader --job "$job" --format %T)" in',
+        '      RUNNING) scontrol requeue "$job" ;;',
         f"      *) {follow} ;;",  # SLURM ends it: to requeue it, or because somebody cancelled it
         "    esac",
         "  fi",
@@ -355,6 +360,8 @@ def submit(
     budget = cluster.budget_hours and 3600 * cluster.budget_hours
     listed = [[run.id for run in part.runs] for part in parts]
     planned = submission.new(snapshot.name, site, budget, listed)
+    for run in runs:
+        lease.allow(root / run.id)
     submission.record(root, planned)
     try:
         for number, part in enumerate(parts):
@@ -368,8 +375,6 @@ def submit(
             queue.cancel([array.job for array in planned.arrays if array.job])
         submission.withdraw(root, planned)
         raise
-    for run in runs:
-        lease.allow(root / run.id)
     submission.record(root, planned)
     return planned
 

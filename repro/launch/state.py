@@ -101,7 +101,12 @@ def _state(
     if place:
         job = place.job
         entry = (listed or {}).get((place.submission.token, place.array, place.index))
-    seen = _Seen(facts, place, entry, listed is not None, lease.is_asked_to_stop(folder))
+    if facts.get("released") and not facts.get("cause"):  # it ended well while SLURM was asked
+        found = results.outcome(root, run)
+        if found.state in _SETTLED:
+            return State(run, found.state, found.note)
+    told = not (place and entry) or submission.is_handed_over(root, place.submission, entry.id)
+    seen = _Seen(facts, place, entry, listed is not None, lease.is_asked_to_stop(folder), told)
     name, note = _unfinished(seen)
     if name == "missing" and found.state == "started":
         name = "started"
@@ -123,6 +128,7 @@ class _Seen:
     entry: queue.Entry | None  # squeue's word on that
     slurm_answers: bool
     cancelled: bool
+    told: bool = True  # whether its job knows what to do
 
     @property
     def ours(self) -> bool:
@@ -156,6 +162,8 @@ def _unfinished(seen: _Seen) -> tuple[str, str]:
         return "running", f"silent for {silent:.0f} s" if silent > _NOTABLE_SILENCE else ""
     if entry and entry.never_starts:
         return "never started", f"{entry.reason}; cancel it, and mend the site file"
+    if entry and (entry.waits or entry.runs) and not seen.told:
+        return "never started", "its launcher died while submitting; launch it again"
     again = f"again, after: {end.cause}" if end and seen.ours else ""
     if entry and entry.waits:
         return "queued", again or ("" if entry.reason == "None" else entry.reason)

@@ -11,8 +11,8 @@ alone tells which job is which run, even if the launcher was killed before it kn
 
 from __future__ import annotations
 
-import getpass
 import json
+import os
 import re
 import shutil
 import socket
@@ -38,7 +38,9 @@ class Array:
     job: str = ""  # '' until SLURM has accepted it
 
     def element(self, index: int) -> str:
-        """The job of one run, as squeue names it."""
+        """The job of one run, as squeue names it; '' if SLURM's number is not known."""
+        if not self.job:
+            return ""
         return f"{self.job}_{index}" if len(self.runs) > 1 else self.job
 
 
@@ -48,7 +50,7 @@ class Submission:
 
     token: str
     created: float  # seconds since the epoch
-    user: str
+    user: str  # by number: names are what the environment says
     host: str
     code: str  # the digest of the snapshot
     site: str  # the site file's content
@@ -78,7 +80,7 @@ def new(
 ) -> Submission:
     """A submission of these runs, not yet on file."""
     return Submission(
-        uuid.uuid4().hex[:8], time.time(), getpass.getuser(), socket.gethostname(), code, site,
+        uuid.uuid4().hex[:8], time.time(), str(os.getuid()), socket.gethostname(), code, site,
         budget_seconds, [Array(list(runs)) for runs in arrays],
     )  # fmt: skip
 
@@ -102,6 +104,11 @@ def record(root: Path, submission: Submission) -> None:
 def withdraw(root: Path, submission: Submission) -> None:
     """Forget a submission of which SLURM took nothing."""
     shutil.rmtree(folder(root, submission.token), ignore_errors=True)
+
+
+def is_handed_over(root: Path, submission: Submission, job: str) -> bool:
+    """Whether a job can know what to do: not if its launcher died in the moment after sbatch."""
+    return (folder(root, submission.token) / "jobs" / f"{job}_submitted.pkl").exists()
 
 
 def tidy(root: Path) -> None:

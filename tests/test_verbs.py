@@ -1,0 +1,262 @@
+"""The verbs that look at runs and mend them, on files alone: no SLURM is here, or none answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from repro import experiments, options, results
+from repro.experiments.scales import at_scale
+from repro.launch import attempt, lease, submission
+from repro.launch.ending import Cause, Ending
+from repro.spec import Run, with_seeds
+from tests.test_cli import Capture, call, finish, refused, works
+
+RUNS: dict[str, Run] = {
+    cell.row: at_scale(cell.run, "smoke")
+    for cell in experiments.get("table1").cells
+    if cell.column == "C10"
+}
+TINY, SMALL, BASE = (RUNS[f"NesT-{size}"] for size in "TSB")
+SWIN = RUNS["Swin-T"]
+ROOT = Path("results")
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every command runs in an empty folder, where there is no SLURM."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "/nowhere")
+    return tmp_path
+
+
+def submitted(*runs: Run, job: str = "55") -> submission.Submission:
+    """A submission of one array, on file."""
+    planned = submission.new("0" * 16, "", None, [[run.id for run in runs]])
+    planned.arrays[0].job = job
+    submission.record(ROOT, planned)
+    return planned
+
+
+def stopped(run: Run, cause: Cause, note: str = "", printed: str = "") -> None:
+    """An attempt at a run that has ended."""
+    held = lease.acquire(results.begin(ROOT, run))
+    with attempt.log_path(results.folder(ROOT, run)).open("a") as log:
+        log.write(f"\n--- 2026-01-01 00:00:00 process 1 on n1\n{printed}\n{note}\n")
+    held.release(Ending(cause, note))
+
+
+# --- status --------------------------------------------------------------------------------------
+
+
+def test_what_was_submitted_is_queued_as_far_as_files_tell(capsys: Capture) -> None:
+    submitted(TINY, SMALL)
+    finish(SMALL, top1=10.0)
+    out = works(capsys, "status table1")
+    assert re.search(r"smoke +28 missing, 1 queued, 1 done", out)
+    assert "queued: 1 × as of its submission; SLURM does not answer" in out
+    rows = json.loads(works(capsys, "status table1 --json"))
+    (smoke,) = (row for row in rows if row["scale"] == "smoke")
+    (queued,) = (run for run in smoke["runs"] if run["state"] == "queued")
+    assert (queued["run"], queued["job"]) == (TINY.id, "55_0")
+
+
+def test_more_seeds_are_told_once_there_are_any(capsys: Capture) -> None:
+    assert "30 missing" in works(capsys, "status").splitlines()[-1]
+    submitted(with_seeds(TINY, 2)[1])
+    assert "59 missing, 1 queued" in works(capsys, "status")
+    assert "30 missing" in works(capsys, "status --seeds 1")
+
+
+@pytest.mark.parametrize(
+    ("cause", "name"),
+    [("error", "failed"), ("time limit", "timed out"), ("preempted", "preempted"),
+     ("out of memory", "out of memory"), ("cancelled", "cancelled"), ("lost", "lost")],
+)  # fmt: skip
+def test_how_an_attempt_ended_is_said_with_its_cause(
+    capsys: Capture, cause: Cause, name: str
+) -> None:
+    stopped(TINY, cause, "the cause", printed="some lines\nof the log")
+    assert f"{TINY.id}: {name}, the cause\n" in works(capsys, "status table1")
+    out = works(capsys, "failures table1")
+    assert out.splitlines() == [
+        f"{TINY.id}: {name}, the cause", "    some lines", "    of the log", "    the cause",
+    ]  # fmt: skip
+    assert json.loads(works(capsys, "failures --json")) == [
+        {"run": TINY.id, "state": name, "note": "the cause"}
+    ]
+
+
+def test_what_was_interrupted_here_or_never_begun_has_not_failed(capsys: Capture) -> None:
+    assert works(capsys, "failures") == "no run has ended badly\n"
+    stopped(TINY, "interrupted")
+    results.begin(ROOT, SMALL)
+    finish(BASE, top1=10.0)
+    assert works(capsys, "failures") == "no run has ended badly\n"
+    assert json.loads(works(capsys, "failures --json")) == []
+
+
+def test_watching_looks_again_until_it_is_interrupted(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+
+    def sleep(_: float) -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    status, out, _ = call(capsys, "status table1 --watch")
+    assert status == 130
+    assert out.count("table1     smoke") == 2
+    assert "\033" not in out  # this is no terminal
+    assert "not allowed with argument --watch" in refused(capsys, "status --watch --json")
+
+
+def test_a_damaged_submission_is_named(capsys: Capture) -> None:
+    token = submitted(TINY).token
+    record = submission.folder(ROOT, token) / "submission.json"
+    record.write_text("{")
+    for line in ("status", f"logs {TINY.id}", "cancel table1", "failures"):
+        assert f"{record} is damaged" in refused(capsys, line)
+
+
+# --- logs ----------------------------------------------------------------------------------------
+
+
+def test_a_log_is_found_by_the_beginning_of_its_run(capsys: Capture) -> None:
+    stopped(TINY, "error", "first words")
+    stopped(TINY, "error", "last words")
+    for name in (TINY.id, TINY.id[:-3]):
+        assert re.search("first words.*last words", works(capsys, f"logs {name}"), re.DOTALL)
+    assert "last words" in works(capsys, f"logs {TINY.id} -f")  # nothing is to follow
+    assert f"did you mean {TINY.id}?" in refused(capsys, f"logs {TINY.id[:-2]}zz")
+    assert "has printed nothing as rank 3" in refused(capsys, f"logs {TINY.id} --rank 3")
+    assert "rank" in refused(capsys, f"logs {TINY.id} --rank -1")
+    attempt.log_path(results.folder(ROOT, TINY), 1).write_text("the other's words")
+    assert works(capsys, f"logs {TINY.id} --rank 1") == "the other's words"
+
+
+def test_a_name_that_does_not_say_which(capsys: Capture) -> None:
+    assert "there are no runs in results" in refused(capsys, "logs nest")
+    submitted(SWIN)
+    assert "`repro status`" in refused(capsys, f"logs {SWIN.id}")
+    stopped(TINY, "error")
+    stopped(SMALL, "error")
+    error = refused(capsys, "logs nest")
+    assert f"'nest' may be {SMALL.id}, {TINY.id}; 2 runs begin so" in error
+    stopped(BASE, "error")
+    finish(SWIN, top1=1.0)
+    assert "; 3 runs begin so" in refused(capsys, "cancel nest")
+
+
+def test_a_job_that_never_came_to_its_run_has_printed_something(capsys: Capture) -> None:
+    token = submitted(TINY, SMALL).token
+    assert "has printed nothing" in refused(capsys, f"logs {SMALL.id}")
+    folder = submission.folder(ROOT, token) / "jobs"
+    folder.mkdir()
+    (folder / "55_1_0_log.err").write_text("module: command not found\n")
+    assert works(capsys, f"logs {SMALL.id}") == "module: command not found\n"
+
+
+def test_following_shows_all_until_the_run_is_done(capsys: Capture) -> None:
+    """From the job's own lines to the run's, as they come."""
+    planned = submitted(TINY)
+    folder = submission.folder(ROOT, planned.token) / "jobs"
+    folder.mkdir()
+    (folder / "55_0_log.err").write_text("the job's line\n")
+
+    def train() -> None:
+        time.sleep(0.8)
+        held = lease.acquire(results.begin(ROOT, TINY), {"submission": planned.token})
+        log = attempt.log_path(results.folder(ROOT, TINY))
+        for word in ("one", "two"):
+            with log.open("a") as file:
+                file.write(f"{word}\n")
+            time.sleep(0.8)
+        finish(TINY, top1=10.0)
+        with log.open("a") as file:
+            file.write("three\n")
+        held.release()
+
+    training = threading.Thread(target=train)
+    training.start()
+    try:
+        out = works(capsys, f"logs {TINY.id} -f")
+    finally:
+        training.join()
+    assert out == "the job's line\none\ntwo\nthree\n"
+
+
+# --- cancel and retry ----------------------------------------------------------------------------
+
+
+def test_cancel_needs_something_to_cancel(capsys: Capture) -> None:
+    assert "cancel what? Name an item, or a run" in refused(capsys, "cancel")
+    assert "nothing to cancel" in works(capsys, "cancel table1")
+    finish(TINY, top1=10.0)
+    assert "nothing to cancel" in works(capsys, f"cancel {TINY.id}")
+    assert f"did you mean {TINY.id}?" in refused(capsys, f"cancel {TINY.id}x")
+
+
+def test_a_run_in_training_here_is_asked_to_stop(capsys: Capture) -> None:
+    held = lease.acquire(results.begin(ROOT, TINY))
+    folder = results.folder(ROOT, TINY)
+    out = works(capsys, "cancel table1 --dry-run")
+    assert out == f"running  {TINY.id}\nwould cancel 1 run\n"
+    assert not lease.is_asked_to_stop(folder)
+    out = works(capsys, f"cancel {TINY.id}")
+    assert out == f"running  {TINY.id}\ncancelled 1 run; those in training save their state\n"
+    assert lease.is_asked_to_stop(folder)
+    held.release(Ending("cancelled", "stopped after step 3 of 4"))
+    assert f"{TINY.id}: cancelled, stopped after step 3 of 4" in works(capsys, "status")
+
+
+def test_a_waiting_job_is_marked_even_if_slurm_does_not_answer(capsys: Capture) -> None:
+    submitted(TINY)
+    status, out, err = call(capsys, "cancel table1")
+    assert (status, out) == (2, f"queued   {TINY.id}  job 55\n")
+    assert "scancel is not on PATH" in err
+    assert err.count("\n") == 1
+    assert lease.is_asked_to_stop(results.folder(ROOT, TINY))
+
+
+def test_retry_without_anything_to_retry(capsys: Capture) -> None:
+    assert "retry which item?" in refused(capsys, "retry")
+    assert "did you mean table1?" in refused(capsys, "retry tabel1")
+    finish(TINY, top1=10.0)
+    assert works(capsys, "retry table1 --scale smoke").startswith("nothing to retry")
+
+
+def test_retry_starts_what_ended_badly_alone(capsys: Capture, here: Path) -> None:
+    Path("site.yaml").write_text("resources: [{gpus: 0, cpus: 1}]\n")
+    stopped(TINY, "lost", "silent")
+    stopped(SMALL, "interrupted")
+    before = sorted(here.rglob("*"))
+    line = "retry table1 --scale smoke --cluster site.yaml"
+    out = works(capsys, f"{line} --dry-run")
+    assert "1 run × 1 CPU" in out
+    assert "would submit 1 of 1 runs" in out
+    assert "no SLURM here: looked for sbatch" in refused(capsys, line)
+    assert [p for p in sorted(here.rglob("*")) if p not in before and "lease" not in p.name] == [
+        here / "results" / "submissions"
+    ]
+
+
+# --- names ---------------------------------------------------------------------------------------
+
+
+def test_the_nearest_name_is_looked_for_among_all_and_few_are_listed() -> None:
+    known = [f"run-{number}" for number in range(100)]
+    assert options.hint("rnu-97", known) == "did you mean run-97?"
+    listed = options.hint("?", known)
+    assert listed.endswith("run-19, ...")
+    assert os.linesep not in listed
