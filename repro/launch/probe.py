@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from repro import results
-from repro.launch import cluster, queue, ranks, slurm
+from repro.launch import cluster, fit, queue, ranks, slurm
 from repro.launch.cluster import Cluster, ClusterError, Gpus, Resources
 
 QUEUE_SECONDS = 600.0  # for the job to start
@@ -62,7 +62,7 @@ def examine(file: Path, root: Path) -> Iterator[Line]:
             yield _written(file, first)
         site = cluster.load(file)
         try:
-            slurm.check(site, site.resources, root)
+            fit.check(site, site.resources, root)
         except ClusterError as error:
             raise ClusterError(f"{error}; change {file}") from None
         yield "ok", f"{file} fits the partitions"

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from repro import spec
-from repro.launch import code, lease, queue, ranks, submission
-from repro.launch.cluster import Cluster, ClusterError, Resources
+from repro.launch import code, fit, lease, queue, ranks, submission
+from repro.launch.cluster import Cluster, Resources
 from repro.launch.job import How
 from repro.launch.submission import Submission
 from repro.results import ResultsError
@@ -39,6 +39,7 @@ _SCRUBBED = (
     "CUDA_VISIBLE_",
 )
 _SCRUBBED_NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK")
+_LEAVING = "trap leave"
 _SUBMITTING_SECONDS = 20.0  # for another launch to be done with submitting
 _LIMIT_SLACK = 60.0  # seconds: SLURM looks at time limits now and then, and Python takes a moment
 
@@ -103,59 +104,7 @@ def _generation(run: Run) -> int:
     return 1 + _generation(run.starts_from) if run.starts_from else 0
 
 
-# --- before anything is submitted ----------------------------------------------------------------
-
-
-def check(cluster: Cluster, shapes: Iterable[Resources], root: Path) -> None:
-    """Refuse what SLURM would refuse, or accept and never start; ClusterError in one line."""
-    if cluster.shared and not any(root.is_relative_to(folder) for folder in cluster.shared):
-        raise ClusterError(
-            f"{root} is in none of the folders that the nodes share ({', '.join(cluster.shared)}); "
-            "choose --results DIR there"
-        )
-    offered = queue.partitions()
-    for shape in shapes:
-        asked = shape.partition or cluster.partition
-        names = asked.split(",") if asked else [p.name for p in offered.values() if p.is_default]
-        for name in names:
-            if name not in offered:
-                raise ClusterError(
-                    f"there is no partition {name!r}; there are {', '.join(offered)}"
-                )
-        refusals = [_misfit(cluster, shape, offered[name]) for name in names]
-        if refusals and all(refusals):  # SLURM takes any of several partitions
-            raise ClusterError(refusals[0])
-
-
-def _misfit(cluster: Cluster, shape: Resources, offered: queue.Partition) -> str:
-    """Why a shape never starts in a partition; '' if it may."""
-    name = f"partition {offered.name}"
-    if offered.accounts and cluster.account not in offered.accounts:
-        known = ", ".join(sorted(offered.accounts))
-        if cluster.account:
-            return f"account: {name} is for {known}, not for {cluster.account}"
-        if not queue.has_accounts():  # else our default account may be one of them
-            return f"account: {name} is for {known}; write which of them pays"
-    if shape.minutes > offered.minutes:
-        return f"time: {shape.time} is beyond the limit of {name}, {offered.minutes:.0f} minutes"
-    if shape.nodes > offered.nodes:
-        return f"nodes: {shape.nodes} asked for, {name} has {offered.nodes}"
-    kind = cluster.gpus.type
-    if shape.gpus and kind and kind not in offered.gpus:
-        return f"gpus: {name} has no {kind}; it has {', '.join(offered.gpus) or 'no GPUs'}"
-    most = offered.gpus.get(kind, 0) if kind else sum(offered.gpus.values())
-    if shape.gpus > most:
-        return f"gpus: {shape.gpus} a node asked for, no node of {name} has more than {most}"
-    cpus = shape.cpus * shape.tasks_per_node
-    if cpus > offered.cpus:
-        return f"cpus: {cpus} a node asked for, no node of {name} has more than {offered.cpus}"
-    memory = (shape.memory_gb or 0) * shape.tasks_per_node
-    if memory > offered.memory_gb:
-        return (
-            f"memory_gb: {memory:g} GiB a node asked for, no node of {name} has more than "
-            f"{offered.memory_gb:.0f}"
-        )
-    return ""
+# --- submitting, one at a time --------------------------------------------------------------------
 
 
 @contextmanager
@@ -320,7 +269,7 @@ def _setup(
         "  fi",
         "  exit $status",
         "}",
-        "trap leave EXIT; trap : TERM",
+        f"{_LEAVING} EXIT; trap : TERM",
         "set -e",
         *cluster.setup,
         "set +e",
@@ -349,7 +298,7 @@ def submit(
     largest = int(queue.config().get("MaxArraySize", _DEFAULT_ARRAY + 1))
     most = max(1, min(_DEFAULT_ARRAY, largest - 1))
     parts = batches(cluster, runs, most, jobs)
-    check(cluster, [part.resources for part in parts], root)
+    fit.check(cluster, [part.resources for part in parts], root)
     home = root / submission.FOLDER
     try:
         snapshot = code.snapshot(home / "code")
@@ -363,12 +312,16 @@ def submit(
     for run in runs:
         lease.allow(root / run.id)
     submission.record(root, planned)
+    how = replace(how, submission=planned.token, budget_seconds=budget)
+    jobs_folder = submission.folder(root, planned.token) / "jobs"
+    python = _python(cluster, snapshot)
     try:
         for number, part in enumerate(parts):
             after = jobs[part.after] if part.after else ""
             settings = _settings(cluster, part, planned, number, root, snapshot, after)
             array = planned.arrays[number]
-            array.job = _sbatch(cluster, part, settings, planned, root, how, snapshot)
+            works = _attempts(cluster, part, root, how)
+            array.job = _sbatch(jobs_folder, python, settings, works)
             jobs |= {run: array.element(index) for index, run in enumerate(part.runs)}
     except BaseException:
         with suppress(queue.QueueError):
@@ -379,41 +332,36 @@ def submit(
     return planned
 
 
-def _sbatch(
-    cluster: Cluster,
-    part: Batch,
-    settings: Mapping[str, Any],
-    planned: Submission,
-    root: Path,
-    how: How,
-    snapshot: Path,
-) -> str:
-    """Submit one array; its job number."""
-    from submitit.core.utils import FailedJobError
-    from submitit.slurm.slurm import SlurmExecutor
-
-    jobs = submission.folder(root, planned.token) / "jobs"
-    executor = SlurmExecutor(jobs, python=_python(cluster, snapshot))
-    executor.update_parameters(**settings)
+def _attempts(cluster: Cluster, part: Batch, root: Path, how: How) -> list[Attempt]:
+    """What the elements of an array are to do."""
+    shape = part.resources
     how = replace(
         how,
         data=Path(cluster.environment.get("REPRO_DATA", how.data)),  # where the site stages it
-        micro_batch=part.resources.micro_batch or how.micro_batch,
+        micro_batch=shape.micro_batch or how.micro_batch,
         silence_seconds=cluster.silence_seconds,
-        budget_seconds=planned.budget_seconds,
-        submission=planned.token,
     )
-    shape = part.resources
+    return [
+        Attempt(spec.to_json(run), str(root), how, shape.minutes, cluster.warning_seconds)
+        for run in part.runs
+    ]
+
+
+def _sbatch(
+    jobs: Path, python: str, settings: Mapping[str, Any], works: Sequence[Callable[[], None]]
+) -> str:
+    """Submit `works` as one array, or as one job; its number.
+
+    `jobs` is submitit's folder. Raises QueueError with SLURM's words if it refuses.
+    """
+    from submitit.core.utils import FailedJobError
+    from submitit.slurm.slurm import SlurmExecutor
+
+    executor = SlurmExecutor(jobs, python=python)
+    executor.update_parameters(**settings)
     try:
         with _clean_environment(), executor.batch():
-            found = [
-                executor.submit(
-                    Attempt(
-                        spec.to_json(run), str(root), how, shape.minutes, cluster.warning_seconds
-                    )
-                )
-                for run in part.runs
-            ]
+            found = [executor.submit(work) for work in works]
     except (FailedJobError, subprocess.CalledProcessError) as error:
         words = " ".join(str(error).split())
         words = words.partition("sbatch: error: ")[2] or words
@@ -430,25 +378,14 @@ def submit_probe(
     nothing follows their end. Raises QueueError with SLURM's words if it refuses; OSError if the
     folder cannot be written.
     """
-    from submitit.core.utils import FailedJobError
-    from submitit.slurm.slurm import SlurmExecutor
-
     snapshot = code.snapshot(root / submission.FOLDER / "code")
     planned = submission.new(snapshot.name, "", None, [["probe"]])
     settings = _settings(cluster, Batch(shape, ()), planned, 0, root, snapshot)
     settings["job_name"] = root.name
-    settings["setup"] = [line for line in settings["setup"] if not line.startswith("trap leave")]
+    settings["setup"] = [line for line in settings["setup"] if not line.startswith(_LEAVING)]
     settings["srun_args"].append("--kill-on-bad-exit=0")  # the last one counts
     jobs = submission.folder(root, planned.token) / "jobs"
-    executor = SlurmExecutor(jobs, python=_python(cluster, snapshot))
-    executor.update_parameters(**settings)
-    try:
-        with _clean_environment():
-            return str(executor.submit(work).job_id), jobs
-    except (FailedJobError, subprocess.CalledProcessError) as error:
-        words = " ".join(str(error).split())
-        words = words.partition("sbatch: error: ")[2] or words
-        raise queue.QueueError(f"SLURM refused: {words}") from error
+    return _sbatch(jobs, _python(cluster, snapshot), settings, [work]), jobs
 
 
 @contextmanager
