@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     if int(status) == attempt.DIVERGED or (folder / "result.json").exists():
         return 0 if _is_done(folder) else 1
     content = lease.read(folder) or {}
-    ours = content.get("attempt") == name
+    ours = content.get("attempt") == f"{token}.{name}"
     if ours and lease.seems_held(content):
         return (
             1  # SLURM has started the job twice, as after a crash of its own: the other one lives
@@ -69,7 +69,11 @@ def _say(
         if status == attempt.HELD:
             return None
         folder.mkdir(parents=True, exist_ok=True)
-        about = {"attempt": name, "job": ranks.job(), "submission": submitted.token}
+        about = {
+            "attempt": f"{submitted.token}.{name}",
+            "job": ranks.job(),
+            "submission": submitted.token,
+        }
         lease.acquire(folder, about).release(found)
         return found
     # The first rank, if it waits for one that failed, fails as well, for that reason.

@@ -63,7 +63,7 @@ class Attempt:
         os.environ.setdefault("OMP_NUM_THREADS", os.environ.get("SLURM_CPUS_PER_TASK", "1"))
         how = replace(
             self.how,
-            attempt=ranks.attempt(),
+            attempt=f"{self.how.submission}.{ranks.attempt()}",
             job=ranks.job(),
             warned_at=began + 60 * self.minutes - self.warning_seconds - _LIMIT_SLACK,
         )

@@ -44,7 +44,9 @@ class State:
     name: str
     note: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
-    job: str = ""  # of SLURM, if it has it
+    # SLURM's, as squeue lists it now. One that it has forgotten may be another's by now: a
+    # controller that crashes can give the same number twice.
+    job: str = ""
 
     @property
     def settled(self) -> bool:
@@ -97,9 +99,8 @@ def _state(
         return State(run, found.state, found.note)
     folder = results.folder(root, run)
     facts = lease.read(folder) or {}
-    job, entry = "", None
+    entry = None
     if place:
-        job = place.job
         entry = (listed or {}).get((place.submission.token, place.array, place.index))
     if facts.get("released") and not facts.get("cause"):  # it ended well while SLURM was asked
         found = results.outcome(root, run)
@@ -116,7 +117,7 @@ def _state(
     orphan = before is not None and results.outcome(root, before).state != "done"
     if name == "cancelled" and not seen.cancelled and before and orphan:  # SLURM cancels these
         name, note = "never started", f"{before.id}, from which it starts, has no result"
-    return State(run, name, note, facts, entry.id if entry else job)
+    return State(run, name, note, facts, entry.id if entry else "")
 
 
 @dataclass(frozen=True)
