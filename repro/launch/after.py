@@ -33,14 +33,14 @@ def main(arguments: Sequence[str]) -> int:
     folder = Path(root) / array.runs[int(element)]
     if int(status) == attempt.DIVERGED or (folder / "result.json").exists():
         return 0 if _is_done(folder) else 1
+    about = {"attempt": f"{token}.{name}", "job": ranks.job(), "submission": token}
     content = lease.read(folder) or {}
-    ours = content.get("attempt") == f"{token}.{name}"
-    if ours and lease.seems_held(content):
-        return (
-            1  # SLURM has started the job twice, as after a crash of its own: the other one lives
-        )
+    ours = content.get("attempt") == about["attempt"]
+    if ours and lease.lives_here(content):
+        return 1  # after a crash SLURM has started the job twice, and the other one lives
+    printed = _printed(submission.folder(Path(root), token) / "jobs", name)
     try:
-        end = _say(Path(root), submitted, folder, content if ours else {}, name, int(status))
+        end = _say(folder, content if ours else {}, about, printed, int(status))
     except (lease.Held, OSError):  # somebody else has the run, or the disk is full
         return 1
     told = lease.read(folder) or {}
@@ -51,29 +51,25 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _say(
-    root: Path,
-    submitted: submission.Submission,
     folder: Path,
     content: Mapping[str, Any],
-    name: str,
+    about: Mapping[str, str],
+    printed: Mapping[int, str],
     status: int,
 ) -> Ending | None:
-    """Write into the lease how the attempt ended; None if there is nothing to start again for."""
-    printed = _printed(submission.folder(root, submitted.token) / "jobs", name)
+    """Write into the lease how the attempt ended; None if there is nothing to start again for.
+
+    `content` is that of the attempt's lease, empty if it ended before it had one.
+    """
     if status == attempt.AGAIN:  # it saved its state, but SLURM was about to end it anyway
         if content and (why := _why_ended(printed[0])):
             lease.bury(folder, content, Ending(why, "SLURM ended the job"))
         return None
     found = _ending(folder, printed, status)
-    if not content:  # it ended before it held the run
+    if not content:
         if status == attempt.HELD:
             return None
         folder.mkdir(parents=True, exist_ok=True)
-        about = {
-            "attempt": f"{submitted.token}.{name}",
-            "job": ranks.job(),
-            "submission": submitted.token,
-        }
         lease.acquire(folder, about).release(found)
         return found
     # The first rank, if it waits for one that failed, fails as well, for that reason.

@@ -166,6 +166,12 @@ def seems_held(content: Mapping[str, Any]) -> bool:
     return abs(time.time() - float(content.get("beat", 0))) < float(content.get("silence", 0))
 
 
+def lives_here(content: Mapping[str, Any]) -> bool:
+    """Whether the holder is a living process that can be seen from here."""
+    held = bool(content) and not content.get("released")
+    return held and content.get("boot") == _boot() and _is_running(content)
+
+
 def ending(content: Mapping[str, Any]) -> Ending | None:
     """How the attempt of a released lease ended; None if it left a result or has not ended."""
     cause = content.get("cause")
