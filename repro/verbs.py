@@ -303,6 +303,10 @@ def cancel(words: Sequence[str]) -> int:
         lease.ask_to_stop(results.folder(given.results, s.run))
     if jobs := [s.job for s in found.values() if s.job]:
         queue.cancel(jobs)
+    if unheard := sum(s.name == "queued" and not s.job for s in found.values()):
+        raise queue.QueueError(
+            f"SLURM does not answer: {unheard} stay in its queue, and will end when they start"
+        )
     print(f"cancelled {number}; those in training save their state")
     return 0
 
