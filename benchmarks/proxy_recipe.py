@@ -29,7 +29,7 @@ METHODS = ("WRN28-10", "DeiT-T", "PVT-T", "CCT-7/3×1", "Swin-T", "NesT-T")
 def trial(method: str, rate: float) -> Classification:
     """The proxy run of a method at another rate, on the two parts of the training images."""
     cells = experiments.get("table1").cells
-    run = at_scale(next(c.run for c in cells if (c.row, c.column) == (method, "C10")), "proxy")
+    run = at_scale(next(c.training for c in cells if (c.row, c.column) == (method, "C10")), "proxy")
     recipe = replace(run.recipe, lr=rate)
     return replace(run, recipe=recipe, train_split="fit", test_split="validation")
 

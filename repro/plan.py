@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatch
+from itertools import zip_longest
 from pathlib import Path
 
 from repro import results
@@ -36,7 +37,7 @@ def runs(cells: Iterable[Cell], scale: Scale, seeds: int) -> list[Run]:
     """Every run the cells need, once each: the first seed of all of them comes first, and a run
     comes after the one that it starts from."""
     seeded = [with_seeds(at_scale(cell.run, scale), seeds) for cell in cells]
-    wanted = (run for same_seed in zip(*seeded, strict=True) for run in same_seed)
+    wanted = (run for same_seed in zip_longest(*seeded) for run in same_seed if run)
     return list(dict.fromkeys(run for last in wanted for run in _lineage(last)))
 
 

@@ -9,14 +9,16 @@ import hashlib
 import json
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 Scale = Literal["paper", "proxy", "smoke"]
 SCALES: tuple[Scale, ...] = ("paper", "proxy", "smoke")
 
 Split = Literal["train", "test", "fit", "validation"]
+Resize = Literal["bilinear", "bicubic", "aliased"]  # aliased: bilinear without antialias, as TF's
 
 Value = str | int | float | bool | None | tuple["Value", ...]
 
@@ -46,8 +48,8 @@ class Recipe:
     """The training hyper-parameters of a run.
 
     A default means 'not used': a recipe lists what it does. `batch_size` is global and `lr` the
-    absolute peak, so the number of GPUs does not enter. The schedule is linear warm-up from 0, then
-    a cosine to exactly 0, by steps (facts: official `libml/utils.py`).
+    absolute peak, so the number of GPUs does not enter. The schedule is a linear warm-up from
+    `warmup_lr`, then a cosine to exactly `final_lr`, by steps (official `libml/utils.py`).
     """
 
     epochs: int
@@ -59,8 +61,14 @@ class Recipe:
     decay_biases: bool = True  # False: tensors with fewer than two dimensions are not decayed
     no_decay: tuple[str, ...] = ()  # parameters whose name contains one of these are not decayed
     drop_path: float = 0.0  # stochastic depth of the last layer, growing linearly from 0
+    image_size: int = 0  # px, side of a training crop; 0: images are as large as they are stored
+    crop_area: tuple[float, ...] = ()  # least and largest share of the image in a random crop
+    crop_resize: Resize = "bilinear"
     crop_padding: int = 0  # pixels per side
     flip: bool = False
+    repeats: int = 1  # 'repeated augmentation': so often each image of an epoch, of fewer images
+    augmentation: Literal["authors", "timm"] = "authors"  # whose operations, magnitudes and mixing
+    color_jitter: float = 0.0  # strength, after RandAugment, with SimCLR v2's greyscale and flip
     randaugment_layers: int = 0
     randaugment_magnitude: float = 9.0  # of 10
     randaugment_std: float = 0.5
@@ -70,7 +78,20 @@ class Recipe:
     cutmix: bool = False
     mix_prob: float = 1.0  # of a pair of images being mixed at all
     label_smoothing: float = 0.0  # applied by the mixing only, as the official code does
+    smooth_unmixed: bool = False  # where nothing is mixed as well, as timm does
+    warmup_lr: float = 0.0  # where the warm-up begins
+    final_lr: float = 0.0  # where the cosine ends
+    clip_norm: float = 0.0  # of the whole gradient; 0: not clipped
     evaluate_every_epochs: int = 0  # 0: at the end only
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """How an image of any size becomes a test input: resized, then its centre cropped."""
+
+    image_size: int  # px, side of the input
+    crop_fraction: float = 0.875  # of the resized shorter side; 0: the whole image, squeezed square
+    resize: Resize = "bicubic"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +111,11 @@ class Run(ABC):
         """The run whose weights this one begins with."""
         return None
 
+    @property
+    def is_drawn(self) -> bool:
+        """Whether chance has a part in the result, so that more seeds say more."""
+        return True
+
     @cached_property
     def id(self) -> str:
         """A readable slug and 8 hex digits over the class and the non-default fields, recursively.
@@ -105,6 +131,7 @@ class Classification(Run):
     """Train a classifier and test it. Metrics: `top1`, `top5` in percent, `loss`.
 
     One that starts from another is fine-tuned: the classifier is new where the classes are others.
+    With zero epochs, weights are only tested: released ones, where `pretrained` is 'timm:<tag>'.
     """
 
     kind: ClassVar[str] = "classification"
@@ -112,21 +139,57 @@ class Classification(Run):
     dataset: str
     recipe: Recipe
     train_split: Split = "train"  # 'fit' and 'validation' are the two parts of 'train'
-    test_split: Split = "test"
-    pretrained: Classification | None = None  # its weights are the initial ones
+    test_split: Split | Literal["none"] = "test"
+    pretrained: Classification | str | None = None  # whose weights are the initial ones
+    evaluation: Evaluation | None = None  # None: test images are as they are stored
 
     @property
     def starts_from(self) -> Run | None:
-        return self.pretrained
+        return None if isinstance(self.pretrained, str) else self.pretrained
+
+    @property
+    def is_drawn(self) -> bool:
+        return self.recipe.epochs > 0
 
     @property
     def slug(self) -> str:
-        held_out = "" if self.test_split == "test" else f"-{self.test_split}"
-        parts = f"{self.model.name}-{self.dataset}{held_out}-{self.recipe.epochs}ep-s{self.seed}"
-        return re.sub(r"[^a-z0-9]+", "-", parts.lower())
+        held_out = "" if self.test_split in ("test", "none") else f"-{self.test_split}"
+        trained = f"{self.recipe.epochs}ep" if self.recipe.epochs else "released"
+        parts = f"{self.model.name}-{self.dataset}{held_out}-{trained}-s{self.seed}"
+        return _plain(parts)
 
 
-RUN_KINDS: dict[str, Any] = {"Classification": Classification}
+@dataclass(frozen=True, kw_only=True)
+class Profiling(Run):
+    """Measure a model. Metrics: `parameters`, and `macs`, multiply-adds of a forward pass an image.
+
+    On a device also `forward_images_per_second`, `train_images_per_second` (forward, backward and
+    AdamW), and `forward_peak_bytes`, `train_peak_bytes` of memory.
+    """
+
+    kind: ClassVar[str] = "profiling"
+    model: Model
+    classes: int
+    image_size: int  # px
+    device: str = ""  # '': only counted; 'cpu' (one thread); else part of a GPU's name, as 'H100'
+    precision: Literal["fp32", "bf16"] = "fp32"
+    batch_size: int = 1
+
+    @property
+    def is_drawn(self) -> bool:
+        return False
+
+    @property
+    def slug(self) -> str:
+        where = f"{self.device}-{self.precision}-b{self.batch_size}" if self.device else "counted"
+        return _plain(f"{self.model.name}-{self.image_size}px-{self.classes}-{where}")
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower())
+
+
+RUN_KINDS: dict[str, Any] = {"Classification": Classification, "Profiling": Profiling}
 
 
 # --- run identity --------------------------------------------------------------------------------
@@ -183,7 +246,7 @@ def _revive(stored: object) -> Any:
         return tuple(_revive(item) for item in stored)
     if not isinstance(stored, dict):
         return stored
-    known = {"Model": Model, "Recipe": Recipe, **RUN_KINDS}
+    known = {"Model": Model, "Recipe": Recipe, "Evaluation": Evaluation, **RUN_KINDS}
     values = {name: _revive(value) for name, value in stored.items() if name != "class"}
     kind = known.get(stored.get("class", ""))
     if kind is None:
@@ -249,21 +312,68 @@ class PaperValue:
 class Cell:
     """One number of a table: the run that measures it (seeds are varied) and the paper's value.
 
-    `choices` names the values of the run's recipe that the paper leaves open and we chose.
+    `sources` says where each value of the run's recipe is from; one that begins with 'our choice'
+    is a value that the paper leaves open.
     """
 
     group: str
     row: str
     column: str
-    run: Classification
+    run: Run
     paper: PaperValue | None = None
-    choices: tuple[str, ...] = ()
+    published: PaperValue | None = None  # what others measured with the same weights
+    sources: tuple[tuple[str, str], ...] = ()
     metric: str = "top1"
+    panel: str = ""  # of a figure, or the columns of a table that belong together
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The values of the recipe that are our choice."""
+        return chosen(self.sources)
+
+    @property
+    def training(self) -> Classification:
+        """The run, of a cell that is known to be trained."""
+        assert isinstance(self.run, Classification), self.run.id
+        return self.run
+
+
+def chosen(sources: Iterable[tuple[str, str]]) -> tuple[str, ...]:
+    """Of the values with these sources, those that are our choice."""
+    return tuple(name for name, why in sources if why.startswith("our choice"))
+
+
+Place = tuple[str, ...]  # of a cell in its experiment: (row, column) or (row, column, panel)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence of the paper as an assertion: each of `above` is larger than each of `below`.
+
+    `margin` (in the metric's unit) has to lie between them; below zero, so much may be missing,
+    which is how 'matches' is said.
+    """
+
+    sentence: str
+    place: str
+    above: tuple[Place, ...]
+    below: tuple[Place, ...]
+    margin: float = 0.0
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Something the paper leaves open beside recipes: what was chosen, instead of what, and why."""
+
+    question: str
+    chosen: str
+    instead: str
+    why: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """One table of the paper. `cells` are at paper scale; the other scales derive from them."""
+    """A table, figure or panel. `cells` are at paper scale; the other scales derive from them."""
 
     name: str
     place: str  # 'Table 1'
@@ -272,6 +382,14 @@ class Experiment:
     cells: tuple[Cell, ...]
     showcase: tuple[str, ...] = ()  # rows that stand for their families, for a first look
     starred: str = ""  # what the paper's * means
+    headings: tuple[str, str] = ("Arch. base", "Method")  # of groups and rows; '' for no groups
+    # lines: columns are numbers on the x axis, rows are lines. bars: rows are the groups on the
+    # x axis, columns the bars of each. scatter: the columns are x and y. One plot a panel.
+    plot: Literal["", "lines", "bars", "scatter"] = ""
+    x_label: str = ""
+    y_label: str = ""
+    claims: tuple[Claim, ...] = ()
+    decisions: tuple[Decision, ...] = ()
 
     @property
     def rows(self) -> tuple[str, ...]:
@@ -282,6 +400,9 @@ class Experiment:
         return tuple(dict.fromkeys(cell.column for cell in self.cells))
 
 
-def with_seeds(run: Run, seeds: int) -> list[Run]:
-    """The run at seeds 0 to `seeds` - 1."""
-    return [replace(run, seed=seed) for seed in range(seeds)]
+R = TypeVar("R", bound=Run)
+
+
+def with_seeds(run: R, seeds: int) -> list[R]:
+    """The run at seeds 0 to `seeds` - 1; once, where chance has no part in it."""
+    return [replace(run, seed=seed) for seed in range(seeds if run.is_drawn else 1)]

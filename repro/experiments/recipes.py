@@ -26,9 +26,9 @@ class Sourced:
     sources: Mapping[str, str]
 
     @property
-    def choices(self) -> tuple[str, ...]:
-        """The values that are our choice."""
-        return tuple(name for name, why in self.sources.items() if why.startswith("our choice"))
+    def listed(self) -> tuple[tuple[str, str], ...]:
+        """The sources as a cell keeps them."""
+        return tuple(self.sources.items())
 
 
 def sourced(**values: tuple[Any, str]) -> Sourced:

@@ -9,9 +9,10 @@ smoke   does it run at all: the paper's own architecture, a few images, a few st
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import cast
 
 from repro.experiments.recipes import sourced
-from repro.spec import Cell, Classification, Model, Recipe, Scale, Value
+from repro.spec import Cell, Classification, Model, R, Recipe, Scale, Value
 
 PROXY_DATASETS = {"cifar10": "fashion-mnist-6k", "cifar100": "glyphs"}
 SMOKE_DATASETS = {"cifar10": "cifar10-smoke", "cifar100": "cifar100-smoke"}
@@ -77,10 +78,14 @@ PROXY = sourced(
 )
 
 
-def at_scale(run: Classification, scale: Scale) -> Classification:
+def at_scale(run: R, scale: Scale) -> R:
     """The run at another scale. KeyError for a dataset or model that has no version there."""
-    if run.pretrained:
-        run = replace(run, pretrained=at_scale(run.pretrained, scale))
+    return cast(R, _classification(run, scale)) if isinstance(run, Classification) else run
+
+
+def _classification(run: Classification, scale: Scale) -> Classification:
+    if isinstance(run.pretrained, Classification):
+        run = replace(run, pretrained=_classification(run.pretrained, scale))
     if scale == "proxy":
         return replace(
             run,
@@ -93,9 +98,9 @@ def at_scale(run: Classification, scale: Scale) -> Classification:
     return run
 
 
-def choices(cell: Cell, scale: Scale) -> tuple[str, ...]:
-    """The values of the cell's recipe at this scale that are our choice."""
-    return PROXY.choices if scale == "proxy" else cell.choices
+def sources(cell: Cell, scale: Scale) -> tuple[tuple[str, str], ...]:
+    """Where each value of the cell's recipe at this scale is from."""
+    return PROXY.listed if scale == "proxy" else cell.sources
 
 
 def smoke_recipe(recipe: Recipe) -> Recipe:

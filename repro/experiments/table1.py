@@ -56,7 +56,7 @@ def _cells() -> tuple[Cell, ...]:
             row=method,
             column=column,
             run=Classification(model=model, dataset=dataset, recipe=use.recipe),
-            choices=use.choices,
+            sources=use.listed,
             paper=PaperValue(printed, "Table 1", starred),
         )
         for group, method, model, use, c10, c100, starred in METHODS

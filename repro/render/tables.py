@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from repro import results
-from repro.experiments.scales import at_scale, choices, title
-from repro.spec import Cell, Experiment, Scale, with_seeds
+from repro.experiments.scales import at_scale, sources, title
+from repro.spec import Cell, Classification, Experiment, Scale, chosen, with_seeds
 from repro.verdict import rank_correlation, summarize
 
 HOLE = "not run"
@@ -64,7 +64,7 @@ def _tidy_row(
         "group": cell.group,
         "method": cell.row,
         "column": cell.column,
-        "dataset": title(run.dataset),
+        "dataset": title(run.dataset) if isinstance(run, Classification) else "",
         "paper": paper,
         "paper_starred": bool(cell.paper and cell.paper.starred),
         "mean": summary.mean,
@@ -72,7 +72,7 @@ def _tidy_row(
         "n": summary.n,
         "diverged": summary.diverged,
         "difference": (summary.mean or 0) - (paper or 0) if comparable else None,
-        "choices": " ".join(choices(cell, scale)),
+        "choices": " ".join(chosen(sources(cell, scale))),
     }, warnings
 
 

@@ -50,14 +50,15 @@ def _train(run: Classification, job: Job, ranks: Ranks) -> Result:
 
     # The data, whole and as uint8, on the device of the model.
     train = datasets.load(run.dataset, run.train_split, job.data)
+    assert run.test_split != "none"
     test = datasets.load(run.dataset, run.test_split, job.data)
     pixels, labels = train.pixels.to(device), train.labels.to(device)
     size, classes = len(labels), len(train.classes)
 
     # The model, its optimiser, and its schedule, counted in steps.
     net = create(run.model, classes, recipe.drop_path, run.seed).to(device)
-    if run.pretrained:
-        start_from(net, job.weights_of(run.pretrained))
+    if run.starts_from:
+        start_from(net, job.weights_of(run.starts_from))
     droppers = stochastic_depth.install(net)
     if ranks.count > 1 and device.type == "cuda":
         net = nn.SyncBatchNorm.convert_sync_batchnorm(net)

@@ -13,7 +13,7 @@ from repro.experiments import recipes, scales
 from repro.experiments.recipes import Sourced
 from repro.experiments.scales import PROXY, PROXY_MODELS, at_scale
 from repro.experiments.table1 import METHODS
-from repro.spec import Cell, Model, Recipe, Scale
+from repro.spec import Cell, Model, Recipe, Scale, chosen
 
 TABLE1 = experiments.get("table1")
 CELLS = {(cell.row, cell.column): cell for cell in TABLE1.cells}
@@ -41,9 +41,10 @@ def test_fifteen_methods_in_the_paper_s_order() -> None:
     assert len({cell.run for cell in TABLE1.cells}) == 30
     groups = [cell.group for cell in TABLE1.cells]
     assert [groups.count(g) for g in dict.fromkeys(groups)] == [4, 14, 12]
-    datasets = {column: {c.run.dataset for c in TABLE1.cells if c.column == column} for column in
-                TABLE1.columns}  # fmt: skip
-    assert datasets == {"C10": {"cifar10"}, "C100": {"cifar100"}}
+    assert {(cell.column, cell.training.dataset) for cell in TABLE1.cells} == {
+        ("C10", "cifar10"),
+        ("C100", "cifar100"),
+    }
 
 
 def printed(method: str, column: str) -> float:
@@ -76,14 +77,14 @@ def test_batch_sizes_and_absolute_learning_rates(size: str, batch: int) -> None:
     assert len(methods) == (5 if size == "T" else 4)
     for method in methods:
         for column in TABLE1.columns:
-            recipe = CELLS[method, column].run.recipe
+            recipe = CELLS[method, column].training.recipe
             assert recipe.batch_size == batch
             assert recipe.lr == pytest.approx(2.5e-4 * batch / 256)
             assert recipe.epochs == 300
 
 
 def test_steps_are_the_official_ones() -> None:
-    recipe = CELLS["NesT-T", "C10"].run.recipe
+    recipe = CELLS["NesT-T", "C10"].training.recipe
     assert 50_000 * recipe.epochs // recipe.batch_size == 78_125
 
 
@@ -92,7 +93,7 @@ def test_transformers_share_one_augmentation() -> None:
     seen = set()
     for (method, _), cell in CELLS.items():
         if method not in ("Pyramid-164-48", "WRN28-10"):
-            recipe = cell.run.recipe
+            recipe = cell.training.recipe
             assert (
                 recipe
                 == recipes.cifar_transformer(
@@ -114,7 +115,7 @@ def test_every_value_has_a_source_and_every_source_a_value(use: Sourced) -> None
     assert all(source.strip() for source in use.sources.values())
     for name in use.sources.keys() - set_values:
         assert PART_OF[name] in set_values, f"{name} is not set, yet it has a source"
-    assert set(use.choices) == {
+    assert set(chosen(use.listed)) == {
         name for name, source in use.sources.items() if source.startswith("our choice")
     }
 
@@ -122,7 +123,7 @@ def test_every_value_has_a_source_and_every_source_a_value(use: Sourced) -> None
 def test_what_is_official_for_nest_is_our_choice_for_the_others() -> None:
     """The values are equal; what the paper says of them is not."""
     ours, others = CELLS["NesT-T", "C10"], CELLS["Swin-T", "C10"]
-    assert ours.run.recipe == others.run.recipe
+    assert ours.training.recipe == others.training.recipe
     assert ours.choices == ("batch_size",)
     assert {"epochs", "batch_size", "lr", "weight_decay", "warmup_epochs"} <= set(others.choices)
     assert "crop_padding" not in others.choices  # the paper states the same augmentation
@@ -130,7 +131,7 @@ def test_what_is_official_for_nest_is_our_choice_for_the_others() -> None:
 
 @pytest.mark.parametrize("cell", TABLE1.cells, ids=lambda cell: f"{cell.row}-{cell.column}")
 def test_scales(cell: Cell) -> None:
-    run = cell.run
+    run = cell.training
     assert at_scale(run, "paper") is run
     proxy, smoke = at_scale(run, "proxy"), at_scale(run, "smoke")
     assert proxy.model.name == smoke.model.name == run.model.name
@@ -147,7 +148,7 @@ def test_scales(cell: Cell) -> None:
 
 
 def test_one_proxy_model_a_method() -> None:
-    wanted = {cell.run.model.name for cell in TABLE1.cells}
+    wanted = {cell.training.model.name for cell in TABLE1.cells}
     assert wanted == PROXY_MODELS.keys()
     assert len(wanted) == 15
 
@@ -155,8 +156,8 @@ def test_one_proxy_model_a_method() -> None:
 @pytest.mark.parametrize("scale", ["paper", "proxy", "smoke"])
 def test_open_values_at_every_scale(scale: Scale) -> None:
     cell = CELLS["NesT-T", "C10"]
-    expected = PROXY.choices if scale == "proxy" else ("batch_size",)
-    assert scales.choices(cell, scale) == expected
+    expected = chosen(PROXY.listed) if scale == "proxy" else ("batch_size",)
+    assert chosen(scales.sources(cell, scale)) == expected
 
 
 def _parameters(model: Model) -> int:
@@ -168,5 +169,5 @@ def _parameters(model: Model) -> int:
 def test_small_versions_are_alike_in_size(method: str) -> None:
     """0.25, 0.5 and 1 M parameters for T, S and B; the two convnets and CCT are as the T models."""
     wanted = {"S": 500_000, "B": 1_000_000}.get(method.rpartition("-")[2], 250_000)
-    model = at_scale(CELLS[method, "C10"].run, "proxy").model
+    model = at_scale(CELLS[method, "C10"].training, "proxy").model
     assert _parameters(model) == pytest.approx(wanted, rel=0.06)

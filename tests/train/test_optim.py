@@ -90,8 +90,8 @@ def test_soft_cross_entropy_is_torchs() -> None:
 def test_what_a_recipe_spares_is_the_position_embedding(cell: Cell) -> None:
     """No more and no less: a recipe names parameters by parts of their names, which a model may
     spell in another way, and nothing would show it."""
-    recipe = cell.run.recipe
-    net = classification.create(at_scale(cell.run, "proxy").model, 10, 0.0, seed=0)
+    recipe = cell.training.recipe
+    net = classification.create(at_scale(cell.training, "proxy").model, 10, 0.0, seed=0)
     spared = {n for n, _ in net.named_parameters() if any(part in n for part in recipe.no_decay)}
     position = {n for n, _ in net.named_parameters() if "position" in n or "pos_embed" in n}
     assert spared == position
