@@ -9,7 +9,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from repro import results
-from repro.experiments.scales import at_scale
+from repro.experiments.scales import exists, run_of
 from repro.spec import Cell, Experiment, Run, Scale, with_seeds
 
 _SEEDS_LOOKED_AT = 8  # for what a run has taken before
@@ -36,7 +36,8 @@ def _matches(row: str, pattern: str) -> bool:
 def runs(cells: Iterable[Cell], scale: Scale, seeds: int) -> list[Run]:
     """Every run the cells need, once each: the first seed of all of them comes first, and a run
     comes after the one that it starts from."""
-    seeded = [with_seeds(at_scale(cell.run, scale), seeds) for cell in cells]
+    wanted_cells = [cell for cell in cells if exists(cell, scale)]
+    seeded = [with_seeds(run_of(cell, scale), seeds) for cell in wanted_cells]
     wanted = (run for same_seed in zip_longest(*seeded) for run in same_seed if run)
     return list(dict.fromkeys(run for last in wanted for run in _lineage(last)))
 
@@ -49,7 +50,7 @@ def _lineage(run: Run) -> list[Run]:
 def seeds_known(cells: Iterable[Cell], scale: Scale, known: Container[str], least: int) -> int:
     """How many seeds of these cells were ever asked for, by the ids that are known; at least so
     many."""
-    bases = [at_scale(cell.run, scale) for cell in cells]
+    bases = [run_of(cell, scale) for cell in cells if exists(cell, scale)]
     seeds = least
     while any(replace(run, seed=seeds).id in known for run in bases):
         seeds += 1

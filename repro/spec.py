@@ -92,6 +92,7 @@ class Evaluation:
     image_size: int  # px, side of the input
     crop_fraction: float = 0.875  # of the resized shorter side; 0: the whole image, squeezed square
     resize: Resize = "bicubic"
+    normalize: tuple[float, ...] = ()  # mean and std of every channel; (): those of the dataset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -325,6 +326,7 @@ class Cell:
     sources: tuple[tuple[str, str], ...] = ()
     metric: str = "top1"
     panel: str = ""  # of a figure, or the columns of a table that belong together
+    proxy: Run | None = None  # where the run at proxy scale, as all are derived, would ask nothing
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -351,7 +353,8 @@ class Claim:
     """A sentence of the paper as an assertion: each of `above` is larger than each of `below`.
 
     `margin` (in the metric's unit) has to lie between them; below zero, so much may be missing,
-    which is how 'matches' is said.
+    which is how 'matches' is said. Of the kind 'difference', two of each are compared by what lies
+    between them: above[0] - below[1] is larger than below[0] - above[1].
     """
 
     sentence: str
@@ -359,6 +362,7 @@ class Claim:
     above: tuple[Place, ...]
     below: tuple[Place, ...]
     margin: float = 0.0
+    kind: Literal["order", "difference"] = "order"
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,12 @@ from pathlib import Path
 
 from repro.spec import Experiment
 
-_SHARED = {"__init__", "recipes", "scales"}  # modules of this folder that are not experiments
+_SHARED = {
+    "__init__",
+    "imagenet_recipes",
+    "recipes",
+    "scales",
+}  # modules of this folder that are not experiments
 
 
 def names() -> list[str]:

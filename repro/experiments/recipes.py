@@ -8,7 +8,7 @@ Official files are those of google-research/nested-transformer at commit 59c0d6a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from repro.spec import Recipe
@@ -35,6 +35,14 @@ def sourced(**values: tuple[Any, str]) -> Sourced:
     """A recipe from (value, source) pairs."""
     recipe = Recipe(**{name: value for name, (value, _) in values.items()})
     return Sourced(recipe, {name: source for name, (_, source) in values.items()})
+
+
+def changed(like: Sourced, **changes: tuple[Any, str] | str) -> Sourced:
+    """A recipe with some values changed, as (value, source), or only their source."""
+    pairs = {name: change for name, change in changes.items() if not isinstance(change, str)}
+    values = {name: value for name, (value, _) in pairs.items()}
+    told = {name: c if isinstance(c, str) else c[1] for name, c in changes.items()}
+    return Sourced(replace(like.recipe, **values), {**like.sources, **told})
 
 
 _CONFIG = "official configs/cifar_nest.py"

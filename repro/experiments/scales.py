@@ -12,14 +12,33 @@ from dataclasses import replace
 from typing import cast
 
 from repro.experiments.recipes import sourced
-from repro.spec import Cell, Classification, Model, R, Recipe, Scale, Value
+from repro.spec import (
+    Cell,
+    Classification,
+    Model,
+    Profiling,
+    R,
+    Recipe,
+    Run,
+    Scale,
+    Value,
+)
 
-PROXY_DATASETS = {"cifar10": "fashion-mnist-6k", "cifar100": "glyphs"}
-SMOKE_DATASETS = {"cifar10": "cifar10-smoke", "cifar100": "cifar100-smoke"}
+PROXY_DATASETS = {
+    "cifar10": "fashion-mnist-6k",
+    "cifar100": "glyphs",
+    "imagenet": "glyphs",
+    "imagenet22k": "glyphs",
+}
+SMOKE_DATASETS = {
+    name: f"{name}-smoke" for name in ("cifar10", "cifar100", "imagenet", "imagenet22k")
+}
 
 _TITLES = {
     "cifar10": "CIFAR-10",
     "cifar100": "CIFAR-100",
+    "imagenet": "ImageNet",
+    "imagenet22k": "ImageNet-22K",
     "fashion-mnist-6k": "Fashion-MNIST-6k",
     "glyphs": "Glyphs-100",
 }
@@ -40,6 +59,8 @@ _PVT: dict[str, Value] = {
 }
 _SWIN: dict[str, Value] = {"img_size": 32, "patch_size": 2, "window_size": 4}
 _NEST: dict[str, Value] = {"img_size": 32, "patch_size": 2, "depths": (1, 1, 1)}
+_NEST_T: dict[str, Value] = {"embed_dims": 66, "num_heads": 2}  # at any number of hierarchies
+_CARRIED = ("aggregation", "aggregation_plane")  # options that are the question at every scale
 
 PROXY_MODELS: dict[str, Model] = {
     model.name: model
@@ -62,8 +83,21 @@ PROXY_MODELS: dict[str, Model] = {
         Model.of("nest_tiny_cifar", **_NEST, embed_dims=(66, 66, 66), num_heads=(2, 2, 2)),
         Model.of("nest_small_cifar", **_NEST, embed_dims=(96, 96, 96), num_heads=(3, 3, 3)),
         Model.of("nest_base_cifar", **_NEST, embed_dims=(136, 136, 136), num_heads=(4, 4, 4)),
+        # On ImageNet, widths and heads double from a hierarchy to the next.
+        Model.of("nest_tiny_imagenet", **_NEST, embed_dims=(26, 52, 104), num_heads=(1, 2, 4)),
+        Model.of("nest_small_imagenet", **{**_NEST, "depths": (1, 1, 2)},
+                 embed_dims=(30, 60, 120), num_heads=(1, 2, 4)),
+        Model.of("nest_base_imagenet", **{**_NEST, "depths": (1, 1, 2)},
+                 embed_dims=(43, 86, 172), num_heads=(1, 2, 4)),
+        Model.of("resnet50", layers=(1, 1, 1, 1), channels=(16, 32, 64, 64)),
+        Model.of("vit_base_patch16_224", **_DEIT, embed_dim=128, num_heads=4),
+        Model.of("vit_base_patch16_384", **_DEIT, embed_dim=128, num_heads=4),
+        Model.of("swin_base_patch4_window12_384", **_SWIN,
+                 embed_dim=24, depths=(2, 2, 8), num_heads=(3, 6, 12)),
     )
 }  # fmt: skip
+# The smallest there are, of 3 M parameters: what a RegNet is made of is no option of timm's.
+PROXY_MODELS |= {"regnety_040": Model("regnety_002"), "regnety_160": Model("regnety_004")}
 
 _TRIED = "our choice: benchmarks/proxy_recipe.py, the same for all methods"
 
@@ -78,9 +112,28 @@ PROXY = sourced(
 )
 
 
+def exists(cell: Cell, scale: Scale) -> bool:
+    """Whether the cell asks something at this scale: released weights have no small version."""
+    return scale != "proxy" or cell.proxy is not None or not _is_released(cell.run)
+
+
+def _is_released(run: Run) -> bool:
+    return isinstance(run, Classification) and isinstance(run.pretrained, str)
+
+
+def run_of(cell: Cell, scale: Scale) -> Run:
+    """The cell's run at a scale."""
+    return cell.proxy if cell.proxy and scale == "proxy" else at_scale(cell.run, scale)
+
+
 def at_scale(run: R, scale: Scale) -> R:
     """The run at another scale. KeyError for a dataset or model that has no version there."""
-    return cast(R, _classification(run, scale)) if isinstance(run, Classification) else run
+    if scale == "paper":
+        return run
+    if isinstance(run, Classification):
+        return cast(R, _classification(run, scale))
+    assert isinstance(run, Profiling)
+    return cast(R, _profiling(run, scale))
 
 
 def _classification(run: Classification, scale: Scale) -> Classification:
@@ -89,23 +142,53 @@ def _classification(run: Classification, scale: Scale) -> Classification:
     if scale == "proxy":
         return replace(
             run,
-            model=PROXY_MODELS[run.model.name],
+            model=proxy_model(run.model),
             dataset=PROXY_DATASETS[run.dataset],
             recipe=PROXY.recipe,
+            evaluation=None,
         )
-    if scale == "smoke":
-        return replace(run, dataset=SMOKE_DATASETS[run.dataset], recipe=smoke_recipe(run.recipe))
-    return run
+    released = isinstance(run.pretrained, str)
+    return replace(
+        run,
+        dataset=SMOKE_DATASETS[run.dataset],
+        recipe=smoke_recipe(run.recipe),
+        pretrained=None if released else run.pretrained,
+    )
+
+
+def _profiling(run: Profiling, scale: Scale) -> Profiling:
+    if scale == "proxy":
+        run = replace(run, model=proxy_model(run.model), classes=10, image_size=32)
+    if not run.device:
+        return run
+    batch = 64 if scale == "proxy" else 2
+    return replace(run, device="cpu", precision="fp32", batch_size=batch)
+
+
+def proxy_model(model: Model) -> Model:
+    """The small version of an architecture, with the options that are asked about."""
+    small, options = PROXY_MODELS[model.name], dict(model.options)
+    if "depths" in options:  # another number of hierarchies, or another patch
+        depths, patch = options["depths"], options["patch_size"]
+        assert isinstance(depths, tuple)
+        assert isinstance(patch, int)
+        small = Model.of(
+            model.name, img_size=32, patch_size=2 * patch, depths=(1,) * len(depths), **_NEST_T
+        )
+    return small.updated(**{name: options[name] for name in _CARRIED if name in options})
 
 
 def sources(cell: Cell, scale: Scale) -> tuple[tuple[str, str], ...]:
     """Where each value of the cell's recipe at this scale is from."""
-    return PROXY.listed if scale == "proxy" else cell.sources
+    return PROXY.listed if scale == "proxy" and cell.sources else cell.sources
 
 
 def smoke_recipe(recipe: Recipe) -> Recipe:
     """The recipe with all its parts and next to no work."""
-    return replace(recipe, epochs=1, batch_size=10, warmup_epochs=0.0, evaluate_every_epochs=0)
+    epochs = min(recipe.epochs, 1)  # released weights stay untrained
+    batch = 4 if recipe.image_size else 10
+    return replace(recipe, epochs=epochs, batch_size=batch, warmup_epochs=0.0,
+                   evaluate_every_epochs=0)  # fmt: skip
 
 
 def title(dataset: str) -> str:

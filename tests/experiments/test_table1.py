@@ -149,7 +149,7 @@ def test_scales(cell: Cell) -> None:
 
 def test_one_proxy_model_a_method() -> None:
     wanted = {cell.training.model.name for cell in TABLE1.cells}
-    assert wanted == PROXY_MODELS.keys()
+    assert wanted <= PROXY_MODELS.keys()
     assert len(wanted) == 15
 
 
