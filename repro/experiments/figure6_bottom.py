@@ -25,7 +25,6 @@ METHODS = {"DeiT-B": (deit("B"), recipes.deit()), "NesT-T": (nest("T"), recipes.
 _ALL = "the augmentation of both is NesT's, but for colour, of which the images have none"
 PROXY_FULL = changed(
     PROXY,
-    epochs=(6, "our choice: augmentation needs longer than the four epochs of the other items"),
     flip=(True, _ALL),
     randaugment_layers=(2, _ALL),
     erase_prob=(0.25, _ALL),

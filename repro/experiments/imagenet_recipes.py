@@ -121,7 +121,8 @@ def swin(size: str) -> Sourced:
         **dict.fromkeys(("crop_area", "crop_resize", "weight_decay"), _SWIN),
         decay_biases=_SWIN + " and optimizer.py",
         smooth_unmixed=_SWIN + " and main.py",
-        batch_size=(1024, "our choice: as in microsoft/Swin-Transformer get_started.md, 128 on 8 GPUs"),
+        batch_size=(1024, "our choice: as in microsoft/Swin-Transformer get_started.md: 128 on "
+                    "each of 8 GPUs"),
         lr=(1e-3, f"{_SWIN}: 5e-4 for 512 images"),
         warmup_lr=(1e-6, f"{_SWIN}: 5e-7 for 512 images"),
         final_lr=(1e-5, f"{_SWIN}: 5e-6 for 512 images"),
@@ -143,7 +144,7 @@ _CNN = "our choice: official configs/resnet50_imagenet.py, which the authors rel
 
 RESNET50 = sourced(
     epochs=(90, _CNN),
-    batch_size=(256, "our choice: 64 for each device (official config) on 4; alternatives 512, 1024"),
+    batch_size=(256, "our choice: 64 a device (official config), on 4; alternatives 512, 1024"),
     lr=(0.1, _CNN + ": 0.1 for 256 images"),
     optimizer=("sgd", _CNN + " (Nesterov 0.9)"),
     warmup_epochs=(5, _CNN),
