@@ -32,7 +32,7 @@ def run_of(panel: str, design: str, plane: str) -> Classification:
     """NesT-T with an aggregation; the paper's own on the image plane is the run of Tables 1, 2."""
     name, planes = DESIGNS[design]
     options = {} if name == "conv_norm_max" else {"aggregation": name}
-    if plane == "block plane" and planes == ("image", "block"):
+    if plane == "block plane" and "block" in planes:
         options["aggregation_plane"] = "block"
     if panel == "ImageNet":
         run, model = nest("T"), Model("nest_tiny_imagenet")
@@ -72,13 +72,17 @@ DECISIONS = (
     Decision("the block plane's border", "padded as the image's border is",
              "padded with the neighbouring block's edge", "no code was released; the paper says "
              "'partial feature maps corresponding to 2×2 blocks that will be merged'"),
+    Decision("the average pooling's border", "padding counts: always divided by 9",
+             "divided by what is inside, as TensorFlow does", "flax, the authors' library, counts "
+             "it; it weighs more on the block plane, which has more border"),
     Decision("PatchMerge and stride-2 sub-sampling on the block plane", "the run on the image "
              "plane", "a second run", "they look at no neighbour: it is the same function"),
     Decision("normalisation of the alternatives", "none but PatchMerge's own",
              "LN after each, as in the paper's", "the caption names LN for the paper's alone"),
-    Decision("query sub-sampling", "attention within 2×2 blocks, queries of every second row and "
-             "column, instead of an aggregation", "in the layer before or after one",
-             "HaloNet sub-samples in the attention itself (Vaswani et al. 2021)"),
+    Decision("query sub-sampling", "an attention of its own before the next hierarchy: queries of "
+             "every second row and column attend to the 2×2 blocks being merged",
+             "in the first transformer layer after, or the last before",
+             "so depth and position embeddings stay the same under every design"),
 )  # fmt: skip
 
 

@@ -1,15 +1,31 @@
-"""Between blocks and image plane: Block, Unblock and ConvNormMaxPool of the paper's Figure 1.
+"""Block aggregation: how NesT halves its feature map from one hierarchy to the next.
 
-An aggregation is a module made by `factory(dim_in, dim_out, block_side)` that maps the image plane
-(B, H, W, dim_in) to (B, H/2, W/2, dim_out). `NesT(aggregation=...)` takes any such factory.
+The paper's own is `ConvNormMaxPool`; the others are the alternatives of its Figure 7 and of the
+paragraph 'Impact of block aggregation'. Each maps a plane (B, H, W, dim_in), of even H and W, to
+(B, H/2, W/2, dim_out). `NesT(aggregation=...)` takes them by name, see `make_aggregation`.
+
+Given the feature map of a whole image, they work on the image plane. `OnBlockPlane` gives them
+each 2×2 group of blocks by itself, as if it were an image. Every window of stride 2 begins at
+pixels 0, 2, 4, ... and is padded at the far edge alone: 'SAME' as the authors' JAX code has it;
+`padding=1`, as PyTorch users write it, would shift every window by one pixel. So every second
+pixel, and every 2×2 square, is the same on both planes, as blocks begin at even pixels.
+
+What the paper does not tell is our choice: no norm but in its own aggregation and in PatchMerge,
+biases in convolutions, the Conv 1×1 of `Pool` also where Figure 7 does not show it.
 """
 
 import math
 from collections.abc import Callable
+from functools import partial
+from typing import Literal
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-AggregationFactory = Callable[[int, int, int], nn.Module]
+from repro.models.attention import AttentionKind, attend_by_heads, head_sizes
+
+AggregationPlane = Literal["image", "block"]
+LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 
 
 def blockify(plane: Tensor, side: int) -> Tensor:
@@ -30,25 +46,173 @@ def unblockify(blocks: Tensor, side: int) -> Tensor:
     return grid.transpose(2, 3).reshape(b, rows * side, rows * side, c)
 
 
-class ConvNormMaxPool(nn.Module):
-    """The paper's aggregation: Conv 3×3, LayerNorm over channels, MaxPool 3×3 of stride 2.
+def max_pool(plane: Tensor) -> Tensor:
+    """The largest of each 3×3 window; padding never is, as `ceil_mode` cuts the window short."""
+    return F.max_pool2d(plane.permute(0, 3, 1, 2), 3, 2, ceil_mode=True).permute(0, 2, 3, 1)
 
-    It works on the whole image plane, so that neighbouring blocks see each other across their
-    borders; how large a block is (`block_side`) makes no difference to it. Both windows pad as
-    the official code does ('SAME'). On an even map that puts the pooling windows at pixels
-    0, 2, 4, ... and pads nothing but the far edge, where `ceil_mode` cuts the last window short;
-    `padding=1`, as PyTorch users write it, would shift every window by one pixel.
+
+def average_pool(plane: Tensor) -> Tensor:
+    """The sum of each 3×3 window over 9, also where padding, as zeros, is among the nine.
+
+    That is how flax, which the authors use, averages; TensorFlow would divide by the pixels alone.
     """
+    z = F.avg_pool2d(plane.permute(0, 3, 1, 2), 3, 2, ceil_mode=True, divisor_override=9)
+    return z.permute(0, 2, 3, 1)
 
-    def __init__(self, dim_in: int, dim_out: int, block_side: int) -> None:
+
+def subsample(plane: Tensor) -> Tensor:
+    """Every second row and column."""
+    return plane[:, ::2, ::2]
+
+
+class ConvNormMaxPool(nn.Module):
+    """The paper's aggregation: Conv 3×3, LayerNorm over channels, MaxPool 3×3 of stride 2."""
+
+    def __init__(self, dim_in: int, dim_out: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(dim_in, dim_out, kernel_size=3, padding=1)
-        self.norm = nn.LayerNorm(dim_out, eps=1e-6)
-        self.pool = nn.MaxPool2d(kernel_size=3, stride=2, ceil_mode=True)
+        self.norm = LayerNorm(dim_out)
 
     def forward(self, plane: Tensor) -> Tensor:
-        """(B, H, W, dim_in) -> (B, H/2, W/2, dim_out), for even H and W."""
         z = self.conv(plane.permute(0, 3, 1, 2))
-        z = self.norm(z.permute(0, 2, 3, 1))
-        z = self.pool(z.permute(0, 3, 1, 2))
-        return z.permute(0, 2, 3, 1)  # type: ignore[no-any-return]
+        return max_pool(self.norm(z.permute(0, 2, 3, 1)))
+
+
+class StridedConv(nn.Module):
+    """'Conv3x3' of Figure 7: a convolution of stride 2, and nothing else."""
+
+    def __init__(self, dim_in: int, dim_out: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(dim_in, dim_out, kernel_size=3, stride=2)
+
+    def forward(self, plane: Tensor) -> Tensor:
+        padded = F.pad(plane.permute(0, 3, 1, 2), (0, 1, 0, 1))
+        z: Tensor = self.conv(padded)
+        return z.permute(0, 2, 3, 1)
+
+
+class Pool(nn.Module):
+    """A function that halves the plane, then Conv 1×1 (a Linear) where the width changes."""
+
+    def __init__(self, pool: Callable[[Tensor], Tensor], dim_in: int, dim_out: int) -> None:
+        super().__init__()
+        self.pool = pool
+        self.proj = _change_width(dim_in, dim_out)
+
+    def forward(self, plane: Tensor) -> Tensor:
+        z: Tensor = self.proj(self.pool(plane))
+        return z
+
+
+class PatchMerge(nn.Module):
+    """Swin's (Liu et al. 2021): a LayerNorm and a Linear over each 2×2 square, side by side.
+
+    No square lies in two blocks, so this is one and the same function on both planes.
+    """
+
+    def __init__(self, dim_in: int, dim_out: int) -> None:
+        super().__init__()
+        self.norm = LayerNorm(4 * dim_in)
+        self.reduction = nn.Linear(4 * dim_in, dim_out, bias=False)
+
+    def forward(self, plane: Tensor) -> Tensor:
+        b, h, w, c = plane.shape
+        squares = plane.reshape(b, h // 2, 2, w // 2, 2, c).permute(0, 1, 3, 4, 2, 5)
+        z: Tensor = self.reduction(self.norm(squares.flatten(3)))  # columns first, as Swin has it
+        return z
+
+
+class QuerySubsample(nn.Module):
+    """The strided attention of HaloNet (Vaswani et al. 2021): all tokens are keys, few ask.
+
+    A pre-norm attention with its skip connection, in which queries and skip are every second row
+    and column: z = skip(x↓) + proj(attention(q(LN(x)↓), kv(LN(x)))). HaloNet halves its map in the
+    first attention of a stage; this likewise attends with the next hierarchy's heads and width.
+    It is a sub-layer of its own ahead of that hierarchy, never dropped, so that the layers, and the
+    position embeddings before them, stay the same under every aggregation (our choice).
+    """
+
+    def __init__(self, dim_in: int, dim_out: int, num_heads: int, kind: AttentionKind) -> None:
+        super().__init__()
+        self.head_dim, key_heads = head_sizes(dim_out, num_heads, kind)
+        self.norm = LayerNorm(dim_in)
+        self.q = nn.Linear(dim_in, dim_out)
+        self.kv = nn.Linear(dim_in, 2 * key_heads * self.head_dim)
+        self.proj = nn.Linear(dim_out, dim_out)
+        self.skip = _change_width(dim_in, dim_out)
+
+    def forward(self, plane: Tensor) -> Tensor:
+        b, h, w, _ = plane.shape
+        x = self.norm(plane)
+        q = self.q(subsample(x)).reshape(b, h * w // 4, -1, self.head_dim)
+        k, v = self.kv(x).reshape(b, h * w, -1, self.head_dim).chunk(2, dim=2)
+        y = self.proj(attend_by_heads(q, k, v)).reshape(b, h // 2, w // 2, -1)
+        z: Tensor = self.skip(subsample(plane)) + y
+        return z
+
+
+def _change_width(dim_in: int, dim_out: int) -> nn.Module:
+    return nn.Identity() if dim_in == dim_out else nn.Linear(dim_in, dim_out)
+
+
+class OnBlockPlane(nn.Module):
+    """An aggregation of a square plane that sees only the 2×2 blocks which it is to merge.
+
+    Such a group has twice `block_side` tokens a side, and beyond its border there is padding.
+    """
+
+    def __init__(self, operator: nn.Module, block_side: int) -> None:
+        super().__init__()
+        self.operator = operator
+        self.block_side = block_side
+
+    def forward(self, plane: Tensor) -> Tensor:
+        side = self.block_side
+        groups = blockify(plane, 2 * side)
+        b, t, _, c = groups.shape
+        blocks = self.operator(groups.reshape(b * t, 2 * side, 2 * side, c))  # each as an image
+        return unblockify(blocks.reshape(b, t, side * side, -1), side)
+
+
+OPERATORS: dict[str, Callable[[int, int], nn.Module]] = {
+    "conv_norm_max": ConvNormMaxPool,
+    "conv": StridedConv,
+    "avg": partial(Pool, average_pool),
+    "max": partial(Pool, max_pool),
+    "subsample": partial(Pool, subsample),
+    "patch_merge": PatchMerge,
+}
+
+
+def make_aggregation(
+    name: str,
+    plane: AggregationPlane,
+    block_side: int,
+    attention: AttentionKind,
+    dim_in: int,
+    dim_out: int,
+    num_heads: int,
+) -> nn.Module:
+    """The aggregation of this name between two hierarchies.
+
+    Args:
+        name: one of `OPERATORS`, or 'query' (`QuerySubsample`), which attends within the blocks to
+            be merged and so is for the block plane only.
+        plane: 'image' or 'block', what the operator sees.
+        block_side: tokens a side of a block, for the block plane.
+        attention: its kind, for 'query'.
+        dim_in, dim_out: channels of the hierarchy below and of the one above.
+        num_heads: of the hierarchy above, for 'query'.
+
+    Raises ValueError, saying what there is, for another name or plane.
+    """
+    operators = dict(OPERATORS)
+    operators["query"] = partial(QuerySubsample, num_heads=num_heads, kind=attention)
+    if name not in operators:
+        raise ValueError(f"aggregation is one of {', '.join(operators)}, not {name!r}")
+    if plane not in ("image", "block"):
+        raise ValueError(f"aggregation_plane is 'image' or 'block', not {plane!r}")
+    if name == "query" and plane == "image":
+        raise ValueError("aggregation 'query' attends in blocks: set aggregation_plane to 'block'")
+    operator = operators[name](dim_in, dim_out)
+    return OnBlockPlane(operator, block_side) if plane == "block" else operator

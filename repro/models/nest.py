@@ -17,83 +17,28 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from timm.layers import DropPath, Mlp
 from timm.models import register_model
 from torch import Tensor, nn
 
-from repro.models.aggregation import AggregationFactory, ConvNormMaxPool, blockify, unblockify
+from repro.models.aggregation import AggregationPlane, blockify, make_aggregation, unblockify
+from repro.models.attention import Attention, AttentionKind
 from repro.models.nest_flax import Weights, read_flax, read_timm, resize_position_embedding
 
 __all__ = [
     "Attention",
+    "AttentionKind",
     "NesT",
     "TransformerLayer",
-    "attend",
+    "checkpoint_filter_fn",
     "from_flax",
     "from_timm",
     "resize_position_embedding",
 ]
 
-AttentionKind = Literal["multi_head", "multi_query"]
 Gelu = Literal["tanh", "erf"]
 GELUS: dict[Gelu, str] = {"tanh": "tanh", "erf": "none"}  # our word -> torch's word
 LayerNorm = partial(nn.LayerNorm, eps=1e-6)
-
-SCORES_AT_ONCE = 2**19  # 2 MB of fp32, little enough to stay in cache
-FUSED_AT_ONCE = 2**15  # blocks: a CUDA grid has 65,535 rows at most, a CIFAR image 64 blocks
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention of q (P, G, M, d) over k and v (P, G, N, d), for P blocks and G key heads.
-
-    Four dimensions are what the fused kernels of a GPU take. On a CPU they lose to the plain
-    formula, as long as that makes its scores for a few blocks at a time.
-    """
-    cpu = q.device.type == "cpu"
-    blocks = SCORES_AT_ONCE // (q.shape[1] * q.shape[2] * k.shape[2]) if cpu else FUSED_AT_ONCE
-    core = plain_attention if cpu else F.scaled_dot_product_attention
-    pieces = zip(*(torch.split(t, max(1, blocks)) for t in (q, k, v)), strict=True)
-    outputs = [core(*piece) for piece in pieces]
-    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-
-
-def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q kᵀ / √d) v."""
-    scores: Tensor = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-    return scores.softmax(dim=-1) @ v
-
-
-class Attention(nn.Module):
-    """Self-attention within each block: MSA_NesT of the paper's Eq. (2).
-
-    Every query head has a key and a value head of its own ('multi_head', the ImageNet models), or
-    all share a single one ('multi_query', the CIFAR models).
-    """
-
-    def __init__(self, dim: int, num_heads: int, kind: AttentionKind) -> None:
-        super().__init__()
-        if dim % num_heads:
-            raise ValueError(f"a width of {dim} does not divide into {num_heads} heads")
-        if kind not in ("multi_head", "multi_query"):
-            raise ValueError(f"attention is 'multi_head' or 'multi_query', not {kind!r}")
-        self.head_dim = dim // num_heads
-        self.query_heads = num_heads
-        self.key_heads = num_heads if kind == "multi_head" else 1
-        self.qkv = nn.Linear(dim, (self.query_heads + 2 * self.key_heads) * self.head_dim)
-        self.proj = nn.Linear(dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, N, C) -> (B, T, N, C)."""
-        b, t, n, c = x.shape
-        heads = self.qkv(x).view(b * t, n, -1, self.head_dim)  # the blocks fold into the batch
-        q, k, v = heads.split((self.query_heads, self.key_heads, self.key_heads), dim=2)
-        # Query heads that share a key head are simply more queries to it: nothing is repeated.
-        q = q.reshape(b * t, n, self.key_heads, -1, self.head_dim).transpose(1, 2).flatten(2, 3)
-        y = attend(q, k.transpose(1, 2), v.transpose(1, 2))
-        y = y.reshape(b * t, self.key_heads, n, -1).transpose(1, 2)
-        out: Tensor = self.proj(y.reshape(b, t, n, c))
-        return out
 
 
 class TransformerLayer(nn.Module):
@@ -130,7 +75,9 @@ class NesT(nn.Module):
         attention: 'multi_head' or 'multi_query', see `Attention`.
         gelu: 'tanh' as in the official code, 'erf' as in timm's port.
         drop_path_rate: stochastic depth of the last layer, rising from 0 in equal steps.
-        aggregation: makes what merges 2×2 blocks, see `repro.models.aggregation`.
+        aggregation: what merges 2×2 blocks: 'conv_norm_max', the paper's own, or another name
+            that `repro.models.aggregation.make_aggregation` knows.
+        aggregation_plane: 'image': it sees the whole feature map; 'block': those 2×2 blocks alone.
 
     A block has img_size / patch_size / 2^(hierarchies - 1) tokens a side, in every hierarchy.
     Raises ValueError, naming the numbers, for sizes that do not fit together.
@@ -148,7 +95,8 @@ class NesT(nn.Module):
         attention: AttentionKind = "multi_query",
         gelu: Gelu = "tanh",
         drop_path_rate: float = 0.1,
-        aggregation: AggregationFactory = ConvNormMaxPool,
+        aggregation: str = "conv_norm_max",
+        aggregation_plane: AggregationPlane = "image",
     ) -> None:
         super().__init__()
         levels = len(depths)
@@ -158,6 +106,9 @@ class NesT(nn.Module):
         self.num_features = dims[-1]
         self.block_side = _block_side(img_size, patch_size, levels)
         last = max(1, sum(depths) - 1)
+        aggregate = partial(
+            make_aggregation, aggregation, aggregation_plane, self.block_side, attention
+        )
         rates = iter([drop_path_rate * layer / last for layer in range(sum(depths))])
 
         self.patch_embed = nn.Conv2d(in_chans, dims[0], patch_size, stride=patch_size)
@@ -172,7 +123,7 @@ class NesT(nn.Module):
             ]
             self.transformers.append(nn.Sequential(*layers))
             if i < levels - 1:
-                self.aggregations.append(aggregation(dim, dims[i + 1], self.block_side))
+                self.aggregations.append(aggregate(dim, dims[i + 1], heads[i + 1]))
         self.norm = LayerNorm(dims[-1])
         self.head = nn.Linear(dims[-1], num_classes)
         self.apply(_initialise)
@@ -213,18 +164,26 @@ class NesT(nn.Module):
         h = features.mean(dim=(1, 2))
         return h if pre_logits else self.head(h)
 
+    def get_classifier(self) -> nn.Linear:
+        """What is made anew for other classes; timm's convention."""
+        return self.head
+
     def no_weight_decay(self) -> set[str]:
         """What the official code spares: the position embeddings, and nothing else."""
         return {f"pos_embed.{i}" for i in range(len(self.pos_embed))}
 
-    def load_resized(self, state: Mapping[str, Tensor]) -> None:
-        """Load the weights of the same model at another image size: its embeddings are resized."""
-        resized = {
-            name: resize_position_embedding(state[name], self.block_side)
-            for name in self.no_weight_decay()
-            if name in state
-        }
-        self.load_state_dict({**state, **resized})
+
+def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: NesT) -> dict[str, Tensor]:
+    """Fit the state dict of the same model at another image size: its embeddings are resized.
+
+    The name and the arguments are timm's, whose models each have such a function beside them.
+    """
+    resized = {
+        name: resize_position_embedding(state_dict[name], model.block_side)
+        for name in model.no_weight_decay()
+        if name in state_dict
+    }
+    return {**state_dict, **resized}
 
 
 def _each(name: str, value: int | Sequence[int], levels: int) -> tuple[int, ...]:
@@ -289,7 +248,7 @@ def from_timm(state: Mapping[str, Tensor], **changes: Any) -> NesT:
 def _load(weights: Weights, changes: dict[str, Any]) -> NesT:
     config, state = weights
     model = NesT(**{**config, **changes})
-    model.load_resized(state)
+    model.load_state_dict(checkpoint_filter_fn(state, model))
     return model
 
 

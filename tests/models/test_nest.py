@@ -5,6 +5,7 @@ tree itself; `from_flax` is held to it in float64, and `from_timm` to timm's own
 """
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,9 +18,11 @@ from timm.layers import DropPath
 from timm.models.nest import Nest as TimmNest
 from torch import nn
 
+from repro.models import attention as attention_module
 from repro.models import nest
 from repro.models.aggregation import ConvNormMaxPool, blockify, unblockify
-from repro.models.nest import Attention, NesT, attend, from_flax, from_timm
+from repro.models.attention import Attention, attend
+from repro.models.nest import NesT, checkpoint_filter_fn, from_flax, from_timm
 from repro.models.nest_flax import read_timm, resize_position_embedding
 
 # Three hierarchies of 16, 4 and 1 blocks of 2×2 tokens on 8×8 images.
@@ -154,7 +157,7 @@ def test_blocks_and_tokens_follow_row_by_row() -> None:
 @pytest.mark.parametrize("side", [2, 4, 10])
 @torch.no_grad()
 def test_pooling_windows_begin_at_pixel_zero(side: int) -> None:
-    aggregate = ConvNormMaxPool(3, 5, block_side=2)
+    aggregate = ConvNormMaxPool(3, 5)
     shake(aggregate)
     plane = torch.randn(2, side, side, 3)
     conv, norm = aggregate.conv, aggregate.norm
@@ -187,23 +190,12 @@ def test_attention_stays_in_its_block_until_the_aggregation() -> None:
     assert top.all()
 
 
-def test_an_aggregation_can_be_swapped() -> None:
-    asked: list[tuple[int, int, int]] = []
-
-    def factory(dim_in: int, dim_out: int, block_side: int) -> nn.Module:
-        asked.append((dim_in, dim_out, block_side))
-        return ConvNormMaxPool(dim_in, dim_out, block_side)
-
-    small(embed_dims=(24, 48, 96), aggregation=factory)
-    assert asked == [(24, 48, 2), (48, 96, 2)]
-
-
 # Attention.
 
 
 @pytest.mark.parametrize("at_once", [1, 3 * 5 * 4 * 7, 10**9])
 def test_attention_in_pieces_is_attention(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nest, "SCORES_AT_ONCE", at_once)
+    monkeypatch.setattr(attention_module, "SCORES_AT_ONCE", at_once)
     q, k, v = (torch.randn(11, 5, m, 8, dtype=torch.float64) for m in (4, 7, 7))
     expected = F.scaled_dot_product_attention(q, k, v)
     torch.testing.assert_close(attend(q, k, v), expected)
@@ -238,7 +230,7 @@ def test_off_the_cpu_the_fused_kernel_gets_four_dimensions(
         return torch.empty_like(tensors[0])
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", fused)
-    monkeypatch.setattr(nest, "FUSED_AT_ONCE", 6)
+    monkeypatch.setattr(attention_module, "FUSED_AT_ONCE", 6)
     with torch.device("meta"):
         assert Attention(24, 3, kind)(torch.empty(2, 4, 9, 24)).shape == (2, 4, 9, 24)
     query, key = ((1, 27, 8), (1, 9, 8)) if kind == "multi_query" else ((3, 9, 8), (3, 9, 8))
@@ -422,13 +414,28 @@ def test_weights_of_224_pixels_load_at_384() -> None:
     narrow: dict[str, Any] = {"depths": (1, 1, 1), "embed_dims": 8, "num_heads": 2}
     source = timm.create_model("nest_tiny_imagenet", **narrow, num_classes=3)
     target = timm.create_model("nest_tiny_imagenet", **narrow, num_classes=3, img_size=384)
-    target.load_resized(source.state_dict())
+    target.load_state_dict(checkpoint_filter_fn(source.state_dict(), target))
     for old, new in zip(source.pos_embed, target.pos_embed, strict=True):
         assert new.shape == (1, old.shape[1], 24 * 24, 8)
         assert torch.equal(new, resize_position_embedding(old, 24))
         torch.testing.assert_close(new[:, :, 0], old[:, :, 0])
     assert torch.equal(target.head.weight, source.head.weight)
     assert target(torch.zeros(1, 3, 384, 384)).shape == (1, 3)
+
+
+@pytest.mark.parametrize(("name", "plane"), [("conv_norm_max", "image"), ("query", "block")])
+def test_the_resizing_is_found_where_timm_has_its_own(name: str, plane: str) -> None:
+    aggregation = {"aggregation": name, "aggregation_plane": plane}
+    source, target = small(**aggregation), small(img_size=24, **aggregation)
+    shake(source)
+    for model in (target, timm.create_model("nest_tiny", img_size=32)):
+        assert callable(sys.modules[type(model).__module__].checkpoint_filter_fn)
+    state = source.state_dict()
+    fitted = checkpoint_filter_fn(state, target)
+    target.load_state_dict(fitted)
+    assert state["pos_embed.0"].shape == (1, 16, 4, 24)  # what was given is left as it was
+    assert fitted["pos_embed.0"].shape == (1, 16, 36, 24)
+    assert all(fitted[n] is w for n, w in state.items() if not n.startswith("pos_embed"))
 
 
 def test_from_timm_takes_another_image_size() -> None:
