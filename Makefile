@@ -23,14 +23,15 @@ format: .venv/ready
 	$(BIN)/ruff check --fix .
 
 paper: .venv/ready  ## redraw every committed table; fails if one differs
-	$(BIN)/repro table1 > /dev/null
-	$(BIN)/repro table1 --scale proxy > /dev/null
+	$(BIN)/repro all > /dev/null
+	$(BIN)/repro table1 figure6_bottom figure7 figure_a3 --scale proxy > /dev/null
 	git diff --exit-code -- tables figures
 	test -z "$$(git status --porcelain -- tables figures)"  # nor is one missing from git
 
-bench: .venv/ready  ## measure start-up, augmentation and submission; nothing is timed in a test
+bench: .venv/ready  ## measure start-up, augmentation, loader and submission; nothing is timed in a test
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/augmentation.py
+	$(BIN)/python benchmarks/loader.py
 	$(BIN)/python benchmarks/submission.py
 
 chaos: .venv/ready  ## 200 faults on a real SLURM, drawn from a seed; about half an hour

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from repro import experiments
-from repro.spec import SCALES, Experiment, Scale
+from repro.spec import SCALES, Scale
 
 
 class UsageError(Exception):
@@ -80,37 +80,61 @@ def add_seeds(parser: Any) -> None:
     )
 
 
+def add_budget(parser: Any) -> None:
+    parser.add_argument("--budget", type=_gpu_hours, metavar="500gpuh",
+                        help="only the runs that decide most claims for so much")  # fmt: skip
+
+
+def _gpu_hours(value: str | float) -> float:
+    """The number in '500gpuh'; jsonargparse hands it over a second time, as a number."""
+    try:
+        hours = float(str(value).lower().removesuffix("gpuh"))
+    except ValueError:
+        hours = -1.0
+    if not 0 < hours < float("inf"):
+        raise UsageError(f"a budget is a number of GPU-hours, such as 500gpuh, not {value!r}")
+    return hours
+
+
 def seeds_of(given: int | None, scale: Scale) -> int:
     """How many seeds a scale has unless it was said."""
     return given or (1 if scale == "smoke" else 3)
 
 
-def experiment_of(name: str) -> Experiment:
-    try:
-        return experiments.get(name)
-    except KeyError:
-        from repro.verbs import VERBS
-
-        near = hint(name, [*experiments.names(), *VERBS])
-        raise UsageError(f"unknown item {name!r}; {near}") from None
-
-
-def cells_of(experiment: Experiment, only: Sequence[str]) -> Any:
+def cells_of(items: Sequence[str], only: Sequence[str]) -> list[Any]:
+    """The cells of the items whose rows match, or all. UsageError for what matches in none."""
     from repro import plan
 
-    wanted = [row for o in only for row in (experiment.showcase if o == "showcase" else (o,))]
-    try:
-        return plan.select(experiment, wanted)
-    except KeyError as error:
-        pattern = str(error.args[0])
-        near = hint(pattern, experiment.rows)
-        raise UsageError(f"{experiment.name} has no method {pattern!r}; {near}") from None
+    found = [experiments.get(name) for name in items]
+    rows = list(dict.fromkeys(row for experiment in found for row in experiment.rows))
+    for pattern in only:
+        if pattern != "showcase" and not plan.matching(rows, pattern):
+            near = hint(pattern, rows)
+            raise UsageError(f"{', '.join(items)} has no method {pattern!r}; {near}")
+    return [cell for experiment in found for cell in plan.select(experiment, only)]
 
 
 def split_items(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The leading words are items; options follow."""
+    """The leading words name items; options follow. UsageError for a word that names none."""
+    leading, rest = split_words(words)
+    found = [name for word in leading for name in _items_of(word)]
+    return list(dict.fromkeys(found)), rest
+
+
+def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The leading words, and the options that follow."""
     first = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
-    return list(dict.fromkeys(words[:first])), list(words[first:])
+    return list(words[:first]), list(words[first:])
+
+
+def _items_of(word: str) -> list[str]:
+    try:
+        return experiments.matching(word)
+    except KeyError:
+        from repro.verbs import VERBS
+
+        near = hint(word, [*experiments.names(), "all", *VERBS])
+        raise UsageError(f"unknown item {word!r}; {near}") from None
 
 
 def require_item(items: Sequence[str], rest: Sequence[str], verb: str) -> None:

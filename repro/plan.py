@@ -6,26 +6,24 @@ from collections.abc import Container, Iterable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatch
 from itertools import zip_longest
-from pathlib import Path
 
-from repro import results
 from repro.experiments.scales import exists, run_of
-from repro.spec import Cell, Experiment, Run, Scale, with_seeds
-
-_SEEDS_LOOKED_AT = 8  # for what a run has taken before
+from repro.spec import Cell, Experiment, Place, Run, Scale, with_seeds
 
 
 def select(experiment: Experiment, patterns: Sequence[str]) -> tuple[Cell, ...]:
-    """The cells whose method matches one of the patterns: a name, its beginning, or with * and ?.
+    """The cells whose row matches one of the patterns, or all if there are none.
 
-    All cells if there are no patterns. KeyError with the pattern that matches nothing.
+    'showcase' stands for the experiment's own choice of rows.
     """
-    if not patterns:
-        return experiment.cells
-    for pattern in patterns:
-        if not any(_matches(row, pattern) for row in experiment.rows):
-            raise KeyError(pattern)
-    return tuple(c for c in experiment.cells if any(_matches(c.row, p) for p in patterns))
+    rows = [row for p in patterns for row in (experiment.showcase if p == "showcase" else (p,))]
+    wanted = {row for pattern in rows for row in matching(experiment.rows, pattern)}
+    return tuple(c for c in experiment.cells if not patterns or c.row in wanted)
+
+
+def matching(rows: Iterable[str], pattern: str) -> list[str]:
+    """The rows that are the pattern, begin with it and a hyphen, or match it with * and ?."""
+    return [row for row in rows if _matches(row, pattern)]
 
 
 def _matches(row: str, pattern: str) -> bool:
@@ -42,6 +40,17 @@ def runs(cells: Iterable[Cell], scale: Scale, seeds: int) -> list[Run]:
     return list(dict.fromkeys(run for last in wanted for run in _lineage(last)))
 
 
+def claimed(experiment: Experiment, scale: Scale, seeds: int) -> list[list[Run]]:
+    """The runs that decide each claim of an item."""
+    by_place: dict[Place, Cell] = {}
+    for cell in experiment.cells:
+        by_place[cell.row, cell.column] = by_place[cell.row, cell.column, cell.panel] = cell
+    return [
+        runs([by_place[place] for place in (*claim.above, *claim.below)], scale, seeds)
+        for claim in experiment.claims
+    ]
+
+
 def _lineage(run: Run) -> list[Run]:
     """The run and those before it, the first of them first."""
     return [*(_lineage(run.starts_from) if run.starts_from else []), run]
@@ -55,40 +64,3 @@ def seeds_known(cells: Iterable[Cell], scale: Scale, known: Container[str], leas
     while any(replace(run, seed=seeds).id in known for run in bases):
         seeds += 1
     return seeds
-
-
-def price(root: Path, wanted: Iterable[Run]) -> str:
-    """What runs will take, in a line: as long as their other seeds did, where there are any.
-
-    In hours of a process: of a GPU each, or on a CPU of a process that trains on its cores.
-    """
-    hours = {"GPU": 0.0, "CPU": 0.0}
-    known, unknown, means = 0, 0, dict[Run, tuple[str, float] | None]()
-    for run in wanted:
-        base = replace(run, seed=0)
-        if base not in means:
-            means[base] = _hours(root, base)
-        if found := means[base]:
-            hours[found[0]] += found[1]
-            known += 1
-        else:
-            unknown += 1
-    parts = [f"about {total:.2g} {kind}-hours" for kind, total in hours.items() if total]
-    priced = f"{' and '.join(parts)} for {known} of them, by seeds that are done" if parts else ""
-    missing = f"not known for {unknown}, which no seed has been through here" if unknown else ""
-    return "; ".join(part for part in (priced, missing) if part)
-
-
-def _hours(root: Path, base: Run) -> tuple[str, float] | None:
-    """The kind of device and the mean hours of the seeds of a run that are done."""
-    found = []
-    for seed in range(_SEEDS_LOOKED_AT):
-        result = results.outcome(root, replace(base, seed=seed)).result
-        if result and {"seconds", "device"} <= result.get("provenance", {}).keys():
-            facts = result["provenance"]
-            kind = "CPU" if facts["device"].startswith("CPU") else "GPU"
-            found.append((kind, facts["seconds"] * facts.get("ranks", 1) / 3600))
-    if not found:
-        return None
-    same = [hours for kind, hours in found if kind == found[-1][0]]
-    return found[-1][0], sum(same) / len(same)

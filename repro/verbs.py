@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any
 from repro import experiments
 from repro.options import (
     UsageError,
+    add_budget,
     add_places,
     add_seeds,
     add_selection,
-    cells_of,
-    experiment_of,
     hint,
     parser_of,
     path_of,
     require_item,
     seeds_of,
     split_items,
+    split_words,
 )
 from repro.spec import SCALES, Experiment, Run, Scale
 
@@ -49,29 +49,75 @@ def list_(words: Sequence[str]) -> int:
 
 
 def plan_(words: Sequence[str]) -> int:
-    """which runs an item needs, and what there is of each"""
+    """which runs an item needs, what there is of each, and the price of what is missing"""
     items, rest = split_items(words)
     require_item(items, rest, "plan")
-    parser = parser_of("plan ITEM...", "Which runs the items need, and what there is of each.")
+    parser = parser_of("plan ITEM...", "Which runs the items need, what there is, and the price.")
     add_selection(parser)
+    add_budget(parser)
+    parser.add_argument("--gpu", metavar="NAME",
+                        help="put the price on these (default: the site file's; H100)")  # fmt: skip
+    parser.add_argument("--cluster", type=path_of, metavar="FILE",
+                        default=os.environ.get("REPRO_CLUSTER"),
+                        help="the site's file (REPRO_CLUSTER)")  # fmt: skip
     add_places(parser)
     parser.add_argument("--json", action="store_true", help="for programs")
     given = parser.parse_args(rest)
 
-    from repro import plan
+    from repro import price
     from repro.launch import state
-    from repro.reproduce import print_plan
+    from repro.reproduce import affordable, count_of, gpu_of, print_plan, wanted
 
-    cells = [cell for name in items for cell in cells_of(experiment_of(name), given.only)]
-    runs = plan.runs(cells, given.scale, seeds_of(given.seeds, given.scale))
-    states = state.look(given.results, runs)
+    site = _site(given.cluster)
+    gpu, count = given.gpu or gpu_of(site, given.scale), count_of(site)
+    states = state.look(given.results, wanted(items, given))
+    to_do = [s.run for s in states if not s.settled]
+    prices = price.prices(given.results, to_do, gpu, count)
+    chosen, about = affordable(items, given, prices)
+    if chosen is not None:
+        states = [s for s in states if s.settled or s.run in chosen]
+        prices = {run: found for run, found in prices.items() if run in chosen}
     if given.json:
-        rows = [{"run": s.run.id, "state": s.name, "note": s.note} for s in states]
+        rows = [_plan_row(s, prices.get(s.run)) for s in states]
         print(json.dumps(rows, indent=1))
-    else:
-        print_plan(states)
-        if to_do := [s.run for s in states if not s.settled]:
-            print(f"price: {plan.price(given.results, to_do)}")
+        return 0
+    print_plan(states, {run: price.told(found, gpu) for run, found in prices.items()})
+    if prices:
+        print(*price.summary([*prices.values()], gpu), sep="\n")
+    print(about, end="")
+    return 0
+
+
+def _site(file: Path | str | None) -> Any:
+    from repro.launch import cluster
+
+    return cluster.load(Path(file)) if file else None
+
+
+def _plan_row(found: State, cost: Any) -> dict[str, Any]:
+    row = {"run": found.run.id, "state": found.name, "note": found.note}
+    if not cost:
+        return row
+    return row | {"gpu_hours": cost.gpu_hours, "by": cost.origin, "disk_bytes": cost.disk_bytes}
+
+
+def why(words: Sequence[str]) -> int:
+    """what the paper leaves open, and what was chosen from where: why --decisions [ITEM...]"""
+    items, rest = split_items([word for word in words if word != "--decisions"])
+    about = "The ledger: what the paper does not fix, what was chosen, instead of what, and why."
+    parser = parser_of("why --decisions [ITEM...]", about)
+    parser.add_argument("--json", action="store_true", help="for programs")
+    given = parser.parse_args(rest)
+
+    from repro import ledger
+
+    chosen = [experiments.get(name) for name in items or experiments.names()]
+    if given.json:
+        print(json.dumps([ledger.as_json(experiment) for experiment in chosen], indent=1))
+        return 0
+    for experiment in chosen:
+        print(*ledger.lines(experiment), "", sep="\n")
+    print(*ledger.common_lines(chosen), sep="\n")
     return 0
 
 
@@ -88,7 +134,7 @@ def status(words: Sequence[str]) -> int:
     shown.add_argument("--watch", action="store_true", help="stay, and look again and again")
     shown.add_argument("--json", action="store_true", help="for programs: every run")
     given = parser.parse_args(rest)
-    chosen = [experiment_of(name) for name in items or experiments.names()]
+    chosen = [experiments.get(name) for name in items or experiments.names()]
 
     from repro.launch.watch import REFRESH_SECONDS
 
@@ -245,7 +291,7 @@ def failures(words: Sequence[str]) -> int:
     add_places(parser)
     parser.add_argument("--json", action="store_true", help="for programs")
     given = parser.parse_args(rest)
-    chosen = [experiment_of(name) for name in items or experiments.names()]
+    chosen = [experiments.get(name) for name in items or experiments.names()]
 
     from repro import results
     from repro.launch import attempt
@@ -268,7 +314,7 @@ def failures(words: Sequence[str]) -> int:
 
 def cancel(words: Sequence[str]) -> int:
     """stop the queued and running runs of an item, or one run; what they have done is kept"""
-    names, rest = split_items(words)
+    names, rest = split_words(words)
     parser = parser_of("cancel ITEM|RUN...", "Stop runs that are queued or running, anywhere.")
     add_seeds(parser)
     add_places(parser)
@@ -276,10 +322,14 @@ def cancel(words: Sequence[str]) -> int:
     given = parser.parse_args(rest)
     if not names:
         raise UsageError("cancel what? Name an item, or a run as `repro status` does")
-    items = [name for name in names if name in experiments.names()]
-    ids = {_run_named(name, given.results) for name in names if name not in items}
-    every = _look(map(experiments.get, items if not ids else experiments.names()),
-                  given.results, given.seeds)  # fmt: skip
+    items, ids = set[str](), set[str]()
+    for name in names:
+        try:
+            items.update(experiments.matching(name))
+        except KeyError:
+            ids.add(_run_named(name, given.results))
+    looked_at = experiments.names() if ids else sorted(items)
+    every = _look(map(experiments.get, looked_at), given.results, given.seeds)
     found = {
         s.run.id: s
         for (item, _), states in every.items()
@@ -396,6 +446,7 @@ def testbed(words: Sequence[str]) -> int:
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "list": list_,
     "plan": plan_,
+    "why": why,
     "status": status,
     "logs": logs,
     "failures": failures,

@@ -82,7 +82,7 @@ def finish(run: Run, **metrics: float) -> Path:
     ("line", "said"),
     [
         ("tabel1", "unknown item 'tabel1'; did you mean table1?"),
-        ("Table1", "unknown item 'Table1'; did you mean table1?"),
+        ("Tabel1", "unknown item 'Tabel1'; did you mean table1?"),
         ("stauts", "unknown item 'stauts'; did you mean status?"),
         ("figure99", "unknown item 'figure99'; "),
         ("table1 tabel1", "unknown item 'tabel1'; did you mean table1?"),
@@ -115,7 +115,7 @@ def finish(run: Run, **metrics: float) -> Path:
         ("list table1", "unrecognized arguments: table1"),
         ("prepare", "dataset"),
         ("prepare cifra10", "unknown dataset cifra10: did you mean cifar10?"),
-        ("prepare imagenet", "unknown dataset imagenet"),
+        ("prepare imagenette", "unknown dataset imagenette: did you mean imagenet"),
     ],
 )
 def test_wrong_usage(capsys: Capture, here: Path, line: str, said: str) -> None:
@@ -168,7 +168,9 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_list(capsys: Capture) -> None:
-    (table1,) = (item for item in json.loads(works(capsys, "list --json")))
+    found = {item["name"]: item for item in json.loads(works(capsys, "list --json"))}
+    assert list(found)[:3] == ["table1", "table2", "table3"]
+    table1 = found["table1"]
     assert (table1["name"], table1["place"], len(table1["rows"])) == ("table1", "Table 1", 15)
     assert "CCT-7/3×1" in works(capsys, "list")
 
@@ -181,7 +183,7 @@ def planned(capsys: Capture, options: str) -> list[dict[str, Any]]:
 
 def test_plan(capsys: Capture, here: Path) -> None:
     out = works(capsys, "plan table1")
-    *runs, counts, price = out.splitlines()
+    *runs, counts, price, _disk = out.splitlines()
     assert len(runs) == 90
     assert counts == "90 runs: 90 missing"
     assert price.startswith("price: not known for 90")
@@ -229,7 +231,7 @@ def test_states_are_told(capsys: Capture) -> None:
     assert states[RUNS["NesT-T"].id] == "done"
     assert states[RUNS["NesT-S"].id] == "started"
     assert states[RUNS["NesT-B"].id] == "damaged"
-    (paper, *others) = json.loads(works(capsys, "status --json --seeds 1"))
+    (paper, *others) = json.loads(works(capsys, "status table1 --json --seeds 1"))
     assert (paper["item"], paper["scale"]) == ("table1", "paper")
     assert paper["counts"] == {"missing": 27, "done": 1, "started": 1, "damaged": 1}
     (broken,) = (row for row in paper["runs"] if row["state"] == "damaged")
@@ -369,7 +371,7 @@ def test_doctor_tells_what_is_here_and_what_keeps_from_training(
     absent = [line for line in out.splitlines() if line.startswith("--")]
     for name in ("cifar10", "cifar100", "fashion-mnist"):
         assert any(f"repro prepare {name} " in line for line in absent)
-    assert len(absent) == 3
+    assert len(absent) == 6
     (here / "a-file").write_text("")
     status, out, err = call(capsys, "doctor --results a-file")
     assert (status, err) == (2, "")

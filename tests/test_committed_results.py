@@ -1,5 +1,5 @@
-"""What is committed in results/: every folder is the run it is named after, and its accuracy is
-recounted from the predictions that are kept with it."""
+"""What is committed in results/: every folder is the run it is named after; its accuracy
+is recounted from the predictions kept with it, its model's size from the model."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from repro import results, spec
+from repro.spec import Profiling
+from repro.tasks import profiling
 
 ROOT = Path(__file__).parents[1]
 
@@ -38,9 +40,12 @@ def test_a_committed_run_is_what_it_says(folder: Path) -> None:
     assert not found.result["provenance"]["commit"].endswith("+"), "from a changed checkout"
     if found.state == "diverged":
         return
+    metrics = found.result["metrics"]
+    if isinstance(run, Profiling):
+        assert profiling.count(run) == {name: metrics[name] for name in ("parameters", "macs")}
+        return
     with np.load(folder / results.PREDICTIONS, allow_pickle=False) as predictions:
         label, top5 = predictions["label"], predictions["top5"]
-    metrics = found.result["metrics"]
     assert metrics["test_images"] == len(label)
     assert metrics["top1"] == 100 * int((top5[:, 0] == label).sum()) / len(label)
     assert metrics["top5"] == 100 * int((top5 == label[:, None]).sum()) / len(label)

@@ -14,7 +14,7 @@ import repro
 
 ROOT = Path(repro.__file__).parent
 PAPER = {"experiments", "plan", "results", "verdict", "render"}
-PAPER |= {"cli", "options", "reproduce", "verbs"}
+PAPER |= {"cli", "gpus", "options", "price", "reproduce", "verbs"}
 TORCH = {"tasks", "models", "data", "interpret", "train"}
 ALONE = {"models", "data", "interpret"}  # usable without the rest of the project
 

@@ -68,10 +68,10 @@ def test_what_was_submitted_is_queued_as_far_as_files_tell(capsys: Capture) -> N
 
 
 def test_more_seeds_are_told_once_there_are_any(capsys: Capture) -> None:
-    assert "30 missing" in works(capsys, "status").splitlines()[-1]
+    assert "30 missing" in works(capsys, "status table1").splitlines()[-1]
     submitted(with_seeds(TINY, 2)[1])
-    assert "59 missing, 1 queued" in works(capsys, "status")
-    assert "30 missing" in works(capsys, "status --seeds 1")
+    assert "59 missing, 1 queued" in works(capsys, "status table1")
+    assert "30 missing" in works(capsys, "status table1 --seeds 1")
 
 
 @pytest.mark.parametrize(

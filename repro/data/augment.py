@@ -1,26 +1,31 @@
-"""Training augmentation of small images, a whole batch at a time, on the batch's own device.
+"""Training augmentation, a whole batch at a time, on the batch's own device.
 
 Every image has its own crop, operations, magnitudes, box and noise, all drawn from its key
 (`randomness.sample_keys`); nothing depends on the rest of the batch but the partner in `mix`.
-Values and order are those of the official code (libml/preprocess.py, augment/augment_ops.py); where
-we depart from it, we say so. A step costs a CPU some microseconds before it begins, so 64 images
-cost twice as much apiece as 512: augment several small batches at once, and cut.
+Values and order are those of the official code (libml/preprocess.py, augment/augment_ops.py), or of
+timm where `augmentation` says so; where we depart from them, we say so. A step costs a CPU some
+microseconds before it begins, so 64 images of CIFAR cost twice as much apiece as 512: augment
+several small batches at once, and cut.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 from math import log
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from repro.data.ops import OPERATIONS, apply
+from repro.data import color_jitter, timm_augment, timm_ops
+from repro.data.ops import OPERATIONS, apply, mirror
 from repro.data.randomness import bits, gaussian, uniform, unit_interval
 
 ERASED_AREA = (0.02, 1 / 3)  # of the image, uniform
 ERASED_ASPECT = 0.3  # height over width from this to its inverse, log-uniform
+_CPU_PIXELS = 2**19  # of images that are augmented at once, so that a CPU's caches hold them
 
 
 @dataclass(frozen=True)
@@ -36,12 +41,20 @@ class Augmentation:
     erase_prob: float = 0.25
     mixup_alpha: float = 0.8
     cutmix: bool = True  # its alpha is 1: the weight is uniform
-    mix_prob: float = 1.0  # of a pair of images being mixed at all
+    mix_prob: float = 1.0  # of a pair of images (timm: a batch) being mixed at all
     label_smoothing: float = 0.1  # applied by the mixing only, as the official code does
+    smooth_unmixed: bool = False  # where nothing is mixed as well, as timm does
+    augmentation: Literal["authors", "timm"] = "authors"  # whose RandAugment, erasing and mixing
+    color_jitter: float = 0.0  # strength, after RandAugment, with SimCLR v2's greyscale and flip
 
     @property
     def mixes(self) -> bool:
         return self.mix_prob > 0 and (self.mixup_alpha > 0 or self.cutmix)
+
+    @property
+    def mixup_odds(self) -> float:
+        """The probability that a mixed pair, or batch, is mixed by Mixup."""
+        return 0.0 if self.mixup_alpha == 0 else 0.5 if self.cutmix else 1.0
 
 
 class Stream(IntEnum):
@@ -49,10 +62,12 @@ class Stream(IntEnum):
 
     CROP = 0  # top, left, whether mirrored
     RANDAUGMENT = 1  # four per layer: whether, operation, direction, magnitude
-    ERASE = 2  # whether, area, aspect, centre row, centre column
+    ERASE = 2  # whether, area, aspect, centre row, centre column; timm: those of erased_box
     NOISE = 3  # one per value of the image, channels last
     MIX_PAIR = 4  # whether, Mixup or CutMix; those of the pair's first sample count
     MIX_SAMPLE = 5  # weight, box row, box column
+    JITTER = 6  # those of color_jitter
+    MIX_BATCH = 7  # of the batch's key: those of timm_augment.own_share
 
 
 def augment(
@@ -64,15 +79,29 @@ def augment(
 ) -> Tensor:
     """uint8 (B, 3, H, W) with keys (B,) on the same device -> normalised float32 (B, 3, H, W).
 
-    Crop, flip, RandAugment, normalisation, random erasing. On CUDA the host waits for the device
-    twice per RandAugment layer and once for the erased pixels. ValueError for other pixels.
+    Crop, flip, RandAugment, colour jitter, normalisation, random erasing. On CUDA the host waits
+    for the device once per RandAugment layer, five times for the jitter and once for the erased
+    pixels. ValueError for other pixels.
     """
     if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3:
         found = f"{pixels.dtype} {tuple(pixels.shape)}"
         raise ValueError(f"augment: pixels must be torch.uint8 (B, 3, H, W), not {found}")
-    pixels = crop_and_flip(pixels, keys, spec)
-    pixels = rand_augment(pixels, keys, spec)
+    size = len(pixels)
+    if pixels.device.type == "cpu":
+        size = max(1, _CPU_PIXELS // (pixels.shape[2] * pixels.shape[3]))
+    parts = zip(pixels.split(size), keys.split(size), strict=True)
+    pixels = torch.cat([_distort(part, of_part, spec, mean) for part, of_part in parts])
     return erase(normalize(pixels, mean, std), keys, spec)
+
+
+def _distort(pixels: Tensor, keys: Tensor, spec: Augmentation, mean: Sequence[float]) -> Tensor:
+    """Everything that is done to uint8 pixels."""
+    pixels = crop_and_flip(pixels, keys, spec)
+    pixels = rand_augment(pixels, keys, spec, mean)
+    if spec.color_jitter == 0:
+        return pixels
+    draws = uniform(keys, Stream.JITTER, color_jitter.DRAWS)
+    return color_jitter.color_jitter(pixels, draws, spec.color_jitter)
 
 
 def normalize(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -87,6 +116,8 @@ def crop_and_flip(pixels: Tensor, keys: Tensor, spec: Augmentation) -> Tensor:
     height, width = pixels.shape[2:]
     pad = spec.crop_padding
     draws = uniform(keys, Stream.CROP, 3)
+    if pad == 0:
+        return mirror(pixels, draws[:, 2] < 0.5) if spec.flip else pixels
     top, left = (draws[:, :2] * (2 * pad + 1)).to(torch.int64).unsqueeze(2).unbind(1)
     row = torch.arange(height, device=pixels.device)
     column = torch.arange(width, device=pixels.device)
@@ -97,10 +128,11 @@ def crop_and_flip(pixels: Tensor, keys: Tensor, spec: Augmentation) -> Tensor:
     return F.pad(pixels, (pad,) * 4).flatten(2).gather(2, source).view_as(pixels)
 
 
-def rand_augment(pixels: Tensor, keys: Tensor, spec: Augmentation) -> Tensor:
-    """Layers that each, with `randaugment_prob`, do one of the sixteen operations.
+def rand_augment(pixels: Tensor, keys: Tensor, spec: Augmentation, mean: Sequence[float]) -> Tensor:
+    """Layers that each, with `randaugment_prob`, do one of the operations; each its magnitude.
 
-    Every layer draws its magnitude; the operations are not the 'increasing' ones of timm.
+    The authors' are sixteen, the identity among them; timm's are fifteen, 'increasing', with the
+    data set's mean colour outside the image.
     """
     layers = spec.randaugment_layers
     columns = torch.arange(4 * layers, device=keys.device)
@@ -109,31 +141,45 @@ def rand_augment(pixels: Tensor, keys: Tensor, spec: Augmentation) -> Tensor:
     magnitude = spec.randaugment_magnitude + spec.randaugment_std * gaussian(draws[:, :, 3])
     level = magnitude.clamp(0, 10) * 0.1  # not / 10, which CUDA rounds otherwise
     sign = 1 - 2 * (side < 0.5).to(torch.float32)
-    operation = (which * len(OPERATIONS)).to(torch.int64)
+    done, names, first = apply, OPERATIONS, 0
+    if spec.augmentation == "timm":
+        colour = tuple(min(255, round(255 * channel)) for channel in mean)
+        done, names, first = partial(timm_ops.apply, fill=colour), timm_ops.OPERATIONS, 1
+    operation = first + (which * (len(names) - first)).to(torch.int64)
     operation = operation * (whether < spec.randaugment_prob)  # 0 is the identity
     for layer in range(layers):
-        pixels = apply(pixels, operation[:, layer], level[:, layer], sign[:, layer])
+        pixels = done(pixels, operation[:, layer], level[:, layer], sign[:, layer])
     return pixels
 
 
 def erase(images: Tensor, keys: Tensor, spec: Augmentation) -> Tensor:
-    """With `erase_prob`, a box of N(0, 1) noise per image, written into `images`; not redrawn.
-
-    The box's centre is uniform, and what lies outside the image is lost.
-    """
+    """With `erase_prob`, a box of N(0, 1) noise per image, written into `images`."""
     if spec.erase_prob == 0:
         return images
     height, width = images.shape[2:]
-    whether, area, aspect, centre_y, centre_x = uniform(keys, Stream.ERASE, 5).unbind(1)
-    area = ERASED_AREA[0] + (ERASED_AREA[1] - ERASED_AREA[0]) * area
-    stretch = ((1 - 2 * aspect.to(torch.float64)) * log(ERASED_ASPECT)).exp().to(torch.float32)
-    rows = _within(centre_y * height, height * (area * stretch).sqrt() / 2, height)
-    columns = _within(centre_x * width, width * (area / stretch).sqrt() / 2, width)
-    rows = rows & (whether < spec.erase_prob)[:, None]
+    if spec.augmentation == "timm":
+        draws = uniform(keys, Stream.ERASE, 1 + timm_augment.ERASE_DRAWS)
+        rows, columns = timm_augment.erased_box(draws[:, 1:], height, width)
+    else:
+        draws = uniform(keys, Stream.ERASE, 5)
+        rows, columns = _erased_box(draws[:, 1:], height, width)
+    rows = rows & (draws[:, :1] < spec.erase_prob)
     sample, row, column = (rows[:, :, None] & columns[:, None, :]).nonzero().unbind(1)
     position = 3 * (row * width + column)[:, None] + torch.arange(3, device=images.device)
     images[sample, :, row, column] = gaussian(bits(keys[sample, None], Stream.NOISE, position))
     return images
+
+
+def _erased_box(draws: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Which rows (B, H) and columns (B, W): the centre is uniform, what lies outside is lost.
+
+    The official code does not draw again.
+    """
+    area, aspect, centre_y, centre_x = draws.unbind(1)
+    area = ERASED_AREA[0] + (ERASED_AREA[1] - ERASED_AREA[0]) * area
+    stretch = ((1 - 2 * aspect.to(torch.float64)) * log(ERASED_ASPECT)).exp().to(torch.float32)
+    rows = _within(centre_y * height, height * (area * stretch).sqrt() / 2, height)
+    return rows, _within(centre_x * width, width * (area / stretch).sqrt() / 2, width)
 
 
 def _within(middle: Tensor, half_length: Tensor, length: int) -> Tensor:
@@ -144,7 +190,13 @@ def _within(middle: Tensor, half_length: Tensor, length: int) -> Tensor:
 
 
 def mix(
-    images: Tensor, labels: Tensor, keys: Tensor, num_classes: int, spec: Augmentation
+    images: Tensor,
+    labels: Tensor,
+    keys: Tensor,
+    num_classes: int,
+    spec: Augmentation,
+    *,
+    batch_key: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Mixup or CutMix with the neighbour: images (B, 3, H, W), soft targets (B, num_classes).
 
@@ -154,43 +206,55 @@ def mix(
     each pair chooses, by its first sample's key.) Weights are each sample's own, as there. Labels
     are smoothed where they are mixed, as there: without mixing, targets are one-hot.
 
-    Raises ValueError when there is something to mix and the batch is odd.
+    As timm mixes, one choice, weight and box hold for the global batch, and come from its
+    `batch_key`, a 0-dim int64; `keys` are not used.
+
+    Raises ValueError when there is something to mix and the batch is odd or its key is missing.
     """
     targets = F.one_hot(labels, num_classes).to(torch.float32)
     if not spec.mixes:
-        return images, targets
+        smoothing = spec.label_smoothing * spec.smooth_unmixed
+        return images, targets * (1 - smoothing) + smoothing / num_classes
     if len(images) % 2:
         raise ValueError(f"mix: images are mixed in pairs, and this batch has {len(images)}")
-    whether, which = uniform(keys[::2], Stream.MIX_PAIR, 2).repeat_interleave(2, dim=0).unbind(1)
-    mixed = whether < spec.mix_prob
-    mixup_odds = 0.0 if spec.mixup_alpha == 0 else 0.5 if spec.cutmix else 1.0
-    by_mixup, by_cutmix = mixed & (which < mixup_odds), mixed & (which >= mixup_odds)
+    height, width = images.shape[2:]
+    if spec.augmentation == "timm":
+        if batch_key is None:
+            raise ValueError("mix: timm mixes by the key of the global batch; pass batch_key")
+        draws = uniform(batch_key.view(1), Stream.MIX_BATCH, timm_augment.MIX_DRAWS)[0]
+        mixed, share, own = timm_augment.own_share(
+            draws, height, width, spec.mix_prob, spec.mixup_odds, spec.mixup_alpha
+        )
+    else:
+        mixed, share, own = _own_share(keys, height, width, spec)
 
-    smoothing = (spec.label_smoothing * mixed)[:, None]
-    targets = targets * (1 - smoothing) + smoothing / num_classes
-    share, own = _own_share(keys, by_mixup, by_cutmix, spec, images.shape[2:])
+    smoothed = (spec.label_smoothing * (mixed | spec.smooth_unmixed))[:, None]
+    targets = targets * (1 - smoothed) + smoothed / num_classes
     images = _partner(images).mul_(1 - own).add_(images * own)
     targets = targets * share + _partner(targets) * (1 - share)
     return images, targets
 
 
 def _own_share(
-    keys: Tensor, by_mixup: Tensor, by_cutmix: Tensor, spec: Augmentation, size: Sequence[int]
-) -> tuple[Tensor, Tensor]:
-    """What each sample keeps of its own: in its label (B, 1), in its pixels (B, 1, H, W).
+    keys: Tensor, height: int, width: int, spec: Augmentation
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Which samples are mixed (B,); their own share of their label (B, 1), pixels (B, 1, H, W).
 
     Mixup keeps the larger part. CutMix keeps a box, always inside the image, of nominally at most
     half of it; the label follows the nominal area.
     """
+    whether, which = uniform(keys[::2], Stream.MIX_PAIR, 2).repeat_interleave(2, dim=0).unbind(1)
+    mixed = whether < spec.mix_prob
+    by_mixup = (mixed & (which < spec.mixup_odds))[:, None]
+    by_cutmix = (mixed & (which >= spec.mixup_odds))[:, None]
     draw, top, left = uniform(keys, Stream.MIX_SAMPLE, 3)[:, :, None].unbind(1)
-    by_mixup, by_cutmix = by_mixup[:, None], by_cutmix[:, None]
     minor = draw.to(torch.float64) ** (1 / (spec.mixup_alpha or 1)) / 2
     even_share = torch.where(by_mixup, 1 - minor.to(torch.float32), 1.0)
     box_area = draw / 2
-    rows = torch.where(by_cutmix, _box(box_area, top, size[0]), even_share)
-    columns = torch.where(by_cutmix, _box(box_area, left, size[1]), 1.0)
+    rows = torch.where(by_cutmix, _box(box_area, top, height), even_share)
+    columns = torch.where(by_cutmix, _box(box_area, left, width), 1.0)
     share = torch.where(by_cutmix, box_area, even_share)
-    return share, (rows[:, :, None] * columns[:, None, :])[:, None]
+    return mixed, share, (rows[:, :, None] * columns[:, None, :])[:, None]
 
 
 def _box(area: Tensor, start: Tensor, length: int) -> Tensor:

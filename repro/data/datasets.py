@@ -1,7 +1,8 @@
-"""Image datasets in memory: the two embedded sets, and CIFAR and Fashion-MNIST from their files.
+"""Image datasets: embedded ones, CIFAR and Fashion-MNIST in memory; ImageNet where it lies.
 
-Usable on its own: `load('glyphs', 'train').pixels`. Nothing here executes code from a data file,
-and nothing is believed before it is checked: what is wrong with a file is a `DataError`.
+Usable on its own: `load('glyphs', 'train').pixels`, `load('imagenet', 'train', root).read(0)`.
+Nothing here executes code from a data file, and nothing is believed before it is checked: what is
+wrong with a file is a `DataError`.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args, overload
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from repro.data import atlas, cifar
+from repro.data import atlas, cifar, imagenet, resized
 from repro.data.atlas import ATLASES
 from repro.data.cifar import CIFARS
 from repro.data.images import (
@@ -35,21 +36,39 @@ from repro.data.images import (
     reason,
     to_rgb,
 )
+from repro.data.photos import Photos
 
-__all__ = ["DataError", "Images", "Split", "check_name", "load", "names"]
+__all__ = ["DataError", "Images", "Photos", "Split", "check_name", "load", "names", "splits"]
+
+PhotosName = Literal["imagenet", "imagenet22k", "imagenet-smoke", "imagenet22k-smoke"]
 
 
-def load(name: str, split: Split, root: Path | None = None) -> Images:
+@overload
+def load(name: PhotosName, split: Split, root: Path | None = None) -> Photos: ...  # type: ignore[overload-overlap]
+
+
+@overload
+def load(name: str, split: Split, root: Path | None = None) -> Images: ...
+
+
+def load(name: str, split: Split, root: Path | None = None) -> Images | Photos:
     """The split `split` of the dataset `name`; `root` is the data folder, if the set needs one.
 
     'fit' and 'validation' are a fixed balanced 5/6 and 1/6 of 'train', to choose recipes on.
+    The sets of `imagenet.SETS` are `Photos`, all others `Images`: a name that is known only when
+    the program runs has the type of the many, and who takes both asks with `isinstance`.
     Raises DataError, naming the file and the next step.
     """
     check_name(name)
     if split not in get_args(Split):
         raise ValueError(f"unknown split {split}: there are {', '.join(get_args(Split))}")
     official: Official = "test" if split == "test" else "train"
-    if name in ATLASES:
+    if name in resized.RESIZED:
+        return resized.load(data_folder(name, root) / name, split)
+    images: Images | Photos
+    if name in imagenet.SETS:
+        images = imagenet.load(name, official, data_folder(name, root))
+    elif name in ATLASES:
         images = atlas.load(name, official)
     elif name in CIFARS:
         images = cifar.load(name, official, data_folder(name, root))
@@ -57,12 +76,21 @@ def load(name: str, split: Split, root: Path | None = None) -> Images:
         images = _load_fashion_mnist(official, data_folder(name, root))
     if split == official:
         return images
-    return _take(images, _validation(images.labels) == (split == "validation"))
+    held_out = validation(images.labels)
+    chosen = torch.nonzero(held_out == (split == "validation")).flatten()
+    if isinstance(images, Photos):
+        return images.take(chosen, split)
+    return _take(images, chosen)
 
 
 def names() -> tuple[str, ...]:
     """Every dataset that `load` knows."""
-    return (*CIFARS, "fashion-mnist", *ATLASES)
+    return (*CIFARS, "fashion-mnist", *ATLASES, *imagenet.SETS, *resized.RESIZED)
+
+
+def splits(name: str) -> tuple[Official, ...]:
+    """The official splits of a dataset: 'train', and 'test' if it has one."""
+    return imagenet.splits(name) if name in imagenet.SETS else ("train", "test")
 
 
 def check_name(name: str) -> None:
@@ -85,19 +113,19 @@ def hash_order(indices: Iterable[int], key: str) -> list[int]:
     return sorted(indices, key=lambda i: hashlib.sha256(f"{key} {i}".encode()).digest())
 
 
-def _take(images: Images, mask: Tensor) -> Images:
-    pixels, labels = images.pixels[mask], images.labels[mask]
+def _take(images: Images, chosen: Tensor) -> Images:
+    pixels, labels = images.pixels[chosen], images.labels[chosen]
     mark = fingerprint(pixels.numpy(), labels.numpy())
     return replace(images, pixels=pixels, labels=labels, fingerprint=mark)
 
 
-def _validation(labels: Tensor) -> Tensor:
+def validation(labels: Tensor) -> Tensor:
     """(N,) bool: the sixth of each class, at least one image, that is held out for validation."""
     mask = torch.zeros(len(labels), dtype=torch.bool)
-    for label in range(int(labels.max()) + 1):
-        members: list[int] = torch.nonzero(labels == label).flatten().tolist()
+    by_class = labels.argsort(stable=True).split(labels.bincount().tolist())
+    for members in by_class:
         held_out = max(1, round(len(members) / 6))
-        mask[hash_order(members, "validation")[:held_out]] = True
+        mask[hash_order(members.tolist(), "validation")[:held_out]] = True
     return mask
 
 

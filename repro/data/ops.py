@@ -9,10 +9,13 @@ Masks are arithmetic on uint8, and float becomes uint8 by way of int16, because 
 neither `torch.where` nor the direct conversion: 16 and 3 microseconds per image instead of 0.4.
 """
 
+from collections.abc import Callable, Sequence
 from math import pi
 
 import torch
 from torch import Tensor
+
+Function = Callable[[Tensor, Tensor], Tensor]  # images (n, 3, H, W), places in the batch (n,)
 
 FILL = 128  # grey, where a geometric operation looks outside the image
 _GREY = (0.2989, 0.5870, 0.1140)  # tf.image.rgb_to_grayscale
@@ -23,21 +26,39 @@ def apply(pixels: Tensor, operation: Tensor, level: Tensor, sign: Tensor) -> Ten
     """To each image its own operation.
 
     pixels (B, 3, H, W) uint8; operation (B,) int64, an index into OPERATIONS; level (B,) in [0, 1],
-    the magnitude; sign (B,) -1 or 1, the direction of the geometric ones. Images are sorted by
-    operation, so that each runs once; the host waits for the device to learn how many drew which.
+    the magnitude; sign (B,) -1 or 1, the direction of the geometric ones, which are one function.
     """
-    order = operation.argsort(stable=True)
-    family = operation.clamp(max=len(TONES))  # the geometric ones are one
-    sizes = torch.bincount(family, minlength=len(TONES) + 1).tolist()
-    *toned, moved = torch.split(pixels.index_select(0, order), sizes)
-    *levels, _ = torch.split(level[order], sizes)
-    done = [
-        tone(images, magnitude) if len(images) else images
-        for tone, images, magnitude in zip(TONES, toned, levels, strict=True)
-    ]
-    in_moved = order[len(order) - len(moved) :]
-    done.append(move(moved, operation[in_moved] - len(TONES), (sign * level)[in_moved]))
-    return torch.cat(done).index_select(0, order.argsort())
+
+    def toned(tone: Callable[[Tensor, Tensor], Tensor]) -> Function:
+        return lambda images, which: tone(images, level[which])
+
+    def moved(images: Tensor, which: Tensor) -> Tensor:
+        return move(images, operation[which] - len(TONES), (sign * level)[which])
+
+    functions = (None, *map(toned, TONES[1:]), moved)
+    return dispatch(functions, operation.clamp(max=len(TONES)), pixels.clone())
+
+
+def dispatch(functions: Sequence[Function | None], choice: Tensor, images: Tensor) -> Tensor:
+    """To each image its own function, written into `images`; None leaves an image as it is.
+
+    choice (B,) int64 are indices into `functions`. A function gets its images, a copy that it may
+    write to, and their places in the batch. Images are sorted by function, so that each runs once;
+    the host waits for the device to learn how many chose which.
+    """
+    every = torch.arange(len(functions), device=choice.device)
+    sizes = (choice == every[:, None]).sum(1).tolist()
+    places = choice.argsort(stable=True).split(sizes)
+    for function, which in zip(functions, places, strict=True):
+        if function and len(which):
+            images.index_copy_(0, which, function(images.index_select(0, which), which))
+    return images
+
+
+def mirror(pixels: Tensor, whether: Tensor) -> Tensor:
+    """uint8 pixels with left and right exchanged where `whether` (B,) bool."""
+    mask = each(whether).to(torch.uint8) * 255
+    return pixels ^ ((pixels ^ pixels.flip(3)) & mask)
 
 
 # Tones: pixels (n, 3, H, W) and the level (n,) of each image.
@@ -52,7 +73,7 @@ def auto_contrast(pixels: Tensor, level: Tensor) -> Tensor:
     low = pixels.amin((2, 3), keepdim=True)
     span = pixels.amax((2, 3), keepdim=True) - low
     stretched = (pixels - low).to(torch.float32) * 255 / span.clamp(min=1)
-    return _truncate(stretched) + low * (span == 0)
+    return truncate(stretched) + low * (span == 0)
 
 
 def equalize(pixels: Tensor, level: Tensor) -> Tensor:
@@ -77,19 +98,19 @@ def invert(pixels: Tensor, level: Tensor) -> Tensor:
 def posterize(pixels: Tensor, level: Tensor) -> Tensor:
     """Keeps the highest int(4 level) bits; with none kept the image is black."""
     kept = (4 * level).to(torch.int32)
-    return pixels & _each(256 - (256 >> kept)).to(torch.uint8)
+    return pixels & each(256 - (256 >> kept)).to(torch.uint8)
 
 
 def solarize(pixels: Tensor, level: Tensor) -> Tensor:
     """Inverts from the threshold int(256 level) upwards: 255 - pixel is pixel XOR 255."""
     threshold = (256 * level).clamp(max=255).to(torch.uint8)
-    return pixels ^ ((pixels >= _each(threshold)).to(torch.uint8) * 255)
+    return pixels ^ ((pixels >= each(threshold)).to(torch.uint8) * 255)
 
 
 def solarize_add(pixels: Tensor, level: Tensor) -> Tensor:
     """Adds int(110 level) to what is darker than 128; 127 + 110 cannot overflow."""
     addition = (110 * level).to(torch.uint8)
-    return pixels + (pixels < 128) * _each(addition)
+    return pixels + (pixels < 128) * each(addition)
 
 
 def color(pixels: Tensor, level: Tensor) -> Tensor:
@@ -97,8 +118,7 @@ def color(pixels: Tensor, level: Tensor) -> Tensor:
 
 
 def contrast(pixels: Tensor, level: Tensor) -> Tensor:
-    mean = _grey(pixels).mean((1, 2, 3), keepdim=True)  # of whole numbers: exact up to 256 x 256
-    return _enhance((mean + 0.5).floor(), pixels, level)
+    return _enhance(rounded_mean(_grey(pixels)), pixels, level)
 
 
 def brightness(pixels: Tensor, level: Tensor) -> Tensor:
@@ -106,21 +126,38 @@ def brightness(pixels: Tensor, level: Tensor) -> Tensor:
 
 
 def sharpness(pixels: Tensor, level: Tensor) -> Tensor:
-    """Away from PIL's SMOOTH, the 3x3 mean with the centre counted five times; the border stays."""
+    return _enhance(smooth(pixels, 0), pixels, level)
+
+
+def smooth(pixels: Tensor, rounding: int) -> Tensor:
+    """PIL's SMOOTH, float32: the 3x3 mean with the centre counted five times; the border stays.
+
+    The mean is of thirteenths: `rounding` 0 cuts off (TensorFlow), 6 rounds to the nearest (PIL).
+    """
     original = pixels.to(torch.float32)
     rows = original[:, :, :-2] + original[:, :, 1:-1] + original[:, :, 2:]
     total = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:] + 4 * original[:, :, 1:-1, 1:-1]
-    smooth = original.clone()
     # CUDA divides by a constant with its rounded inverse; half a unit keeps the floor exact.
-    smooth[:, :, 1:-1, 1:-1] = ((total + 0.5) / 13).floor()
-    return _enhance(smooth, pixels, level)
+    original[:, :, 1:-1, 1:-1] = ((total + (rounding + 0.5)) / 13).floor()
+    return original
 
 
 def _enhance(degenerate: Tensor, pixels: Tensor, level: Tensor) -> Tensor:
     """From the degenerate image by `factor` towards this one: 1.72 at level 0.9, so beyond it."""
-    factor = _each(1.8 * level + 0.1)
-    enhanced = degenerate + factor * (pixels.to(torch.float32) - degenerate)
-    return _truncate(enhanced.clamp_(0, 255))
+    return blend(degenerate, pixels, 1.8 * level + 0.1)
+
+
+def blend(degenerate: Tensor, pixels: Tensor, factor: Tensor) -> Tensor:
+    """uint8: `factor` (n,) of the way from the degenerate image, which is float32, to `pixels`."""
+    distance = pixels.to(torch.float32).sub_(degenerate)
+    return truncate(distance.mul_(each(factor)).add_(degenerate).clamp_(0, 255))
+
+
+def rounded_mean(grey: Tensor) -> Tensor:
+    """Of images of whole numbers (n, 1, H, W), half a level upwards: (n, 1, 1, 1), at any size."""
+    total = grey.sum((1, 2, 3), keepdim=True, dtype=torch.float64).to(torch.int64)
+    pixels = grey.shape[2] * grey.shape[3]
+    return ((2 * total + pixels) // (2 * pixels)).to(torch.float32)
 
 
 def _grey(pixels: Tensor) -> Tensor:
@@ -164,12 +201,12 @@ def _nearest(pixels: Tensor, source_y: Tensor, source_x: Tensor) -> Tensor:
     return shown.mul_(inside).add_(~inside * shown.new_tensor(FILL))
 
 
-def _truncate(values: Tensor) -> Tensor:
+def truncate(values: Tensor) -> Tensor:
     """float32 in [0, 256) to uint8."""
     return values.to(torch.int16).to(torch.uint8)
 
 
-def _each(values: Tensor) -> Tensor:
+def each(values: Tensor) -> Tensor:
     """One value per image, shaped to broadcast over (n, 3, H, W)."""
     return values[:, None, None, None]
 

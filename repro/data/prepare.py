@@ -1,7 +1,8 @@
 """Make a dataset ready and say what was done: `repro prepare cifar10 --data DIR`.
 
 Embedded sets are verified, smoke sets written, the others verified if present, or else unpacked
-or fetched. A file that is there is never overwritten: if it is wrong, the error says to remove it.
+or fetched; ImageNet, which cannot be fetched, is indexed where the user put it. A file that is
+there is never overwritten: if it is wrong, the error says to remove it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from repro.data import imagenet, resized, sample, smoke_photos
 from repro.data.atlas import ATLASES
 from repro.data.cifar import CIFARS
 from repro.data.datasets import (
@@ -29,6 +31,8 @@ from repro.data.datasets import (
     data_folder,
     idx_bytes,
     load,
+    splits,
+    validation,
 )
 from repro.data.images import DataError, check_md5, file_bytes, reason
 
@@ -85,6 +89,10 @@ def prepare(name: str, root: Path | None, debian: Path = DEBIAN_FASHION_MNIST) -
             done = _prepare_fashion_mnist(root, debian)
         elif name in CIFAR_ARCHIVES:
             done = _prepare_cifar(name, root)
+        elif name in resized.RESIZED:
+            done = _prepare_resized(name, root)
+        elif name in imagenet.SETS:
+            done = _prepare_photos(name, root)
         else:
             done = _write_smoke(name, root)
     except (OSError, tarfile.TarError) as error:
@@ -94,16 +102,21 @@ def prepare(name: str, root: Path | None, debian: Path = DEBIAN_FASHION_MNIST) -
 
 
 def _verified(name: str, root: Path | None) -> str:
-    train, test = load(name, "train", root), load(name, "test", root)
-    return (
-        f"{name}: {len(train.labels):,} train and {len(test.labels):,} test images of "
-        f"{len(train.classes)} classes, verified ({train.fingerprint}, {test.fingerprint})"
-    )
+    found = {split: load(name, split, root) for split in splits(name)}
+    counts = " and ".join(f"{len(images.labels):,} {split}" for split, images in found.items())
+    marks = ", ".join(images.fingerprint for images in found.values())
+    classes = len(found["train"].classes)
+    return f"{name}: {counts} images of {classes:,} classes, verified ({marks})"
 
 
 # ---- smoke sets: a handful of pictures of the embedded sets, in CIFAR's own files ---------------
 
-SMOKE_SOURCE = {"cifar10-smoke": "fashion-mnist-6k", "cifar100-smoke": "glyphs"}
+SMOKE_SOURCE = {
+    "cifar10-smoke": "fashion-mnist-6k",
+    "cifar100-smoke": "glyphs",
+    **smoke_photos.SOURCE,
+    "imagenet-smoke-256px": smoke_photos.SOURCE["imagenet-smoke"],
+}
 
 
 def _write_smoke(name: str, root: Path) -> list[str]:
@@ -140,6 +153,26 @@ def _write(path: Path, data: bytes) -> None:
     scratch = path.with_name(f"{path.name}.tmp{os.getpid()}")
     scratch.write_bytes(data)
     os.replace(scratch, path)
+
+
+# ---- ImageNet -----------------------------------------------------------------------------------
+
+
+def _prepare_photos(name: str, root: Path) -> list[str]:
+    written = smoke_photos.write(name, root) if name in smoke_photos.SOURCE else []
+    return [*written, *sample.prepare(name, root)]
+
+
+def _prepare_resized(name: str, root: Path) -> list[str]:
+    """Make the fast form out of the photos, which are prepared first."""
+    source = resized.RESIZED[name]
+    done = _prepare_photos(source, root)
+    for split in splits(source):
+        photos = imagenet.load(source, split, root)
+        held_out = validation(photos.labels) if split == "train" else None
+        again = source in smoke_photos.SOURCE  # which are made anew with another Pillow
+        done.append(resized.build(name, split, root, photos, held_out, again))
+    return done
 
 
 # ---- the real sets: unpacked from what the user put there, or copied, or fetched ----------------

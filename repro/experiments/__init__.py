@@ -10,6 +10,7 @@ from repro.spec import Experiment
 
 _SHARED = {
     "__init__",
+    "architecture",
     "imagenet_recipes",
     "recipes",
     "scales",
@@ -20,6 +21,20 @@ def names() -> list[str]:
     """The experiments there are, in the paper's order."""
     found = {path.stem for path in Path(__file__).parent.glob("*.py")} - _SHARED
     return sorted(found, key=lambda name: (not name.startswith("table"), len(name), name))
+
+
+def matching(word: str) -> list[str]:
+    """The experiments that a word names: itself, its panels (figure6 has two), or 'all'.
+
+    KeyError if there is none. A hyphen may stand for an underscore.
+    """
+    word = word.replace("-", "_").lower()
+    found = [n for n in names() if word in ("all", n) or n.startswith(f"{word}_")]
+    if word in found:
+        found = [word]
+    if not found:
+        raise KeyError(word)
+    return found
 
 
 def get(name: str) -> Experiment:

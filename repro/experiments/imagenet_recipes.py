@@ -103,7 +103,7 @@ _REGNET = (
 
 def regnety() -> Sourced:
     """RegNetY as DeiT's authors trained it."""
-    like = deit()
+    like = changed(deit(), no_decay=((), _REGNET))  # it has no position embedding
     return Sourced(like.recipe, dict.fromkeys(like.sources, _REGNET))
 
 

@@ -30,6 +30,10 @@ class Sourced:
         """The sources as a cell keeps them."""
         return tuple(self.sources.items())
 
+    def after(self, before: Sourced) -> tuple[tuple[str, str], ...]:
+        """The sources of this recipe, and of the one of the run that it starts from."""
+        return (*self.listed, *((f"pretrained.{name}", why) for name, why in before.listed))
+
 
 def sourced(**values: tuple[Any, str]) -> Sourced:
     """A recipe from (value, source) pairs."""

@@ -147,12 +147,13 @@ def _classification(run: Classification, scale: Scale) -> Classification:
             recipe=PROXY.recipe,
             evaluation=None,
         )
-    released = isinstance(run.pretrained, str)
+    photos = run.dataset.startswith("imagenet")
     return replace(
         run,
         dataset=SMOKE_DATASETS[run.dataset],
         recipe=smoke_recipe(run.recipe),
-        pretrained=None if released else run.pretrained,
+        train_split="validation" if photos else run.train_split,  # an image a class, at 224 px
+        pretrained=None if _is_released(run) else run.pretrained,
     )
 
 

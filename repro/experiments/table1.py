@@ -7,11 +7,19 @@ Every row is trained here, also those which the authors cite from elsewhere.
 from __future__ import annotations
 
 from repro.experiments.recipes import CIFAR_CONVNET, Sourced, cifar_transformer
-from repro.spec import Cell, Classification, Experiment, Model, PaperValue, Value
+from repro.spec import (
+    Cell,
+    Claim,
+    Classification,
+    Decision,
+    Experiment,
+    Model,
+    PaperValue,
+    Value,
+)
 
 # How the compared models meet 32x32 images. DeiT's S = 2 and Swin's and NesT's S = 1 stand in the
-# caption of Table 1. Our choices: PVT at S = 1 as the other pyramids (alternatives 2 and 4),
-# 'PVT-B' as the official Large (alternative Medium), Swin's window 4 (alternative 8).
+# caption of Table 1; what does not is among the decisions below.
 _DEIT: dict[str, Value] = {"img_size": 32, "patch_size": 2}
 _PVT: dict[str, Value] = {"img_size": 32, "patch_size": 1}
 _SWIN: dict[str, Value] = {"img_size": 32, "patch_size": 1, "window_size": 4}
@@ -75,4 +83,37 @@ EXPERIMENT = Experiment(
     cells=_cells(),
     showcase=("WRN28-10", "DeiT-T", "Swin-T", "NesT-T"),
     starred="printed with * in the paper: the model tends to diverge",
-)
+    claims=(
+        *(
+            Claim("NesT leads to significantly improved data efficiency than other local attention",
+                  "Proposed Method, Block Aggregation", ((f"NesT-{size}", column),),
+                  ((f"Swin-{size}", column),))
+            for size in "TSB"
+            for column in ("C10", "C100")
+        ),
+        *(
+            Claim("The learning capacity and performance of NesT get better with increased model "
+                  f"size ({large} over {small})", "CIFAR", ((large, column),), ((small, column),))
+            for small, large in (("NesT-T", "NesT-S"), ("NesT-S", "NesT-B"))
+            for column in ("C10", "C100")
+        ),
+        *(
+            Claim("PVT: the performance largely drops when scaling up", "CIFAR",
+                  (("PVT-S", column),), (("PVT-B", column),))
+            for column in ("C10", "C100")
+        ),
+        *(
+            Claim("NesT can give better accuracy than convolutional architectures optimized for "
+                  "small CIFAR images", "CIFAR", (("NesT-B", column),),
+                  (("Pyramid-164-48", column), ("WRN28-10", column)))
+            for column in ("C10", "C100")
+        ),
+    ),
+    decisions=(
+        Decision("PVT's patches", "1×1 pixel, as the other pyramids", "2×2 or 4×4",
+                 "the caption says S for DeiT, Swin and NesT only"),
+        Decision("PVT-B", "the official Large", "the official Medium",
+                 "official PVT has Tiny, Small, Medium and Large"),
+        Decision("Swin's windows on CIFAR", "4×4 tokens", "8×8", "both fit 32×32"),
+    ),
+)  # fmt: skip

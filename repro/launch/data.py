@@ -46,7 +46,7 @@ def check(names: Sequence[str], root: Path) -> None:
         for name in names:
             if name in task.SMOKE_SOURCE:
                 task.prepare(name, root)
-            for split in ("train", "test"):
+            for split in datasets.splits(name):
                 datasets.load(name, split, root)
     except datasets.DataError as error:
         raise MissingData(str(error)) from error

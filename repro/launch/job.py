@@ -37,6 +37,7 @@ class How:
     data: Path = Path("data")
     checkpoint_seconds: float = 60.0
     micro_batch: int | None = None  # images on one device at once; None: the whole share
+    weights: Path | None = None  # a folder of released weights; None: the hub's cache, or the hub
     silence_seconds: float = lease.SILENCE_SECONDS
     budget_seconds: float | None = None  # of one run, over all attempts of a submission
     attempt: str = ""  # names this attempt to all of its ranks; '' if nobody named it
@@ -68,6 +69,10 @@ class _Job:
     @property
     def data(self) -> Path:
         return self.how.data
+
+    @property
+    def weights(self) -> Path | None:
+        return self.how.weights
 
     @property
     def checkpoints(self) -> Path:
@@ -241,6 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(prog="python -m repro.launch.job", description=__doc__)
     parser.add_argument("spec", type=Path, help="a spec.json in its place in a results folder")
     parser.add_argument("--data", type=Path, default=How.data, help="the folder of the datasets")
+    parser.add_argument("--weights", type=Path, help="a folder of released weights")
     parser.add_argument("--checkpoint-seconds", type=float, default=How.checkpoint_seconds)
     parser.add_argument("--micro-batch", type=int | None, help="images on one device at once")
     given = parser.parse_args(arguments)
@@ -248,7 +254,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     root = given.spec.resolve().parent.parent
     lease.allow(results.folder(root, run))
     ranks.from_slurm()
-    print(execute(run, root, How(given.data, given.checkpoint_seconds, given.micro_batch)))
+    how = How(given.data, given.checkpoint_seconds, given.micro_batch, given.weights)
+    print(execute(run, root, how))
 
 
 if __name__ == "__main__":

@@ -50,7 +50,8 @@ def _first_name(nodes: str) -> str:
 
 def spawned(rank: int, count: int, port: int) -> dict[str, str]:
     """The environment of one of `count` ranks on this machine."""
-    here = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_PORT": port}
+    here = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+    here["MASTER_PORT"] = port
     return {"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in here.items()}}
 
 

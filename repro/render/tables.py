@@ -2,216 +2,163 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import pandas as pd
 
-from repro import results
-from repro.experiments.scales import at_scale, sources, title
-from repro.spec import Cell, Classification, Experiment, Scale, chosen, with_seeds
-from repro.verdict import rank_correlation, summarize
+from repro.render.notes import MARK, notes
+from repro.render.text import (
+    ACCURACIES,
+    UNKNOWN,
+    Key,
+    Row,
+    column,
+    digits,
+    headers,
+    heading,
+    known,
+    measured,
+    number,
+    printed,
+)
+from repro.spec import Experiment, Scale
 
-HOLE = "not run"
-MARK = "‡"  # on methods whose recipe holds values that the paper leaves open
+NO_CELL = "–"  # the row has no such column
 
-_MEASURE = "Top-1 accuracy in percent: mean ± standard deviation (number of seeds). Best in bold."
-
-_SCALES: dict[Scale, str] = {
-    "paper": "",
-    "proxy": (
-        "Proxy scale: small versions of the same methods, alike in size, on embedded images, with "
-        "token maps of half the side and one recipe for all. The accuracies are not comparable "
-        "with the paper's, which stand beside them for their order."
-    ),
-    "smoke": (
-        "Smoke scale: a few steps on a few images, to show that everything runs. "
-        "The accuracies mean nothing."
-    ),
-}
-
-
-def tidy(
-    experiment: Experiment, scale: Scale, root: Path, seeds: int
-) -> tuple[pd.DataFrame, list[str]]:
-    """One row a (method, dataset) in the paper's order, and warnings about results not usable.
-
-    Columns: `group`, `method`, `column` (the paper's), `dataset`, `paper` and `paper_starred` (what
-    the paper prints), `mean`, `spread` (standard deviation), `n`, `diverged` (runs), `difference`
-    (mean - paper; at paper scale only, as elsewhere the data differ), `choices` (the values of the
-    recipe that the paper leaves open).
-    """
-    rows, warnings = [], list[str]()
-    for cell in experiment.cells:
-        row, notes = _tidy_row(cell, scale, root, seeds)
-        rows.append(row)
-        warnings += notes
-    return pd.DataFrame(rows), warnings
-
-
-def _tidy_row(
-    cell: Cell, scale: Scale, root: Path, seeds: int
-) -> tuple[dict[str, Any], Sequence[str]]:
-    run = at_scale(cell.run, scale)
-    found, warnings = results.frame(root, with_seeds(run, seeds))
-    done = found[found["status"] == "done"]
-    values = done[cell.metric] if len(done) else ()  # where all diverged, there is no such column
-    summary = summarize([float(v) for v in values], diverged=len(found) - len(done))
-    paper = cell.paper.value if cell.paper else None
-    comparable = scale == "paper" and paper is not None and summary.mean is not None
-    return {
-        "group": cell.group,
-        "method": cell.row,
-        "column": cell.column,
-        "dataset": title(run.dataset) if isinstance(run, Classification) else "",
-        "paper": paper,
-        "paper_starred": bool(cell.paper and cell.paper.starred),
-        "mean": summary.mean,
-        "spread": summary.spread,
-        "n": summary.n,
-        "diverged": summary.diverged,
-        "difference": (summary.mean or 0) - (paper or 0) if comparable else None,
-        "choices": " ".join(chosen(sources(cell, scale))),
-    }, warnings
+Text = Callable[[str], str]
+Show = Callable[[Row], str]  # a cell as the text of a column
 
 
 def csv(frame: pd.DataFrame) -> str:
     """The tidy frame itself, numbers to four decimals, a hole as an empty field."""
-    return str(frame.to_csv(index=False, float_format="{:z.4f}".format, lineterminator="\n"))
+    values = [" ".join(map("{:z.4f}".format, seeds)) for seeds in frame["values"]]
+    written = frame.assign(values=values)
+    return str(written.to_csv(index=False, float_format="{:z.4f}".format, lineterminator="\n"))
 
 
 def markdown(experiment: Experiment, frame: pd.DataFrame, scale: Scale) -> str:
     """Markdown that is legible unrendered too: padded cells; the best of a column in bold."""
-    header, *body = _grid(frame, scale, bold="**{}**".format, escape=lambda text: text)
-    widths = [max(map(len, column)) for column in zip(header, *body, strict=True)]
+    header, *body = _grid(experiment, frame, scale, "**{}**".format, _markdown)
+    widths = [max(map(len, texts)) for texts in zip(header, *body, strict=True)]
+    named = _named(experiment)
 
     def line(cells: Sequence[str]) -> str:
         padded = [
-            c.ljust(w) if i < 2 else c.rjust(w)
+            c.ljust(w) if i < named else c.rjust(w)
             for i, (c, w) in enumerate(zip(cells, widths, strict=True))
         ]
         return f"| {' | '.join(padded)} |"
 
-    rule = "|".join("-" * (w + 2) if i < 2 else "-" * (w + 1) + ":" for i, w in enumerate(widths))
-    return (
-        "\n".join(
-            [
-                f"# {_heading(experiment, scale)}",
-                "",
-                line(header),
-                f"|{rule}|",
-                *map(line, body),
-                "",
-                *(f"{note}\n" for note in _notes(experiment, frame, scale)),
-            ]
-        ).rstrip("\n")
-        + "\n"
-    )
+    rules = ["-" * (w + 2) if i < named else "-" * (w + 1) + ":" for i, w in enumerate(widths)]
+    table = [line(header), f"|{'|'.join(rules)}|", *map(line, body)]
+    blocks = [f"# {heading(experiment, scale)}", "\n".join(table)]
+    for text, items in notes(experiment, frame, scale):
+        blocks += [text, *(["\n".join(f"- {item}" for item in items)] if items else [])]
+    return "\n\n".join(blocks) + "\n"
 
 
 def latex(experiment: Experiment, frame: pd.DataFrame, scale: Scale) -> str:
     """A LaTeX table with booktabs rules; its notes stand below it."""
-    header, *body = _grid(frame, scale, bold=r"\textbf{{{}}}".format, escape=_tex)
+    header, *body = _grid(experiment, frame, scale, r"\textbf{{{}}}".format, _tex)
+    named = _named(experiment)
     lines = [
         "% Generated by `repro`; needs booktabs.",
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{_tex(_heading(experiment, scale))}}}",
+        rf"\caption{{{_tex(heading(experiment, scale))}}}",
         rf"\label{{tab:{experiment.name}}}",
-        rf"\begin{{tabular}}{{ll{'r' * (len(header) - 2)}}}",
+        rf"\begin{{tabular}}{{{'l' * named}{'r' * (len(header) - named)}}}",
         r"\toprule",
         rf"{' & '.join(header)} \\",
     ]
-    for row in body:
-        lines += [r"\midrule"] * bool(row[0]) + [rf"{' & '.join(row)} \\"]
+    for place, row in enumerate(body):
+        begins = bool(row[0]) if named == 2 else place == 0  # a group, or the table
+        lines += [r"\midrule"] * begins + [rf"{' & '.join(row)} \\"]
     lines += [r"\bottomrule", r"\end{tabular}", ""]
-    lines += [rf"\par\footnotesize {_tex(note)}" for note in _notes(experiment, frame, scale)]
+    for text, items in notes(experiment, frame, scale):
+        lines += [rf"\par\footnotesize {_tex(text)}"]
+        lines += [rf"\par\footnotesize \textbullet\ {_tex(item)}" for item in items]
     return "\n".join([*lines, r"\end{table}"]) + "\n"
 
 
-def _heading(experiment: Experiment, scale: Scale) -> str:
-    at_scale = "" if scale == "paper" else f", {scale} scale"
-    return f"{experiment.place}{at_scale}. {experiment.title}"
+# --- the grid ------------------------------------------------------------------------------------
+
+
+def _named(experiment: Experiment) -> int:
+    """How many columns say what a row is: its group, where there are groups, and its name."""
+    return 2 if experiment.headings[0] else 1
 
 
 def _grid(
-    frame: pd.DataFrame,
-    scale: Scale,
-    bold: Callable[[str], str],
-    escape: Callable[[str], str],
+    experiment: Experiment, frame: pd.DataFrame, scale: Scale, bold: Text, escape: Text
 ) -> list[list[str]]:
-    """Header and body as text: two columns that name the method, then two or three a dataset."""
-    columns = list(dict.fromkeys(zip(frame["column"], frame["dataset"], strict=True)))
-    best = frame.groupby("column")["mean"].max()
-    header = ["Arch. base", "Method"]
-    for column, dataset in columns:
-        header += [f"{column}, paper", f"{column if scale == 'paper' else dataset}, here"]
-        header += ["Δ"] * (scale == "paper")
-    body, group_before = [], ""
-    for method, cells in frame.groupby("method", sort=False):
-        group = str(cells["group"].iloc[0])
-        mark = MARK if cells["choices"].iloc[0] and scale == "paper" else ""
-        row = [group if group != group_before else "", f"{method}{mark}"]
-        row = [escape(text) for text in row]
-        for cell in cells.to_dict("records"):
-            measured = escape(_measured(cell))
-            # What prints alike is a tie.
-            is_best = cell["n"] > 0 and f"{cell['mean']:.2f}" == f"{best[cell['column']]:.2f}"
-            row += [escape(_printed(cell)), bold(measured) if is_best else measured]
-            if scale == "paper":
-                row.append("" if pd.isna(cell["difference"]) else f"{cell['difference']:+z.2f}")
-        body.append(row)
-        group_before = group
-    return [[escape(text) for text in header], *body]
+    """Header and body as text: the columns that name a row, then one to four a measured column."""
+    named = _named(experiment)
+    columns = [
+        (key, title, show)
+        for key, names in headers(frame, scale).items()
+        for title, show in _columns(column(frame, key), names, scale, bold, escape)
+    ]
+    grid = [[escape(t) for t in [*experiment.headings[-named:], *(t for _, t, _ in columns)]]]
+    group_before = ""
+    for (group, row), cells in frame.groupby(["group", "row"], sort=False):
+        at: dict[Key, Row] = {(c["panel"], c["column"]): c for c in cells.to_dict("records")}
+        mark = MARK if scale == "paper" and (cells["choices"] != "").any() else ""
+        names = ["" if group == group_before else str(group), f"{row}{mark}"][-named:]
+        shown = [show(at[key]) if key in at else NO_CELL for key, _, show in columns]
+        grid.append([*map(escape, names), *shown])
+        group_before = str(group)
+    return grid
 
 
-def _printed(cell: dict[Hashable, Any]) -> str:
-    if pd.isna(cell["paper"]):
-        return "not in our copy of the paper"
-    return f"{cell['paper']:.2f}{'*' if cell['paper_starred'] else ''}"
+def _columns(
+    cells: pd.DataFrame, names: tuple[str, str], scale: Scale, bold: Text, escape: Text
+) -> list[tuple[str, Show]]:
+    """Titles and texts of a measured column: the paper's number, ours, Δ, those of others."""
+    best, kind = cells["mean"].max(), cells["metric"].iloc[0]
+    has_paper, accurate = cells["paper"].notna().any(), kind in ACCURACIES
+    typed = digits(cells["paper"].dropna())
+
+    def paper(cell: Row) -> str:
+        value = known(cell, "paper")
+        if value is None:
+            return escape(UNKNOWN)
+        text = printed(value, kind, typed)
+        return escape(f"{text}{'*' if cell['paper_starred'] else ''}")
+
+    def here(cell: Row) -> str:
+        text = escape(measured(cell))  # what prints alike is a tie
+        is_best = cell["n"] and accurate and number(cell["mean"], kind) == number(best, kind)
+        return bold(text) if is_best else text
+
+    columns: list[tuple[str, Show]] = [(f"{names[0]}, paper", paper)] if has_paper else []
+    columns.append((f"{names[1]}, here", here))
+    if scale == "paper" and has_paper and accurate:
+        columns.append(("Δ", _difference))
+    if scale == "paper":  # what others measured is of the models at paper scale
+        for place in cells["published_place"].unique():
+            columns += [(f"{names[0]}, {place}", _published(cells, place, escape))] * bool(place)
+    return columns
 
 
-def _measured(cell: dict[Hashable, Any]) -> str:
-    """'71.20 ± 0.35 (3)', '71.20 (1)', with the number of diverged runs, or the hole."""
-    diverged = f"{cell['diverged']} diverged" if cell["diverged"] else ""
-    if not cell["n"]:
-        return diverged or HOLE
-    spread = "" if pd.isna(cell["spread"]) else f" ± {cell['spread']:.2f}"
-    return f"{cell['mean']:.2f}{spread} ({cell['n']})" + (f", {diverged}" if diverged else "")
+def _difference(cell: Row) -> str:
+    value = known(cell, "difference")
+    return "" if value is None else f"{value:+z.2f}"
 
 
-def _notes(experiment: Experiment, frame: pd.DataFrame, scale: Scale) -> list[str]:
-    """What a reader must know to read the numbers."""
-    notes = [_MEASURE, experiment.caption if scale == "paper" else _SCALES[scale]]
-    if scale != "smoke":
-        notes += _order(frame, scale)
-    if frame["paper_starred"].any():
-        notes.append(f"* {experiment.starred}")
-    if scale == "paper" and (frame["choices"] != "").any():
-        open_values = sorted({name for names in frame["choices"] for name in names.split()})
-        notes.append(
-            f"{MARK} The paper leaves open, and we chose: {', '.join(open_values)}. "
-            "The sources and alternatives stand in repro/experiments/recipes.py."
-        )
-    return notes
+def _published(cells: pd.DataFrame, place: str, escape: Text) -> Show:
+    """The text of a cell in the column of what was measured at that place."""
+    typed = digits(cells["published"].dropna())
+
+    def show(cell: Row) -> str:
+        if cell["published_place"] != place:
+            return ""
+        return escape(printed(cell["published"], cell["metric"], typed))
+
+    return show
 
 
-def _order(frame: pd.DataFrame, scale: Scale) -> list[str]:
-    """How far the methods come out in the paper's order, once there are enough of them."""
-    notes = []
-    for column, cells in frame.groupby("column", sort=False):
-        known = cells.dropna(subset=["mean", "paper"])
-        rho = rank_correlation(list(known["paper"]), list(known["mean"]))
-        if rho is not None:
-            dataset = known["dataset"].iloc[0]
-            name = str(column) if scale == "paper" else f"{column!s} and {dataset}"
-            notes.append(
-                f"Order of the {len(known)} methods, {name}: Spearman's rank correlation between "
-                f"the paper and here is {rho:+z.2f}."
-            )
-    return notes
-
+# --- what is special -----------------------------------------------------------------------------
 
 _TEX = str.maketrans(
     {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}"}
@@ -223,8 +170,13 @@ _TEX = str.maketrans(
         "~": r"\textasciitilde{}",
     }
     | {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}"}
+    | {"–": "--", "“": "``", "”": "''"}
 )
 
 
 def _tex(text: str) -> str:
     return text.translate(_TEX)
+
+
+def _markdown(text: str) -> str:
+    return text.replace("|", r"\|")

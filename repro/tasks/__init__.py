@@ -28,6 +28,7 @@ class Job(Protocol):
     """What the launcher provides to a task."""
 
     data: Path  # the folder of the datasets
+    weights: Path | None  # a folder of released weights; None: the hub's cache, or the hub
     checkpoints: Path  # a folder for the task's own state
     checkpoint_seconds: float  # at most this much work is lost by a kill
     micro_batch: int | None  # images that fit on one device at once; None: all

@@ -14,8 +14,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import lru_cache
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import timm
@@ -26,15 +24,23 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import repro.models  # noqa: F401  (registers our architectures with timm)
-from repro.data import augment, datasets, randomness
-from repro.spec import Classification, Model, Recipe
+from repro.data import augment, datasets, loader, randomness
+from repro.data.crops import CentreCrop, RandomCrop
+from repro.data.images import Images
+from repro.data.photos import Photos
+from repro.models.released import load_released, released, start_from
+from repro.spec import Classification, Evaluation, Model, Recipe
 from repro.tasks import Interrupted, Job, Line, Result
 from repro.train import checkpoint, optim, stochastic_depth
 from repro.train import device as devices
 from repro.train.distributed import Ranks, join
 
-_INIT, _ORDER, _STEP = 1, 2, 3  # what a seed is for
-_TEST_BATCH = 500  # images
+NO_CLASS = 2**16 - 1  # predicted for an image that could not be read
+
+_INIT, _ORDER, _STEP, _BATCH = 1, 2, 3, 4  # what a seed is for
+TOLERATED = 0.001  # share of images that may be unreadable
+_TEST_BATCH, _TEST_CROPS = 500, 200  # images at once, small ones and photographs
+_TOGETHER = 64  # images, before the first of them comes again in repeated augmentation
 _CHECK_STEPS = 10  # how often the loss is looked at, since looking waits for the device
 
 
@@ -42,23 +48,36 @@ def execute(run: Classification, job: Job) -> Result:
     """Train `run` to its end from wherever its last checkpoint left it, and test it."""
     devices.speed_up_fp32_matmul()
     with join(devices.choose()) as ranks:
-        return _train(run, job, ranks)
+        return _train(run, job, ranks) if run.recipe.epochs else _test_weights(run, job, ranks)
+
+
+def _test_weights(run: Classification, job: Job, ranks: Ranks) -> Result:
+    """Test weights as they are: released ones, or initial ones. In fp32, as they were published."""
+    assert run.test_split != "none"
+    test = datasets.load(run.dataset, run.test_split, job.data)
+    net = create(run.model, len(test.classes), 0.0, run.seed)
+    if isinstance(run.pretrained, str):
+        tag = run.pretrained.removeprefix("timm:")
+        load_released(net, released(tag, job.weights))
+    metrics, predictions = evaluate(net.to(ranks.device), test, run.evaluation, ranks, exact=True)
+    facts = _facts(net, ranks, test=test) | {"precision": "fp32"}
+    return Result("done", metrics, predictions, provenance=facts)
 
 
 def _train(run: Classification, job: Job, ranks: Ranks) -> Result:
     recipe, device = run.recipe, ranks.device
 
-    # The data, whole and as uint8, on the device of the model.
+    # The data: small sets whole and as uint8, on the model's device; photographs where they lie.
     train = datasets.load(run.dataset, run.train_split, job.data)
-    assert run.test_split != "none"
-    test = datasets.load(run.dataset, run.test_split, job.data)
-    pixels, labels = train.pixels.to(device), train.labels.to(device)
-    size, classes = len(labels), len(train.classes)
+    test = None
+    if run.test_split != "none":
+        test = datasets.load(run.dataset, run.test_split, job.data)
+    size, classes = len(train.labels), len(train.classes)
 
     # The model, its optimiser, and its schedule, counted in steps.
     net = create(run.model, classes, recipe.drop_path, run.seed).to(device)
     if run.starts_from:
-        start_from(net, job.weights_of(run.starts_from))
+        start_from(net, load_file(job.weights_of(run.starts_from)))
     droppers = stochastic_depth.install(net)
     if ranks.count > 1 and device.type == "cuda":
         net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
@@ -87,14 +106,27 @@ def _train(run: Classification, job: Job, ranks: Ranks) -> Result:
         job.history(history)
     saved_at = time.monotonic()
 
-    for step in range(first, steps):
-        # The samples of this step, and of them the share of this rank.
-        indices, epochs = batch_of(step, recipe.batch_size, size, run.seed)
-        share = ranks.share(recipe.batch_size, multiple=2)  # mixing pairs neighbours
-        indices, epochs = indices[share].to(device), epochs[share].to(device)
-        keys = randomness.sample_keys(run.seed, epochs, indices)
+    # Of the samples of each step the share of this rank, read ahead where they have to be read.
+    feed = loader.batches(
+        train,
+        (share_of(step, run, size, ranks) for step in range(first, steps)),
+        training_crop(recipe),
+        device,
+        workers=loader.default_workers(),
+        tolerated=TOLERATED,
+    )
+    for step, batch in enumerate(feed, start=first):
+        _, keys = share_of(step, run, size, ranks)
+        keys, batch_key = keys.to(device), _batch_key(run.seed, step, device)
 
-        rate = optim.learning_rate(step + 1, steps=steps, warmup_steps=warmup_steps, peak=recipe.lr)
+        rate = optim.learning_rate(
+            step + 1,
+            steps=steps,
+            warmup_steps=warmup_steps,
+            peak=recipe.lr,
+            first=recipe.warmup_lr,
+            final=recipe.final_lr,
+        )
         optim.set_learning_rate(optimizer, rate)
         optimizer.zero_grad(set_to_none=True)
         model.train()
@@ -102,13 +134,11 @@ def _train(run: Classification, job: Job, ranks: Ranks) -> Result:
         torch.manual_seed(randomness.seed_of(run.seed, _STEP, step, ranks.rank))
 
         # Forward and backward, a micro batch at a time; the gradient is that of the global mean.
-        parts = list(_micro_batches(len(indices), job.micro_batch))
+        parts = list(_micro_batches(len(keys), job.micro_batch))
         for number, part in enumerate(parts):
-            inputs = augment.augment(
-                pixels[indices[part]], keys[part], policy, train.mean, train.std
-            )
+            inputs = augment.augment(batch.pixels[part], keys[part], policy, train.mean, train.std)
             inputs, targets = augment.mix(
-                inputs, labels[indices[part]], keys[part], classes, policy
+                inputs, batch.labels[part], keys[part], classes, policy, batch_key=batch_key
             )
             stochastic_depth.draw(droppers, keys[part])
             last = number == len(parts) - 1
@@ -119,6 +149,8 @@ def _train(run: Classification, job: Job, ranks: Ranks) -> Result:
                 (loss * ranks.count).backward()  # DistributedDataParallel averages over ranks
             loss_sum += loss.detach()
         loss_steps += 1
+        if recipe.clip_norm:
+            nn.utils.clip_grad_norm_(net.parameters(), recipe.clip_norm)
         optimizer.step()
 
         # A loss that is not a number stays one, and it stays in the sum.
@@ -128,7 +160,7 @@ def _train(run: Classification, job: Job, ranks: Ranks) -> Result:
             mean_loss = float(ranks.sum(loss_sum)) / loss_steps
             job.progress(done, steps, {"epoch": done * recipe.batch_size / size, "loss": mean_loss})
             if not math.isfinite(mean_loss):
-                facts = _facts(net, train, test, ranks)
+                facts = _facts(net, ranks, train=train, test=test)
                 return Result("diverged", {"step": done}, provenance=facts)
 
         # The end of an epoch: one line of metrics.
@@ -141,8 +173,8 @@ def _train(run: Classification, job: Job, ranks: Ranks) -> Result:
                 "train_loss": mean_loss,
             }
             every = recipe.evaluate_every_epochs
-            if every and epoch % every == 0 and done < steps:
-                line |= evaluate(net, test, ranks)[0]
+            if test and every and epoch % every == 0 and done < steps:
+                line |= evaluate(net, test, run.evaluation, ranks)[0]
             history.append(line)
             loss_sum, loss_steps = _zero(device), 0
             if ranks.first:
@@ -172,8 +204,18 @@ def _train(run: Classification, job: Job, ranks: Ranks) -> Result:
         if stop:
             raise Interrupted(f"stopped after step {done} of {steps}")
 
-    metrics, predictions = evaluate(net, test, ranks)
-    return Result("done", metrics, predictions, net.state_dict(), _facts(net, train, test, ranks))
+    metrics: dict[str, float | int] = {"train_loss": _last_loss(history)}
+    predictions: dict[str, NDArray[np.uint16]] = {}
+    if test:
+        metrics, predictions = evaluate(net, test, run.evaluation, ranks)
+    facts = _facts(net, ranks, train=train, test=test)
+    return Result("done", metrics, predictions, net.state_dict(), facts)
+
+
+def _last_loss(history: list[Line]) -> float:
+    loss = history[-1]["train_loss"]
+    assert loss is not None
+    return loss
 
 
 def create(model: Model, classes: int, drop_path: float, seed: int) -> nn.Module:
@@ -188,28 +230,6 @@ def create(model: Model, classes: int, drop_path: float, seed: int) -> nn.Module
     return net
 
 
-def start_from(net: nn.Module, weights: Path) -> None:
-    """Load trained weights; the classifier stays new where it has other classes.
-
-    ValueError names a tensor that does not fit.
-    """
-    trained = load_file(weights)
-    own = net.state_dict()
-    head = {name for name, module in net.named_modules() if module is _classifier(net)}
-    for name, tensor in own.items():
-        is_head = name.rpartition(".")[0] in head
-        if name not in trained or trained[name].shape != tensor.shape:
-            if not is_head:
-                raise ValueError(f"{weights} does not fit: {name} of shape {tuple(tensor.shape)}")
-            trained[name] = tensor
-    net.load_state_dict(trained)
-
-
-def _classifier(net: nn.Module) -> object:
-    get: Any = getattr(net, "get_classifier", None)
-    return get() if get else None
-
-
 def _zero(device: torch.device) -> Tensor:
     return torch.zeros((), dtype=torch.float64, device=device)
 
@@ -220,22 +240,49 @@ def augmentation(recipe: Recipe) -> augment.Augmentation:
     return augment.Augmentation(**{name: getattr(recipe, name) for name in names})
 
 
-def batch_of(step: int, batch_size: int, size: int, seed: int) -> tuple[Tensor, Tensor]:
+def training_crop(recipe: Recipe) -> RandomCrop | None:
+    """How images of all sizes become training inputs; None where they are of one size."""
+    if not recipe.image_size:
+        return None
+    least, most = recipe.crop_area
+    return RandomCrop(recipe.image_size, (least, most), recipe.crop_resize)
+
+
+def share_of(step: int, run: Classification, size: int, ranks: Ranks) -> tuple[Tensor, Tensor]:
+    """The sample indices and keys of a rank's part of a step's batch, int64, on the CPU."""
+    recipe = run.recipe
+    indices, epochs = batch_of(step, recipe.batch_size, size, run.seed, recipe.repeats)
+    share = ranks.share(recipe.batch_size, multiple=2)  # mixing pairs neighbours
+    return indices[share], randomness.sample_keys(run.seed, epochs[share], indices[share])
+
+
+def batch_of(
+    step: int, batch_size: int, size: int, seed: int, repeats: int = 1
+) -> tuple[Tensor, Tensor]:
     """The sample indices and the epochs of a step's batch, each int64 (batch_size,).
 
     The stream is epoch after epoch, each in its own order; a batch is the next `batch_size` of it,
-    whichever epochs they fall in.
+    whichever epochs they fall in. With `repeats`, an epoch has the first images of its order only,
+    so many times each (DeiT's samplers.py): _TOGETHER images, then again with the neighbours
+    shifted, so that another one is each image's partner in mixing. Each time counts as an epoch.
     """
     position = torch.arange(step * batch_size, (step + 1) * batch_size)
-    epochs = position // size
+    epochs, place = position // size, position % size
     orders = torch.stack([_order(seed, int(e), size) for e in epochs.unique()])
-    return orders[epochs - epochs[0], position % size], epochs
+    group, time_ = place // (_TOGETHER * repeats), place // _TOGETHER % repeats
+    place = group * _TOGETHER + (place + time_) % _TOGETHER if repeats > 1 else place
+    return orders[epochs - epochs[0], place % size], epochs * repeats + time_ * (repeats > 1)
 
 
 @lru_cache(maxsize=2)
 def _order(seed: int, epoch: int, size: int) -> Tensor:
     generator = torch.Generator().manual_seed(randomness.seed_of(seed, _ORDER, epoch))
     return torch.randperm(size, generator=generator)
+
+
+def _batch_key(seed: int, step: int, device: torch.device) -> Tensor:
+    """For what is drawn once for a global batch."""
+    return torch.tensor(randomness.seed_of(seed, _BATCH, step), device=device)
 
 
 def _micro_batches(size: int, limit: int | None) -> Iterator[slice]:
@@ -247,34 +294,55 @@ def _micro_batches(size: int, limit: int | None) -> Iterator[slice]:
 
 @torch.no_grad()
 def evaluate(
-    net: nn.Module, test: datasets.Images, ranks: Ranks
+    net: nn.Module,
+    test: Images | Photos,
+    how: Evaluation | None,
+    ranks: Ranks,
+    exact: bool = False,
 ) -> tuple[dict[str, float | int], dict[str, NDArray[np.uint16]]]:
     """Test on every image exactly once, divided over the ranks, counted in whole numbers.
 
-    Returns the metrics (`top1`, `top5` in percent, `loss` in nats, `test_images`) and the
-    predictions: `label` (N,) and `top5` (N, 5), the most probable class first.
+    Returns the metrics (`top1`, `top5` in percent, `loss` in nats, `test_images`, and `unreadable`
+    if there are any, which count as wrong) and the predictions: `label` (N,) and `top5` (N, 5), the
+    most probable class first; NO_CLASS for an image that could not be read. `exact`: in fp32.
     """
     net.eval()
     size, kept = len(test.labels), min(5, len(test.classes))
     top = torch.zeros(size, kept, dtype=torch.int64, device=ranks.device)
     losses = torch.zeros(size, dtype=torch.float64, device=ranks.device)
+    mean, std = test.mean, test.std
+    if how and how.normalize:
+        mean, std = (how.normalize[0],) * 3, (how.normalize[1],) * 3
+    crop = CentreCrop(how.image_size, how.crop_fraction, how.resize) if how else None
     mine = ranks.share(size)
-    for start in range(mine.start, mine.stop, _TEST_BATCH):
-        part = slice(start, min(start + _TEST_BATCH, mine.stop))
-        images = augment.normalize(test.pixels[part].to(ranks.device), test.mean, test.std)
-        with devices.autocast(ranks.device):
+    at_once = _TEST_CROPS if crop else _TEST_BATCH
+    starts = range(mine.start, mine.stop, at_once)
+    parts = [torch.arange(start, min(start + at_once, mine.stop)) for start in starts]
+    feed = loader.batches(
+        test,
+        ((part, torch.zeros_like(part)) for part in parts),
+        crop,
+        ranks.device,
+        workers=loader.default_workers(),
+        tolerated=TOLERATED,
+    )
+    for part, batch in zip(parts, feed, strict=True):
+        images = augment.normalize(batch.pixels, mean, std)
+        with nullcontext() if exact else devices.autocast(ranks.device):
             logits = net(images)
-        logits = logits.float()
-        labels = test.labels[part].to(ranks.device)
-        top[part] = logits.topk(kept).indices
-        losses[part] = nn.functional.cross_entropy(logits, labels, reduction="none").double()
+        logits, readable = logits.float(), batch.readable.to(ranks.device)
+        top[part] = torch.where(readable[:, None], logits.topk(kept).indices, NO_CLASS)
+        loss = nn.functional.cross_entropy(logits, batch.labels, reduction="none")
+        losses[part] = loss.double() * readable
     top, losses = ranks.sum(top).cpu(), ranks.sum(losses).cpu()
     hits = top == test.labels[:, None]
+    unread = int((top[:, 0] == NO_CLASS).sum())
     metrics = {
         "top1": 100 * int(hits[:, 0].sum()) / size,
         "top5": 100 * int(hits.sum()) / size,
-        "loss": float(losses.mean()),
+        "loss": float(losses.sum()) / max(1, size - unread),
         "test_images": size,
+        **({"unreadable": unread} if unread else {}),
     }
     return metrics, {
         "label": test.labels.numpy().astype(np.uint16),
@@ -283,14 +351,18 @@ def evaluate(
 
 
 def _facts(
-    net: nn.Module, train: datasets.Images, test: datasets.Images, ranks: Ranks
+    net: nn.Module,
+    ranks: Ranks,
+    *,
+    train: Images | Photos | None = None,
+    test: Images | Photos | None = None,
 ) -> dict[str, object]:
     return {
         "parameters": sum(p.numel() for p in net.parameters()),
-        "train_fingerprint": train.fingerprint,
-        "test_fingerprint": test.fingerprint,
-        "train_images": len(train.labels),
+        **({"train_fingerprint": train.fingerprint, "train_images": len(train.labels)}
+           if train else {}),
+        **({"test_fingerprint": test.fingerprint} if test else {}),
         "device": devices.describe(ranks.device),
         "precision": devices.precision(ranks.device),
         "ranks": ranks.count,
-    }
+    }  # fmt: skip

@@ -40,13 +40,21 @@ def build(
     raise ValueError(f"unknown optimizer {optimizer!r}; it is adamw or sgd")
 
 
-def learning_rate(step: int, *, steps: int, warmup_steps: int, peak: float) -> float:
-    """The rate of optimiser step `step`, counted from 1: linear from 0 to `peak` over the warm-up,
-    then a cosine that is exactly 0 at the last step (official libml/utils.py)."""
+def learning_rate(
+    step: int,
+    *,
+    steps: int,
+    warmup_steps: int,
+    peak: float,
+    first: float = 0.0,
+    final: float = 0.0,
+) -> float:
+    """The rate of optimiser step `step`, counted from 1: linear from `first` to `peak` over the
+    warm-up, then a cosine that is exactly `final` at the last step (official libml/utils.py)."""
     if step < warmup_steps:
-        return peak * step / warmup_steps
+        return first + (peak - first) * step / warmup_steps
     done = (step - warmup_steps) / max(1, steps - warmup_steps)
-    return peak * (1 + math.cos(math.pi * done)) / 2
+    return final + (peak - final) * (1 + math.cos(math.pi * done)) / 2
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

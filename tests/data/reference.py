@@ -1,10 +1,11 @@
-"""The augmentation one image at a time, slowly and by other means: Pillow, NumPy and loops.
+"""The augmentation one image at a time, slowly and by other means: Pillow, colorsys, and loops.
 
 Images are uint8 arrays (H, W, 3). `PILLOW` has the sixteen operations as Pillow does them; `EXACT`
 replaces the four whose official arithmetic is not Pillow's. `augment` composes a sample's whole way
 from the same draws as the batch. Levels are float32, and so are the products that are cut off.
 """
 
+import colorsys
 import math
 from collections.abc import Callable, Sequence
 
@@ -14,6 +15,7 @@ import torch
 from PIL import Image, ImageEnhance, ImageOps
 
 from repro.data.augment import Augmentation, Stream
+from repro.data.color_jitter import DRAWS
 from repro.data.ops import OPERATIONS
 from repro.data.randomness import normal, uniform
 
@@ -152,6 +154,8 @@ def augment(
             level = min(max(magnitude, 0.0), 10.0) / 10
             image = operation(np.ascontiguousarray(image), level, -1.0 if direction < 0.5 else 1.0)
 
+    if spec.color_jitter:
+        image = color_jitter(image, draws(key, Stream.JITTER, DRAWS), spec.color_jitter)
     result = (image.astype(np.float32) / 255 - np.array(mean)) / np.array(std)
     return erase(result.astype(np.float32), key, spec)
 
@@ -173,6 +177,63 @@ def erase(image: Floats, key: int, spec: Augmentation) -> Floats:
             if abs(y - centre_y * height) < half_height and abs(x - centre_x * width) < half_width:
                 image[y, x] = noise[y, x]
     return image
+
+
+Pixel = tuple[float, float, float]  # red, green, blue in [0, 1]
+
+
+def brightness_of(pixels: list[Pixel], factor: float) -> list[Pixel]:
+    return [(r * factor, g * factor, b * factor) for r, g, b in pixels]
+
+
+def contrast_of(pixels: list[Pixel], factor: float) -> list[Pixel]:
+    r0, g0, b0 = (math.fsum(channel) / len(pixels) for channel in zip(*pixels, strict=True))
+    return [
+        ((r - r0) * factor + r0, (g - g0) * factor + g0, (b - b0) * factor + b0)
+        for r, g, b in pixels
+    ]
+
+
+def saturation_of(pixels: list[Pixel], factor: float) -> list[Pixel]:
+    hsv = [colorsys.rgb_to_hsv(*pixel) for pixel in pixels]
+    return [colorsys.hsv_to_rgb(h, min(max(s * factor, 0.0), 1.0), v) for h, s, v in hsv]
+
+
+def hue_of(pixels: list[Pixel], turn: float) -> list[Pixel]:
+    hsv = [colorsys.rgb_to_hsv(*pixel) for pixel in pixels]
+    return [colorsys.hsv_to_rgb((h + turn) % 1, s, v) for h, s, v in hsv]
+
+
+ADJUSTMENTS = {  # with the largest deviation of the amount at strength 1
+    "brightness": (brightness_of, 0.8),
+    "contrast": (contrast_of, 0.8),
+    "saturation": (saturation_of, 0.8),
+    "hue": (hue_of, 0.2),
+}
+
+
+def color_jitter(image: Pixels, numbers: Sequence[float], strength: float) -> Pixels:
+    """SimCLR v2's distortion, each pixel through colorsys, from the draws of the batch."""
+    pixels: list[Pixel] = [(r / 255, g / 255, b / 255) for r, g, b in image.reshape(-1, 3).tolist()]
+    jittered, grey, mirrored = numbers[0] < 0.8, numbers[1] < 0.2, numbers[2] < 0.5
+    amounts = []
+    for number, (name, (_, reach)) in zip(numbers[3:7], ADJUSTMENTS.items(), strict=True):
+        low, high = 1 - reach * strength, 1 + reach * strength
+        low = max(low, 0) if name == "brightness" else low
+        amounts.append(low + (high - low) * number - (name == "hue"))
+    adjusters = [adjust for adjust, _ in ADJUSTMENTS.values()]
+    for which in sorted(range(4), key=lambda i: numbers[7 + i]) if jittered else ():
+        adjusted = adjusters[which](pixels, amounts[which])
+        pixels = [(clip(r), clip(g), clip(b)) for r, g, b in adjusted]
+    if grey:
+        pixels = [(0.2989 * r + 0.587 * g + 0.114 * b,) * 3 for r, g, b in pixels]
+    # What was a whole number of levels still is: the official float32 sometimes loses one.
+    levels = np.floor(np.array(pixels) * 255 + 1e-9).astype(np.uint8).reshape(image.shape)
+    return levels[:, ::-1] if mirrored else levels
+
+
+def clip(value: float) -> float:
+    return min(max(value, 0.0), 1.0)
 
 
 def draws(key: int, stream: int, count: int) -> list[float]:

@@ -473,7 +473,7 @@ def test_a_set_that_is_not_embedded_asks_for_its_folder() -> None:
 
 def test_an_unknown_split_is_not_taken_for_another() -> None:
     with pytest.raises(ValueError, match="unknown split val"):
-        load("glyphs", "val")  # type: ignore[arg-type]
+        load("glyphs", "val")  # type: ignore[call-overload]
 
 
 def refused(name: str, root: Path, split: datasets.Split = "train") -> str:

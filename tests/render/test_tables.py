@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from repro import experiments, results
 from repro.experiments.scales import at_scale
 from repro.render import tables
+from repro.render.frame import tidy
 from repro.spec import Cell, Scale, with_seeds
 
 TABLE1 = experiments.get("table1")
@@ -66,7 +67,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def drawn(root: Path, scale: Scale = "paper", seeds: int = SEEDS) -> tuple[pd.DataFrame, str, str]:
     """The frame, the Markdown and the LaTeX."""
-    frame, warnings = tables.tidy(TABLE1, scale, root, seeds)
+    frame, warnings = tidy(TABLE1, scale, root, seeds)
     assert warnings == []
     return frame, tables.markdown(TABLE1, frame, scale), tables.latex(TABLE1, frame, scale)
 
@@ -83,7 +84,7 @@ def grid(markdown: str) -> dict[str, dict[str, str]]:
 
 
 def frame_row(frame: pd.DataFrame, method: str, column: str) -> pd.Series[float]:
-    found = frame[(frame["method"] == method) & (frame["column"] == column)]
+    found = frame[(frame["row"] == method) & (frame["column"] == column)]
     assert len(found) == 1
     return found.iloc[0]
 
@@ -176,7 +177,7 @@ def test_the_difference_is_ours_minus_the_paper_s(root: Path) -> None:
     frame, markdown, _ = drawn(root)
     rows = grid(markdown)
     for row in frame.to_dict("records"):
-        shown = rows[str(row["method"])][f"{row['column']}, Δ"]
+        shown = rows[str(row["row"])][f"{row['column']}, Δ"]
         if row["n"]:
             assert row["difference"] == pytest.approx(row["mean"] - row["paper"])
             assert shown == f"{row['mean'] - row['paper']:+z.2f}"
@@ -255,7 +256,7 @@ def test_the_order_is_that_of_the_known_methods(tmp_path: Path) -> None:
 def test_open_values_are_marked_at_paper_scale(root: Path) -> None:
     """What is official for NesT is our choice for the others, though the values are equal."""
     frame, markdown, _ = drawn(root)
-    open_of = {str(r["method"]): str(r["choices"]).split() for r in frame.to_dict("records")}
+    open_of = {str(r["row"]): str(r["choices"]).split() for r in frame.to_dict("records")}
     assert open_of["NesT-T"] == ["batch_size"]
     assert {"batch_size", "epochs", "lr", "weight_decay", "drop_path"} <= set(open_of["Swin-T"])
     assert "NesT-T‡" in markdown
@@ -267,7 +268,7 @@ def test_a_result_that_cannot_be_used_is_warned_of_and_left_out(tmp_path: Path) 
     fill(tmp_path, "paper", {("NesT-T", "C10"): [90.0, 92.0]})
     damaged = results.folder(tmp_path, cell_of("NesT-T", "C10").run) / results.RESULT
     damaged.write_text('{"status": "do')
-    frame, warnings = tables.tidy(TABLE1, "paper", tmp_path, SEEDS)
+    frame, warnings = tidy(TABLE1, "paper", tmp_path, SEEDS)
     assert len(warnings) == 1
     assert str(damaged) in warnings[0]
     assert frame_row(frame, "NesT-T", "C10")["mean"] == 92.0
@@ -275,13 +276,19 @@ def test_a_result_that_cannot_be_used_is_warned_of_and_left_out(tmp_path: Path) 
 
 
 def test_a_number_that_the_paper_does_not_print(tmp_path: Path) -> None:
-    cell = replace(cell_of("NesT-T", "C10"), paper=None)
-    experiment = replace(TABLE1, cells=(cell,))
+    """Said where the paper has such numbers; where it has none of a column, there is no column."""
+    cell, other = replace(cell_of("NesT-T", "C10"), paper=None), cell_of("NesT-S", "C10")
     fill(tmp_path, "paper", {("NesT-T", "C10"): [90.0]})
-    frame, _ = tables.tidy(experiment, "paper", tmp_path, SEEDS)
+    experiment = replace(TABLE1, cells=(cell, other), claims=())
+    frame, _ = tidy(experiment, "paper", tmp_path, SEEDS)
     row = grid(tables.markdown(experiment, frame, "paper"))["NesT-T"]
     assert row["C10, paper"] == "not in our copy of the paper"
     assert row["C10, Δ"] == ""
+    experiment = replace(TABLE1, cells=(cell,), claims=())
+    frame, _ = tidy(experiment, "paper", tmp_path, SEEDS)
+    markdown = tables.markdown(experiment, frame, "paper")
+    assert list(grid(markdown)["NesT-T"]) == ["Arch. base", "Method", "C10, here"]
+    assert "our copy" not in markdown
 
 
 # --- the files -----------------------------------------------------------------------------------
@@ -292,9 +299,9 @@ def test_csv_comes_back(root: Path, scale: Scale) -> None:
     frame = drawn(root, scale)[0]
     back = pd.read_csv(io.StringIO(tables.csv(frame)))
     assert len(back) == 30
-    assert not back.duplicated(["method", "dataset"]).any()
+    assert not back.duplicated(["row", "dataset"]).any()
     assert list(back.columns) == list(frame.columns)
-    assert list(back["method"]) == [cell.row for cell in TABLE1.cells]
+    assert list(back["row"]) == [cell.row for cell in TABLE1.cells]
     assert list(back["paper"]) == [cell.paper.value for cell in TABLE1.cells if cell.paper]
     for name in ("mean", "spread", "difference"):
         assert list(back[name].isna()) == list(frame[name].isna())

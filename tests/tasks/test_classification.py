@@ -207,7 +207,9 @@ def test_evaluation_counts_every_image_once() -> None:
     torch.manual_seed(0)
     test = datasets.load("fashion-mnist-6k", "validation", None)
     net = classification.create(NEST, 10, 0.0, seed=0)
-    metrics, predictions = classification.evaluate(net, test, Ranks(0, 1, torch.device("cpu")))
+    metrics, predictions = classification.evaluate(
+        net, test, None, Ranks(0, 1, torch.device("cpu"))
+    )
     label, top5 = predictions["label"], predictions["top5"]
     assert np.array_equal(label, test.labels.numpy())
     assert all(len(set(row)) == 5 for row in top5.tolist())

@@ -1,0 +1,287 @@
+"""Training images a second and core: our decoding and cropping, and timm's DeiT transform.
+
+    python benchmarks/loader.py [--rounds 15] [--count 64] [--images DIR]
+
+timm's does on the CPU what its recipe asks for: decode, crop, flip, RandAugment, normalise, erase.
+Ours leaves all but decoding and cropping to the GPU; that is what the ratio is about. Without DIR,
+the images are made: 500 x 375 px of 1/f noise and shapes, JPEG 4:2:0, as large as ImageNet's. They
+are in memory or the page cache, so no disk is measured. One process, one thread, CPU time; the ways
+take turns within a round, and the ratio is the median of the rounds' own.
+"""
+
+import argparse
+import io
+import math
+import random
+import resource
+import tarfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean, median
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageDraw
+from timm.data import create_transform
+from torch import Tensor
+
+from repro.data.crops import CentreCrop, RandomCrop, decode
+from repro.data.images import Images
+from repro.data.loader import batches
+from repro.data.photos import MEAN, STD, Photos
+from repro.data.randomness import sample_keys
+
+TIMM = RandomCrop(224, (0.08, 1.0), "bicubic")
+AUTHORS = RandomCrop(224, (0.05, 1.0), "aliased")
+TEST = CentreCrop(224, 0.875, "bicubic")
+PILLOW = Image.Resampling.BICUBIC
+RATES = (5_000, 15_000, 25_000)  # images/s, of eight GPUs together
+CPU = torch.device("cpu")
+
+
+# ---- the images ---------------------------------------------------------------------------------
+
+
+def photo(seed: int) -> bytes:
+    """A JPEG with about the size, detail and colours of a photograph."""
+    generator = np.random.default_rng(seed)
+    width, height = (375, 500) if seed % 4 == 0 else (500, 375)
+    texture = 30 * field(generator, height, width, 1.05)[..., None]
+    warm = 18 * field(generator, height, width, 1.6)[..., None] * [1, 0, -1]
+    green = 12 * field(generator, height, width, 1.6)[..., None] * [-0.5, 1, -0.5]
+    base = generator.uniform(70, 180, 3) + texture + warm + green
+    image = Image.fromarray(base.clip(0, 255).astype(np.uint8))
+    shapes = image.copy()
+    draw = ImageDraw.Draw(shapes)
+    for _ in range(8):
+        x, y, a, b = generator.uniform((0, 0, 10, 10), (width, height, 90, 90)).tolist()
+        red, green_, blue = generator.integers(0, 256, 3).tolist()
+        draw.ellipse((x - a, y - b, x + a, y + b), fill=(red, green_, blue))
+    file = io.BytesIO()
+    Image.blend(image, shapes, 0.5).save(file, "JPEG", quality=95, subsampling="4:2:0")
+    return file.getvalue()
+
+
+def field(
+    generator: np.random.Generator, height: int, width: int, slope: float
+) -> npt.NDArray[np.float64]:
+    """Noise whose amplitudes fall as frequency^-slope, of mean 0 and variance 1."""
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
+    frequency[0, 0] = 1
+    noise = generator.normal(size=(2, *frequency.shape))
+    values = np.fft.irfft2((noise[0] + 1j * noise[1]) * frequency**-slope, s=(height, width))
+    scaled: npt.NDArray[np.float64] = (values - values.mean()) / values.std()
+    return scaled
+
+
+def in_folder(folder: Path, files: Sequence[bytes]) -> Photos:
+    folder.mkdir()
+    names = [f"{number:06}.JPEG" for number in range(len(files))]
+    for name, data in zip(names, files, strict=True):
+        (folder / name).write_bytes(data)
+    ends = torch.tensor([len(name) for name in names]).cumsum(0)
+    return Photos(
+        files=(folder,),
+        file=torch.zeros(len(files), dtype=torch.int32),
+        offset=torch.full((len(files),), -1),
+        length=torch.tensor([len(data) for data in files]),
+        labels=torch.zeros(len(files), dtype=torch.int64),
+        classes=("photo",),
+        mean=MEAN,
+        std=STD,
+        fingerprint="",
+        names=torch.frombuffer(bytearray("".join(names).encode()), dtype=torch.uint8),
+        spans=torch.stack([ends - len(names[0]), ends], dim=1),
+    )
+
+
+def in_tar(path: Path, photos: Photos) -> Photos:
+    with tarfile.open(path, "w") as tar:
+        tar.add(photos.files[0], "photos")
+    with tarfile.open(path) as tar:
+        members = sorted((m for m in tar if m.isfile()), key=lambda member: member.name)
+    offsets = torch.tensor([member.offset_data for member in members])
+    return replace(photos, files=(path,), offset=offsets)
+
+
+def in_memmap(path: Path, photos: Photos) -> Images:
+    """256 x 256 px, uint8, as `repro.data.resized` keeps them."""
+    square = CentreCrop(256, 1.0, "bicubic")
+    array = np.lib.format.open_memmap(path, "w+", np.uint8, (len(photos), 3, 256, 256))
+    for index in range(len(photos)):
+        array[index] = square(decode(photos.read(index)), []).numpy()
+    return Images(torch.from_numpy(array), photos.labels, photos.classes, MEAN, STD, "")
+
+
+# ---- the ways, each a function of an image's index ----------------------------------------------
+
+
+class Timm:
+    """timm's transform for DeiT, over Pillow images."""
+
+    def __init__(self, files: Sequence[bytes], auto_augment: str | None, re_prob: float) -> None:
+        self.files, self.refused, self.done = files, 0, 0
+        self.transform = create_transform(
+            224,
+            is_training=True,
+            auto_augment=auto_augment,
+            color_jitter=0.3,  # which timm leaves out beside RandAugment
+            interpolation="bicubic",
+            re_prob=re_prob,
+            re_mode="pixel",
+        )
+
+    def __call__(self, index: int) -> None:
+        self.done += 1
+        try:
+            with Image.open(io.BytesIO(self.files[index])) as image:
+                self.transform(image.convert("RGB"))
+        except ValueError:  # Pillow 13 posterizes to no fewer than one bit
+            self.refused += 1
+
+
+class Ours:
+    """Bytes to uint8 crops, with another crop of each image every time."""
+
+    def __init__(self, files: Sequence[bytes], crop: RandomCrop | CentreCrop) -> None:
+        self.files, self.crop, self.done = files, crop, 0
+        self.pixels = torch.empty(32, 3, 224, 224, dtype=torch.uint8)
+        self.draws = list[list[float]]()
+
+    def __call__(self, index: int) -> None:
+        place = self.done % 32
+        if place == 0:  # as in a worker, a piece at a time
+            keys = sample_keys(0, 0, torch.arange(self.done, self.done + 32))
+            self.draws = self.crop.draws(keys)
+        self.pixels[place] = self.crop(decode(self.files[index]), self.draws[place])
+        self.done += 1
+
+
+def pillow(data: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    return image
+
+
+def stages(files: Sequence[bytes]) -> dict[str, Callable[[int], object]]:
+    tensors, images = [decode(data) for data in files], [pillow(data) for data in files]
+    draws = TIMM.draws(sample_keys(0, 0, torch.arange(len(files))))
+    boxes = []
+    for image, drawn in zip(images, draws, strict=True):
+        top, left, height, width = TIMM.box(image.height, image.width, drawn)
+        boxes.append((left, top, left + width, top + height))
+    return {
+        "decode, ours": lambda i: decode(files[i]),
+        "decode, Pillow": lambda i: pillow(files[i]),
+        "decode, Pillow, as an array": lambda i: np.array(pillow(files[i])),
+        "crop bicubic, ours": lambda i: TIMM(tensors[i], draws[i]),
+        "crop aliased, ours": lambda i: AUTHORS(tensors[i], draws[i]),
+        "crop bicubic, Pillow": lambda i: images[i].resize((224, 224), PILLOW, boxes[i]),
+    }
+
+
+def with_a_worker(photos: Photos, count: int) -> tuple[float, float]:
+    """CPU milliseconds per image in this process, and in a worker from its start to its end."""
+    everyone = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    before = [resource.getrusage(who) for who in everyone]
+    epoch = torch.arange(count)
+    samples = [(part % len(photos), sample_keys(0, 0, part)) for part in epoch.split(256)]
+    for _ in batches(photos, samples, TIMM, CPU, 1):
+        pass
+    after = [resource.getrusage(who) for who in everyone]
+    here, there = (
+        (b.ru_utime + b.ru_stime - a.ru_utime - a.ru_stime) / count * 1e3
+        for a, b in zip(before, after, strict=True)
+    )
+    return here, there
+
+
+def through_loader(images: Images | Photos) -> Callable[[int], object]:
+    """A whole set at index 0, in this process; nothing at the others."""
+    indices = torch.arange(len(images.labels))
+    samples: list[tuple[Tensor, Tensor]] = [(indices, sample_keys(0, 0, indices))]
+
+    def run(index: int) -> None:
+        if index == 0:
+            list(batches(images, samples, TIMM, CPU, 0))
+
+    return run
+
+
+# ---- the measurement ----------------------------------------------------------------------------
+
+
+def cpu_ms(run: Callable[[int], object], count: int) -> float:
+    """CPU time per image."""
+    start = time.process_time()
+    for index in range(count):
+        run(index)
+    return (time.process_time() - start) / count * 1e3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--count", type=int, default=64, help="images")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="real ones, in any sub-folders")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    for seed in (random.seed, np.random.seed, torch.manual_seed):
+        seed(0)  # timm draws from all three
+
+    count = arguments.count
+    if arguments.images:
+        found = sorted(
+            p for p in arguments.images.rglob("*") if p.suffix.lower() in (".jpeg", ".jpg")
+        )
+        every = max(1, len(found) // count)
+        files = [path.read_bytes() for path in found[::every][:count]]
+    else:
+        files = [photo(seed) for seed in range(count)]
+    count = len(files)
+    megapixels = mean(math.prod(decode(data).shape[1:]) for data in files) / 1e6
+    kilobytes = mean(len(data) for data in files) / 1e3
+    print(f"{count} JPEGs, mean {megapixels:.3f} Mpx, {kilobytes:.0f} kB; crops of 224 px\n")
+
+    with TemporaryDirectory() as scratch:
+        folder = in_folder(Path(scratch, "photos"), files)
+        tar = in_tar(Path(scratch, "photos.tar"), folder)
+        memmap = in_memmap(Path(scratch, "256px.npy"), folder)
+        deit = Timm(files, "rand-m9-mstd0.5-inc1", 0.25)
+        ways: dict[str, Callable[[int], object]] = {
+            "timm, DeiT's transform": deit,
+            "timm, crop, jitter, flip only": Timm(files, None, 0.0),
+            "ours, timm's crop (bicubic)": Ours(files, TIMM),
+            "ours, the authors' crop (aliased)": Ours(files, AUTHORS),
+            "ours, timm's test crop (bicubic)": Ours(files, TEST),
+            **stages(files),
+            "loader, timm's crop, folder": through_loader(folder),
+            "loader, timm's crop, tar": through_loader(tar),
+            "loader, timm's crop, 256 px memmap": through_loader(memmap),
+        }
+        times: dict[str, list[float]] = {way: [] for way in ways}
+        for number in range(1 + arguments.rounds):
+            for way, run in ways.items():
+                milliseconds = cpu_ms(run, count)
+                if number > 0:  # the first one warms up
+                    times[way].append(milliseconds)
+        slow = times["timm, DeiT's transform"]
+        header = "".join(f"{f'{rate:,}/s':>10}" for rate in RATES)
+        print(f"{'':54}{'cores for':>19}\n{'':36}{'ms':>7}{'images/s':>10}{'':>8}{header}")
+        for way, each in times.items():
+            typical, ratio = median(each), median(a / b for a, b in zip(slow, each, strict=True))
+            needed = "".join(f"{math.ceil(rate * typical / 1e3):10}" for rate in RATES)
+            print(f"{way:36}{typical:7.3f}{1e3 / typical:10.0f}{ratio:7.2f}x{needed}")
+        print(f"\ntimm refused {deit.refused} of {deit.done} images (posterize to 0 bits)")
+
+        spent = [with_a_worker(folder, 2048) for _ in range(3)]
+        here, there = (median(column) for column in zip(*spent, strict=True))
+        print(f"with a worker process: {there:.2f} ms in it, {here:.2f} ms in the training process")
+
+
+if __name__ == "__main__":
+    main()

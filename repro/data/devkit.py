@@ -1,0 +1,104 @@
+"""The labels of ILSVRC2012's validation images, out of its development kit.
+
+The kit numbers the classes in an order of its own; which number is which wnid stands only in a
+MATLAB file. We read as much of that format ('MAT-File Format', level 5, The MathWorks) as it needs:
+one array of structures, compressed or not, without scipy.
+"""
+
+from __future__ import annotations
+
+import struct
+import tarfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from repro.data.images import DataError, check_md5, file_bytes, reason
+
+ARCHIVE = "ILSVRC2012_devkit_t12.tar.gz"
+GROUND_TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"  # a number a line
+META = "data/meta.mat"
+
+_MATRIX, _COMPRESSED = 14, 15
+_STRUCT = 2  # the class of an array
+_NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8",
+            13: "u8", 16: "u1", 17: "u2"}  # fmt: skip
+
+
+def wnids(archive: Path, md5: str | None, next_step: str) -> list[str]:
+    """The class of validation images 1, 2, ... in order; `md5` of the archive, if it is known.
+
+    Raises DataError where the archive is missing, damaged or another.
+    """
+    content = file_bytes(archive, next_step)
+    if md5 is not None:
+        check_md5(archive, content, md5, next_step)
+    try:
+        with tarfile.open(archive) as tar:
+            found = {
+                part: extracted.read()
+                for member in tar
+                for part in (GROUND_TRUTH, META)
+                if member.name.endswith(part) and (extracted := tar.extractfile(member))
+            }
+        number_of = leaves(found[META])
+        return [number_of[int(line)] for line in found[GROUND_TRUTH].split()]
+    except (tarfile.TarError, EOFError, OSError, zlib.error, KeyError, IndexError) as error:
+        raise DataError(f"{archive}: no labels in it ({reason(error)}); {next_step}") from error
+    except (ValueError, struct.error) as error:
+        raise DataError(f"{archive}: no labels in it ({reason(error)}); {next_step}") from error
+
+
+def leaves(mat: bytes) -> dict[int, str]:
+    """ILSVRC2012_ID -> wnid, of the synsets in meta.mat that have no children: the classes.
+
+    Raises ValueError, IndexError or struct.error where the file is not one.
+    """
+    for kind, data in _elements(mat[128:]):  # after the header
+        elements = list(_elements(data)) if kind == _MATRIX else []
+        if elements and elements[0][1][0] == _STRUCT:
+            rows = _rows(elements)
+            break
+    else:
+        raise ValueError("meta.mat holds no structures")
+    return {
+        int(_value(row["ILSVRC2012_ID"])[0]): bytes(_value(row["WNID"]).astype("u1")).decode()
+        for row in rows
+        if _value(row["num_children"])[0] == 0
+    }
+
+
+def _elements(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """The data elements one after another: their type and content."""
+    at = 0
+    while at + 8 <= len(data):
+        kind, size = struct.unpack_from("<II", data, at)
+        if kind >> 16:  # a small element: type and size in two bytes each, then four of content
+            yield kind & 0xFFFF, data[at + 4 : at + 4 + (kind >> 16)]
+            at += 8
+        elif kind == _COMPRESSED:
+            yield from _elements(zlib.decompress(data[at + 8 : at + 8 + size]))
+            at += 8 + size
+        else:
+            yield kind, data[at + 8 : at + 8 + size]
+            at += 8 + -(-size // 8) * 8
+
+
+def _rows(elements: list[tuple[int, bytes]]) -> list[dict[str, bytes]]:
+    """The structures of an array: flags, dimensions, name, width of a name, names, values."""
+    width = int.from_bytes(elements[3][1], "little")
+    text = elements[4][1]
+    fields = [text[at : at + width].rstrip(b"\0").decode() for at in range(0, len(text), width)]
+    values = [data for _, data in elements[5:]]
+    return [
+        dict(zip(fields, values[at : at + len(fields)], strict=True))
+        for at in range(0, len(values), len(fields))
+    ]
+
+
+def _value(matrix: bytes) -> np.ndarray[tuple[int], np.dtype[np.generic]]:
+    """The numbers, or the characters' codes, of an array: flags, dimensions, name, values."""
+    kind, data = list(_elements(matrix))[3]
+    return np.frombuffer(data, f"<{_NUMBERS[kind]}")

@@ -1,0 +1,98 @@
+"""What lies in uncompressed tar files, and where, so that it can be read without unpacking."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from repro.data.images import DataError, reason
+
+# One of ImageNet's JPEG files is a PNG. A base name with a dot first is macOS's, and no image.
+IMAGE = re.compile(r"(.*/)?[^./][^/]*\.(jpe?g|png)", re.IGNORECASE)
+BLOCK = 512  # bytes
+
+
+def members(path: Path, start: int, stop: int) -> Iterator[tuple[str, int, int]]:
+    """The name, offset and size of every file in a tar that fills [start, stop) of `path`.
+
+    Raises DataError for one that is damaged or ends too early, at the latest after its last file.
+    """
+    broken = f"{path}: a damaged or truncated tar file; put a whole one there"
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        at, long_name = start, ""
+        extended: dict[str, str] = {}
+        while at + BLOCK <= stop:
+            header = os.pread(descriptor, BLOCK, at)
+            if not any(header) and len(header) == BLOCK:
+                return
+            info = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+            data, size = at + BLOCK, int(extended.get("size", info.size))
+            at = data + -(-size // BLOCK) * BLOCK
+            if info.type == tarfile.GNUTYPE_LONGNAME:
+                long_name = os.fsdecode(os.pread(descriptor, size, data).rstrip(b"\0"))
+            elif info.type == tarfile.XHDTYPE:
+                extended = _extended(os.pread(descriptor, size, data))
+            else:
+                if info.type in (tarfile.REGTYPE, tarfile.AREGTYPE):
+                    yield long_name or extended.get("path", info.name), data, size
+                long_name, extended = "", {}
+    except (tarfile.TarError, ValueError) as error:
+        raise DataError(f"{broken} ({reason(error)})") from error
+    finally:
+        os.close(descriptor)
+    raise DataError(broken)
+
+
+def _extended(data: bytes) -> dict[str, str]:
+    """The records 'length key=value\\n' of a pax header."""
+    records = {}
+    while data:
+        length = int(data[: data.index(b" ")])
+        if length < 1:
+            raise ValueError("a pax header without a length")
+        key, _, value = data[:length].partition(b" ")[2].partition(b"=")
+        records[os.fsdecode(key)] = os.fsdecode(value.removesuffix(b"\n"))
+        data = data[length:]
+    return records
+
+
+def labelled(path: Path, stop: int) -> list[tuple[str, int, int, int]]:
+    """The images of a WebDataset shard, each with the label of its .cls or .json."""
+    images, labels = {}, {}
+    with path.open("rb") as file:
+        for name, offset, size in members(path, 0, stop):
+            key, _, ending = _split(name)
+            if IMAGE.fullmatch(name):
+                images[key] = (name, offset, size)
+            elif ending == "cls" or (ending == "json" and key not in labels):
+                file.seek(offset)
+                label = _label(file.read(size), ending)
+                if label is not None:
+                    labels[key] = label
+    for key, (name, _, _) in images.items():
+        if key not in labels:
+            raise DataError(f"{path.name}:{name}: no {key}.cls, nor a label in {key}.json, with it")
+    return [(*image, labels[key]) for key, image in images.items()]
+
+
+def _split(name: str) -> tuple[str, str, str]:
+    """A shard's member: its key, up to the first dot of its base name, '.' and the rest."""
+    head, slash, base = name.rpartition("/")
+    stem, dot, ending = base.partition(".")
+    return head + slash + stem, dot, ending
+
+
+def _label(content: bytes, ending: str) -> int | None:
+    try:
+        if ending == "cls":
+            return int(content)
+        about = json.loads(content)
+        value = about.get("label", about.get("cls"))
+        return value if isinstance(value, int) else None
+    except (ValueError, AttributeError):
+        return None

@@ -1,0 +1,49 @@
+"""GPUs by the names that sites and drivers have for them, and how fast they could be at best."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cache
+
+# TFLOP/s of dense bf16 matrix products, and where NVIDIA publishes them.
+PEAKS: Mapping[str, tuple[float, str]] = {
+    "V100": (125.0, "V100 data sheet, SXM2; fp16: it has no bf16, and training here is fp32"),
+    "A100": (312.0, "A100 data sheet"),
+    "A40": (149.7, "A40 data sheet"),
+    "L40S": (362.0, "L40S data sheet, without sparsity"),
+    "RTX 3090": (71.0, "GA102 white paper, fp32 accumulation"),
+    "RTX 4090": (165.0, "Ada white paper, fp32 accumulation"),
+    "H100": (989.0, "H100 data sheet, SXM, without sparsity"),
+    "H200": (989.0, "H200 data sheet, SXM, without sparsity"),
+    "B200": (2250.0, "Blackwell data sheet, without sparsity"),
+}
+
+
+@cache
+def named(text: str) -> str:
+    """The GPU of `PEAKS` that a site or a driver calls so; else the text as it is.
+
+    >>> named("nvidia_a100_80gb_pcie"), named("rtx3090"), named("A4000"), named("a100_3g.20gb")
+    ('A100', 'RTX 3090', 'A4000', 'a100_3g.20gb')
+    """
+    return next((name for name in PEAKS if _names(name, text)), text)
+
+
+def is_device(gpu: str, device: str) -> bool:
+    """Whether a device, in its own words, is such a GPU. 'cpu': a CPU; '': any GPU."""
+    if gpu == "cpu" or device.lower().startswith("cpu"):
+        return gpu == "cpu" and device.lower().startswith("cpu")
+    return _names(named(gpu), device) if gpu else True
+
+
+def _names(name: str, text: str) -> bool:
+    """Whether the name is in the text, as whole words. A slice of a GPU is another GPU."""
+    words = "[^a-z0-9]*".join(re.findall("[a-z0-9]+", name.lower()))
+    found = re.search(rf"(?<![a-z0-9]){words}(?![a-z0-9])", text.lower())
+    return bool(found) and _is_slice(name) == _is_slice(text)
+
+
+def _is_slice(text: str) -> bool:
+    """As NVIDIA writes the profile of a MIG instance: 3g.20gb."""
+    return bool(re.search(r"\dg\.\d+gb", text.lower()))

@@ -1,0 +1,117 @@
+"""What the measured cells say of the paper's sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from repro.render.text import ACCURACIES, HOLE, Row, column, number
+from repro.spec import Claim, Experiment, Place, Scale, SpecError
+from repro.verdict import LEVEL, deciding_pair, holds
+
+TEST = (
+    "Claims of the paper. One holds if every pair it compares bears it out by the exact one-sided "
+    f"Mann-Whitney test over seeds at {LEVEL}: with three seeds each, if all of one lie above all "
+    "of the other. It is contradicted if a pair is significantly the other way round. A diverged "
+    "run ranks last."
+)
+
+_LAST = -1e9  # of a diverged run: below every accuracy
+
+Full = tuple[str, str, str]  # row, column and panel of a cell
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One of the two things that a claim compares: its name, and a value for every seed."""
+
+    name: str
+    metric: str
+    values: Sequence[float]
+
+    def __str__(self) -> str:
+        """'NesT-T: 96.10, 95.90, diverged'."""
+        texts = [number(v, self.metric) if v > _LAST / 2 else "diverged" for v in self.values]
+        return f"{self.name}: {', '.join(texts) or HOLE}"
+
+
+def told(experiment: Experiment, frame: pd.DataFrame, scale: Scale) -> list[str]:
+    """A line a claim. Those about cells that a small scale does not have are not told there.
+
+    Raises SpecError for a claim about cells that the experiment does not have.
+    """
+    known = {(cell.row, cell.column, cell.panel) for cell in experiment.cells}
+    here = set(zip(frame["row"], frame["column"], frame["panel"], strict=True))
+    lines = []
+    for claim in experiment.claims:
+        places = {_full(place) for place in (*claim.above, *claim.below)}
+        if unknown := places - known:
+            raise SpecError(f"{experiment.name}: a claim is about {min(unknown)}, which is no cell")
+        if places <= here:
+            lines.append(_line(claim, frame, scale))
+    return lines
+
+
+def _line(claim: Claim, frame: pd.DataFrame, scale: Scale) -> str:
+    """'Holds: “sentence” (place). NesT-T: 71.20, 70.10 against DeiT-T: 61.00, 60.00 (C10).'"""
+    above, below = _sides(claim, frame)
+    values = [side.values for side in above], [side.values for side in below]
+    word = holds(*values, claim.margin).capitalize()
+    a, b = deciding_pair(*values, claim.margin)
+    at_scale = "" if scale == "paper" else f" at {scale} scale"
+    said = f"{word}{at_scale}: “{claim.sentence}” ({claim.place})."
+    if not (above[a].values or below[b].values):
+        return f"{said} {HOLE.capitalize()}."
+    numbers = f"{above[a]} against {below[b]}{_margin(claim, above[a].metric)}"
+    shared = ", ".join(_shared(claim))
+    pairs = len(above) * len(below)
+    return (
+        f"{said} {numbers}{f' ({shared})' if shared else ''}."
+        + f" Of {pairs} pairs, this decides." * (pairs > 1)
+    )
+
+
+def _margin(claim: Claim, metric: str) -> str:
+    if not claim.margin:
+        return ""
+    size = number(abs(claim.margin), metric)
+    return f", by more than {size}" if claim.margin > 0 else f", less {size}"
+
+
+def _shared(claim: Claim) -> list[str]:
+    """What of row, column and panel all cells of the claim have alike."""
+    parts = zip(*map(_full, (*claim.above, *claim.below)), strict=True)
+    return [part[0] for part in parts if len(set(part)) == 1 and part[0]]
+
+
+def _sides(claim: Claim, frame: pd.DataFrame) -> tuple[list[_Side], list[_Side]]:
+    """What is to be larger, and than what."""
+    shared = _shared(claim)
+    above, below = ([_side(frame, _full(place), shared) for place in places]
+                    for places in (claim.above, claim.below))  # fmt: skip
+    if claim.kind == "difference":
+        return [_less(above[0], below[1])], [_less(below[0], above[1])]
+    return above, below
+
+
+def _less(a: _Side, b: _Side) -> _Side:
+    """What lies between two cells, seed by seed; where `b` diverged, nothing is known."""
+    pairs = [(v, w) for v, w in zip(a.values, b.values, strict=False) if w != _LAST]
+    values = [v - w if v != _LAST else _LAST for v, w in pairs]
+    return _Side(f"{a.name} less {b.name}", a.metric, values)
+
+
+def _side(frame: pd.DataFrame, place: Full, shared: Sequence[str]) -> _Side:
+    cells = column(frame, (place[2], place[1]))
+    cell: Row = cells[cells["row"] == place[0]].to_dict("records")[0]
+    diverged = cell["diverged"] if cell["metric"] in ACCURACIES else 0
+    name = ", ".join(part for part in place if part and part not in shared)
+    return _Side(name, cell["metric"], [*cell["values"], *[_LAST] * diverged])
+
+
+def _full(place: Place) -> Full:
+    """(row, column, panel) of (row, column) or (row, column, panel)."""
+    row, name, *panel = place
+    return row, name, panel[0] if panel else ""

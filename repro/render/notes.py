@@ -1,0 +1,116 @@
+"""What a reader must know to read the numbers of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from repro.experiments.scales import exists, run_of, title
+from repro.render import claims
+from repro.render.text import ACCURACIES, column, headers, measure
+from repro.spec import Classification, Experiment, Scale
+from repro.verdict import rank_correlation
+
+MARK = "‡"  # on rows whose recipe holds values that the paper leaves open
+
+_SCALES: dict[Scale, str] = {
+    "paper": "",
+    "proxy": (
+        "Proxy scale: small versions of the same methods, alike in size, on embedded images, with "
+        "token maps of half the side and one recipe for all. The accuracies are not comparable "
+        "with the paper's"
+    ),
+    "smoke": (
+        "Smoke scale: a few steps on a few images, to show that everything runs. "
+        "The accuracies mean nothing."
+    ),
+}
+
+Note = tuple[str, Sequence[str]]  # a paragraph, and the items of a list below it
+
+
+def notes(experiment: Experiment, frame: pd.DataFrame, scale: Scale) -> list[Note]:
+    """The paragraphs below a table, in their order."""
+    texts = [_measure(frame), experiment.caption if scale == "paper" else scale_note(frame, scale)]
+    texts.append(data_note(experiment, scale, _beside(frame, scale)))
+    if scale != "smoke":
+        texts += _order(frame, scale)
+    if frame["paper_starred"].any():
+        texts.append(f"* {experiment.starred}")
+    if scale == "paper" and (frame["choices"] != "").any():
+        open_values = sorted({name for names in frame["choices"] for name in names.split()})
+        texts.append(
+            f"{MARK} The paper leaves open, and we chose: {', '.join(open_values)}. "
+            "The sources and alternatives stand with the recipes in repro/experiments."
+        )
+    lists: list[Note] = []
+    if scale != "smoke":
+        lists.append((claims.TEST, claims.told(experiment, frame, scale)))
+        lists.append(("Decisions where the paper is silent.", _decisions(experiment)))
+    return [(text, ()) for text in texts if text] + [note for note in lists if note[1]]
+
+
+def _measure(frame: pd.DataFrame) -> str:
+    """'Top-1 accuracy in percent: mean ± standard deviation (number of seeds). Best in bold.'"""
+    metrics = list(frame["metric"].unique())
+    text = "; ".join(measure(metric).name for metric in metrics)
+    text = _capital(text)
+    if frame["drawn"].any():
+        text += ": mean ± standard deviation (number of seeds)"
+    if not set(metrics) & set(ACCURACIES):
+        return f"{text}."
+    return f"{text}. Best {'' if set(metrics) <= set(ACCURACIES) else 'accuracy '}in bold."
+
+
+def scale_note(frame: pd.DataFrame, scale: Scale) -> str:
+    """What the numbers of a small scale are, and are not."""
+    if scale != "proxy":
+        return _SCALES[scale]
+    beside = ", which stand beside them for their order" if frame["paper"].notna().any() else ""
+    return f"{_SCALES[scale]}{beside}."
+
+
+def data_note(experiment: Experiment, scale: Scale, shown: str) -> str:
+    """Which data stand in for which, but those that are in what is `shown` elsewhere."""
+    runs = [(run_of(c, scale), c.run) for c in experiment.cells if exists(c, scale)]
+    stand_in = dict.fromkeys(
+        (title(here.dataset), title(paper.dataset))
+        for here, paper in runs
+        if isinstance(here, Classification) and isinstance(paper, Classification)
+    )
+    told = [f"{here} for {paper}" for here, paper in stand_in if here not in shown]
+    return f"Data: {', '.join(told)}." if told and scale != "paper" else ""
+
+
+def _beside(frame: pd.DataFrame, scale: Scale) -> str:
+    """The names of the columns here that stand beside the paper's."""
+    names = headers(frame, scale).items()
+    return " ".join(here for key, (_, here) in names if column(frame, key)["paper"].notna().any())
+
+
+def _order(frame: pd.DataFrame, scale: Scale) -> list[str]:
+    """How far the methods come out in the paper's order, once there are enough of them."""
+    texts = []
+    for key, (paper, here) in headers(frame, scale).items():
+        known = column(frame, key).dropna(subset=["mean", "paper"])
+        known = known[known["metric"].isin(ACCURACIES)]
+        rho = rank_correlation(list(known["paper"]), list(known["mean"]))
+        if rho is not None:
+            name = paper if paper == here else f"{paper} and {here}"
+            texts.append(
+                f"Order of the {len(known)} methods, {name}: Spearman's rank correlation between "
+                f"the paper and here is {rho:+z.2f}."
+            )
+    return texts
+
+
+def _decisions(experiment: Experiment) -> list[str]:
+    return [
+        f"{_capital(d.question)}: {d.chosen} (instead of {d.instead}). Reason: {d.why}."
+        for d in experiment.decisions
+    ]
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,164 @@
+"""Plots of lines and of bars: each draws the cells of a panel into axes and returns legend handles.
+
+Everywhere, what is filled was measured here, with the standard deviation over seeds; what is hollow
+is the paper's number; and a cell without a number of ours has its mark where that would be.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.patches import Patch, Rectangle
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from repro.render.text import ACCURACIES, HOLE, Row, known, number
+
+# Okabe and Ito's colours, which the colour-blind can tell apart, without the yellow, which is too
+# light for a line; with the marks, no line is told by its colour alone.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKS = ("o", "s", "^", "D", "v", "P")
+HOLLOW: Mapping[str, Any] = {"fillstyle": "none", "markeredgewidth": 1.1, "linewidth": 1}
+DARK, SMALL = "#333333", 8  # points
+
+DIVERGED = "diverged"
+CROSSES: Mapping[str, Mapping[str, Any]] = {
+    HOLE: {"marker": "x", "markersize": 5},
+    DIVERGED: {"marker": "1", "markersize": 8},
+}
+
+Handles = dict[str, Any]  # of a legend: label -> what it explains
+
+
+def style_of(place: int) -> dict[str, Any]:
+    """How the series at this place is drawn."""
+    return {"color": COLOURS[place % len(COLOURS)], "marker": MARKS[place % len(MARKS)]}
+
+
+def state(cell: Row) -> str:
+    """Why a cell has no number."""
+    return DIVERGED if cell["diverged"] else HOLE
+
+
+def log_range(values: Collection[float], margin: float) -> tuple[float, float]:
+    """The ends of a logarithmic axis with a margin, a share of it; of one value, half and twice."""
+    low, high = min(values), max(values)
+    factor = (high / low) ** margin if high > low else 2.0
+    return low / factor, high * factor
+
+
+# --- lines ---------------------------------------------------------------------------------------
+
+
+def lines(axes: Axes, cells: pd.DataFrame) -> Handles:
+    """A line a row over the columns, which are numbers; a logarithmic axis with a tick at each."""
+    ticks = {float(column): str(column) for column in cells["column"]}
+    if min(ticks) > 0:
+        axes.set_xscale("log")
+        axes.set_xlim(log_range(ticks, 0.06))
+    axes.xaxis.set_major_locator(FixedLocator(sorted(ticks)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: ticks.get(x, "")))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.margins(y=0.08)
+    handles = {}
+    for i, (row, line) in enumerate(cells.groupby("row", sort=False)):
+        handles[str(row)] = _line(axes, line, style_of(i))
+    if (cells["n"] == 0).any():
+        _crosses(axes, cells)
+    return handles
+
+
+def _line(axes: Axes, line: pd.DataFrame, style: dict[str, Any]) -> Any:
+    """The measured line, broken at its holes, and the paper's, dashed."""
+    x = line["column"].astype(float)
+    line = line.assign(x=x).sort_values("x")
+    mean, spread, paper = (line[name].astype(float) for name in ("mean", "spread", "paper"))
+    axes.plot(line["x"], paper, linestyle="--", **HOLLOW, **style)
+    return axes.errorbar(line["x"], mean, spread.fillna(0), **style)
+
+
+def _crosses(axes: Axes, cells: pd.DataFrame) -> None:
+    """A cross for every hole, in a strip below the lines; a row's above the next one's."""
+    rows, height = list(cells["row"].unique()), 0.05  # of the axes
+    low, high = axes.get_ylim() if _known(cells) else _range(cells)
+    strip = height * (len(rows) + 0.6)
+    axes.set_yticks([tick for tick in axes.get_yticks() if low <= tick <= high])
+    axes.set_ylim(low - (high - low) * strip / (1 - strip), high)
+    axes.add_patch(Rectangle((0, 0), 1, strip, color="#f1f1f1", zorder=0, transform=axes.transAxes))
+    for cell in cells[cells["n"] == 0].to_dict("records"):
+        place = rows.index(cell["row"])
+        axes.plot(
+            [float(cell["column"])],
+            [height * (len(rows) - place - 0.2)],
+            color=COLOURS[place % len(COLOURS)],
+            linestyle="",
+            transform=axes.get_xaxis_transform(),
+            **CROSSES[state(cell)],
+        )
+
+
+def _known(cells: pd.DataFrame) -> bool:
+    """Whether there is any number to draw."""
+    return bool(cells["mean"].notna().any() or cells["paper"].notna().any())
+
+
+def _range(cells: pd.DataFrame) -> tuple[float, float]:
+    """Of an axis without numbers."""
+    return (0, 100) if cells["metric"].isin(ACCURACIES).all() else (0, 1)
+
+
+# --- bars ----------------------------------------------------------------------------------------
+
+
+def bars(axes: Axes, cells: pd.DataFrame) -> Handles:
+    """A group of bars a row, a bar a column, from zero, with its number above it."""
+    rows, columns = list(cells["row"].unique()), list(cells["column"].unique())
+    width = 0.8 / len(columns)
+    upright = 5.4 * width / len(rows) < 0.4  # inches: what a bar has, and what five digits need
+    tops = [0.0]
+    for cell in cells.to_dict("records"):
+        place = columns.index(cell["column"])
+        x = rows.index(cell["row"]) + (place - (len(columns) - 1) / 2) * width
+        tops.append(_bar(axes, x, width, cell, COLOURS[place % len(COLOURS)], upright))
+    axes.set_xticks(range(len(rows)), _wrapped(rows), fontsize=9 if len(rows) < 6 else 7.5)
+    axes.tick_params(axis="x", length=0, rotation=30 * (len(rows) > 8))
+    axes.grid(False, axis="x")
+    axes.set_xlim(-0.5, len(rows) - 0.5)
+    room = 1.4 if upright else 1.2  # for the numbers above the bars
+    axes.set_ylim(0, room * max(tops) if _known(cells) else _range(cells)[1])
+    if cells["metric"].isin(ACCURACIES).all():
+        axes.set_yticks([tick for tick in axes.get_yticks() if tick <= 100])  # percent
+    return {str(c): Patch(color=COLOURS[i % len(COLOURS)]) for i, c in enumerate(columns)}
+
+
+def _bar(axes: Axes, x: float, width: float, cell: Row, colour: str, upright: bool) -> float:
+    """One bar, or its hole, and the paper's number; how high it comes."""
+    text: dict[str, Any] = {
+        "ha": "center",
+        "va": "bottom",
+        "fontsize": SMALL,
+        "textcoords": "offset points",
+    }
+    paper = known(cell, "paper") or 0.0
+    if paper:
+        axes.plot([x], [paper], color=DARK, marker="o", linestyle="", **HOLLOW)
+    if not cell["n"]:
+        axes.annotate(state(cell), (x, 0), (0, 4), color=colour, rotation=90, **text)
+        return paper
+    spread = known(cell, "spread") or 0.0
+    axes.bar(x, cell["mean"], 0.94 * width, color=colour, alpha=0.85)
+    axes.errorbar(x, cell["mean"], spread, color=DARK, linewidth=1)
+    top = max(cell["mean"] + spread, paper)
+    label = number(cell["mean"], cell["metric"])
+    axes.annotate(label, (x, top), (0, 4), color=DARK, rotation=90 * upright, **text)
+    return float(top)
+
+
+def _wrapped(names: list[str]) -> list[str]:
+    """Names below their groups, in lines that fit between their neighbours."""
+    letters = max(8, 76 // len(names))
+    wrap = textwrap.TextWrapper(letters, break_long_words=False, break_on_hyphens=False)
+    return list(map(wrap.fill, names))

@@ -1,0 +1,63 @@
+"""Small experiments and invented numbers for them, which never leave the test."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from repro.render.frame import tidy
+from repro.spec import Cell, Classification, Experiment, Model, PaperValue, Profiling, Recipe, Scale
+from repro.verdict import summarize
+
+Values = Mapping[tuple[str, str, str], Sequence[float | None]]  # (row, column, panel) -> seeds
+
+_MODEL = Model.of("nest_tiny_cifar", img_size=32)
+_NOWHERE = Path("/nonexistent")
+
+
+def cell(
+    row: str,
+    column: str,
+    panel: str = "",
+    *,
+    group: str = "",
+    metric: str = "top1",
+    dataset: str = "cifar10",
+    paper: float | None = None,
+    published: PaperValue | None = None,
+    epochs: int = 300,
+) -> Cell:
+    """A cell that a training measures if it is an accuracy, else a profiling."""
+    trained = Classification(
+        model=_MODEL,
+        dataset=dataset,
+        recipe=Recipe(epochs=epochs, batch_size=64, lr=1e-3),
+        pretrained=None if epochs else "timm:tag",
+    )
+    counted = Profiling(model=_MODEL, classes=10, image_size=32)
+    return Cell(
+        group=group,
+        row=row,
+        column=column,
+        panel=panel,
+        metric=metric,
+        run=trained if metric in ("top1", "top5") else counted,
+        paper=None if paper is None else PaperValue(paper, "here"),
+        published=published,
+    )
+
+
+def filled(experiment: Experiment, values: Values, scale: Scale = "paper") -> pd.DataFrame:
+    """The frame of the experiment with these values; None: this seed diverged."""
+    frame, warnings = tidy(experiment, scale, _NOWHERE, seeds=3)
+    assert warnings == []
+    rows = []
+    for row in frame.to_dict("records"):
+        seeds = values.get((row["row"], row["column"], row["panel"]), [])
+        done = [value for value in seeds if value is not None]
+        summary = summarize(done, len(seeds) - len(done))
+        row |= {"mean": summary.mean, "spread": summary.spread, "values": tuple(done)}
+        rows.append(row | {"n": summary.n, "diverged": summary.diverged})
+    return pd.DataFrame(rows)

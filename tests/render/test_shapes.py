@@ -1,0 +1,178 @@
+"""Tables of other shapes than Table 1: several measures, panels, missing cells, others' numbers."""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from repro import results
+from repro.render import tables
+from repro.render.frame import tidy
+from repro.render.text import number, printed
+from repro.spec import SCALES, Decision, Experiment, PaperValue, Scale
+from tests.render.sample import Values, cell, filled
+
+TIMM = PaperValue(81.426, "timm")
+LIKE_TABLE_2 = Experiment(
+    name="like2",
+    place="Table 9",
+    title="Several measures",
+    caption="A caption.",
+    cells=(
+        cell("A|B", "#Params", group="conv", metric="parameters", paper=17e6),
+        cell("A|B", "Speed", group="conv", metric="forward_images_per_second", paper=5384),
+        cell("A|B", "Memory", group="conv", metric="train_peak_bytes"),
+        cell("A|B", "Top-1", group="conv", paper=81.5),
+        cell("A|B", "Released", group="conv", paper=81.5, published=TIMM, epochs=0),
+        cell("C", "#Params", group="full", metric="parameters"),
+        cell("C", "MACs", group="full", metric="macs"),
+        cell("C", "Top-1", group="full", paper=83.0),
+    ),
+)
+VALUES: Values = {
+    ("A|B", "#Params", ""): [17061234.0],
+    ("A|B", "Speed", ""): [5210.4],
+    ("A|B", "Memory", ""): [3.5 * 2**30],
+    ("A|B", "Top-1", ""): [81.0, 81.2, 81.4],
+    ("A|B", "Released", ""): [81.42],
+    ("C", "#Params", ""): [9e6],
+    ("C", "MACs", ""): [5.79e9],
+    ("C", "Top-1", ""): [80.0, None, 80.2],
+}
+PANELS = Experiment(
+    name="panels",
+    place="Figure 9",
+    title="Two panels",
+    caption="A caption.",
+    cells=tuple(
+        cell(row, column, panel, dataset=dataset)
+        for panel, dataset in (("CIFAR-10", "cifar10"), ("CIFAR-100", "cifar100"))
+        for row in ("first", "second")
+        for column in ("a", "b")
+        if (panel, row, column) != ("CIFAR-100", "second", "b")
+    ),
+    headings=("", "Design"),
+)
+
+
+def grid(markdown: str) -> list[list[str]]:
+    lines = [line for line in markdown.splitlines() if line.startswith("|")]
+    cut = [[c.strip() for c in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+    return [cut[0], *cut[2:]]
+
+
+def test_several_measures() -> None:
+    frame = filled(LIKE_TABLE_2, VALUES)
+    header, first, second = grid(tables.markdown(LIKE_TABLE_2, frame, "paper"))
+    assert header[2:] == [
+        "#Params, paper", "#Params, here", "Speed, paper", "Speed, here", "Memory, here",
+        "Top-1, paper", "Top-1, here", "Δ", "Released, paper", "Released, here", "Δ",
+        "Released, timm", "MACs, here",
+    ]  # fmt: skip
+    assert first == [
+        "conv", r"A\|B", "17M", "17.1M", "5,384", "5,210", "3.50 GiB", "81.5",
+        "**81.20 ± 0.20 (3)**", "", "81.5", "**81.42**", "", "81.426", "–",
+    ]  # fmt: skip
+    assert second == [
+        "full", "C", "not in our copy of the paper", "9.0M", "–", "–", "–", "83.0",
+        "80.10 ± 0.14 (2), 1 diverged", "", "–", "–", "–", "–", "5.8G",
+    ]  # fmt: skip
+
+
+def test_the_measures_are_named_and_only_accuracies_have_a_best() -> None:
+    markdown = tables.markdown(LIKE_TABLE_2, filled(LIKE_TABLE_2, VALUES), "paper")
+    assert "Parameters in millions (M); images per second, forward; peak memory, in training;" in (
+        markdown
+    )
+    assert "Best accuracy in bold." in markdown
+    counted = replace(LIKE_TABLE_2, cells=LIKE_TABLE_2.cells[:1])
+    markdown = tables.markdown(counted, filled(counted, VALUES), "paper")
+    assert "Parameters in millions (M).\n" in markdown
+    assert "**" not in markdown
+
+
+def test_others_numbers_are_told_at_paper_scale_only() -> None:
+    text = tables.markdown(LIKE_TABLE_2, filled(LIKE_TABLE_2, VALUES, "smoke"), "smoke")
+    assert "timm" not in text
+    assert "81.426" not in text
+
+
+def test_difference_of_an_accuracy_alone(tmp_path: Path) -> None:
+    for one, metrics in (
+        (LIKE_TABLE_2.cells[3], {"top1": 81.0}),
+        (LIKE_TABLE_2.cells[0], {"parameters": 17000001}),
+    ):
+        folder = results.begin(tmp_path, one.run)
+        results.finish(folder, {"status": "done", "metrics": metrics})
+    frame, warnings = tidy(LIKE_TABLE_2, "paper", tmp_path, 1)
+    found = frame.set_index("column")["difference"].dropna()
+    assert list(found.index.unique()) == ["Top-1"]
+    assert found.iloc[0] == pytest.approx(-0.5)
+    assert any("without 'macs'" in warning for warning in warnings)
+
+
+@pytest.mark.parametrize("scale", ["paper", "proxy", "smoke"])
+def test_every_column_has_as_many_texts_in_every_format(scale: Scale) -> None:
+    for experiment in (LIKE_TABLE_2, PANELS):
+        frame = filled(experiment, VALUES, scale)
+        header, *body = grid(tables.markdown(experiment, frame, scale))
+        assert {len(row) for row in body} == {len(header)}
+        latex = tables.latex(experiment, frame, scale)
+        (columns,) = re.findall(r"\\begin\{tabular\}\{(\w+)\}", latex)
+        assert len(columns) == len(header)
+        rows = [line for line in latex.splitlines() if line.endswith(r"\\")]
+        assert all(len(re.findall(r"(?<!\\)&", row)) == len(header) - 1 for row in rows)
+        back = pd.read_csv(io.StringIO(tables.csv(frame)), dtype=str)
+        assert len(back) == len(frame)
+
+
+def test_without_groups_there_is_no_such_column() -> None:
+    markdown = tables.markdown(PANELS, filled(PANELS, {}), "paper")
+    header, first, second = grid(markdown)
+    assert header == [
+        "Design", "CIFAR-10: a, here", "CIFAR-10: b, here", "CIFAR-100: a, here",
+        "CIFAR-100: b, here",
+    ]  # fmt: skip
+    assert first == ["first", *["not run"] * 4]
+    assert second == ["second", *["not run"] * 3, "–"]
+    assert tables.latex(PANELS, filled(PANELS, {}), "paper").count(r"\midrule") == 1
+
+
+def test_panels_are_named_by_their_data_at_a_small_scale() -> None:
+    markdown = tables.markdown(PANELS, filled(PANELS, {}, "proxy"), "proxy")
+    assert grid(markdown)[0][1:] == [
+        "Fashion-MNIST-6k: a, here", "Fashion-MNIST-6k: b, here", "Glyphs-100: a, here",
+        "Glyphs-100: b, here",
+    ]  # fmt: skip
+    assert "Data: Fashion-MNIST-6k for CIFAR-10, Glyphs-100 for CIFAR-100." in markdown
+
+
+def test_columns_that_share_their_data_keep_their_names() -> None:
+    one = replace(PANELS, cells=tuple(replace(c, panel="") for c in PANELS.cells[:4]))
+    markdown = tables.markdown(one, filled(one, {}, "proxy"), "proxy")
+    assert grid(markdown)[0][1:] == ["a, here", "b, here"]
+    assert "Data: Fashion-MNIST-6k for CIFAR-10." in markdown
+
+
+def test_decisions_are_listed() -> None:
+    one = replace(PANELS, decisions=(Decision("what x is", "x_1", "y", "z & co"),))
+    for scale in SCALES:
+        there, frame = scale != "smoke", filled(one, {}, scale)
+        told = "- What x is: x_1 (instead of y). Reason: z & co.\n"
+        assert (told in tables.markdown(one, frame, scale)) is there
+        latex = tables.latex(one, frame, scale)
+        assert (r"\textbullet\ What x is: x\_1 (instead of y). Reason: z \& co." in latex) is there
+
+
+def test_numbers() -> None:
+    assert number(999950.0, "parameters") == "1.0M"
+    assert number(-0.001, "top1") == "0.00"
+    assert printed(23.8e6, "parameters", 1) == "23.8M"
+    assert printed(1.5 * 2**30, "train_peak_bytes", 1) == "1.5 GiB"
+    assert printed(81.0, "top1", 1) == "81.0"
+    assert number(1234.5, "fid_score") == "1,234.50"

@@ -1,0 +1,312 @@
+"""Training and testing on photographs: killed, divided, fine-tuned, and from released weights."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+
+from repro import results
+from repro.data import datasets, prepare
+from repro.experiments.scales import at_scale
+from repro.experiments.table2 import METHODS, RELEASES, released
+from repro.experiments.table3 import METHODS as FINE_TUNED
+from repro.launch.job import How, execute
+from repro.models.released import NoWeights, load_released, start_from
+from repro.models.released import released as fetch
+from repro.spec import Classification, Evaluation, Model, Recipe
+from repro.tasks import classification
+from repro.tasks.classification import NO_CLASS, create
+from repro.train.distributed import Ranks
+from tests.tasks.test_classification import FP32, JOB, RANKS, assert_alike, outputs, spec_file
+
+NEST = Model.of(
+    "nest_tiny_imagenet", img_size=64, patch_size=8, embed_dims=(24, 48, 96), depths=(1, 1, 1),
+    num_heads=(1, 2, 4),
+)  # fmt: skip
+RECIPE = Recipe(
+    epochs=3,
+    batch_size=8,
+    lr=1e-3,
+    warmup_epochs=0.5,
+    warmup_lr=1e-5,
+    final_lr=1e-5,
+    clip_norm=1.0,
+    weight_decay=0.05,
+    no_decay=("pos_embed",),
+    drop_path=0.2,
+    image_size=64,
+    crop_area=(0.05, 1.0),
+    crop_resize="aliased",
+    flip=True,
+    randaugment_layers=2,
+    color_jitter=0.3,
+    erase_prob=0.25,
+    mixup_alpha=0.8,
+    cutmix=True,
+    label_smoothing=0.1,
+)
+RUN = Classification(
+    model=NEST,
+    dataset="imagenet-smoke",
+    recipe=RECIPE,
+    evaluation=Evaluation(image_size=64, resize="aliased"),
+)
+TIMM = replace(RUN, recipe=replace(RECIPE, augmentation="timm", repeats=3, crop_resize="bicubic"))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The smoke sets, as files in the formats of the real ones."""
+    root = tmp_path_factory.mktemp("data")
+    for name in ("imagenet-smoke", "imagenet22k-smoke"):
+        prepare.prepare(name, root)
+    return root
+
+
+def job(root: Path, run: Classification, data: Path, *more: str) -> list[str]:
+    return [*JOB, spec_file(root, run), "--data", str(data), *more]
+
+
+@pytest.mark.parametrize("run", [RUN, TIMM], ids=["authors", "timm"])
+def test_killed_it_ends_the_same(tmp_path: Path, data: Path, run: Classification) -> None:
+    """SIGKILL a process that has workers, again and again; every byte is the undisturbed run's."""
+    subprocess.run(job(tmp_path / "one", run, data), check=True, env=FP32)
+    folder, moments = results.folder(tmp_path / "two", run), random.Random(3)
+    command = job(tmp_path / "two", run, data, "--checkpoint-seconds", "0")
+    for _ in range(3):
+        process = subprocess.Popen(command, env=FP32)
+        before = checkpoints(folder)
+        while process.poll() is None and checkpoints(folder) == before:
+            time.sleep(0.005)
+        time.sleep(moments.uniform(0, 0.1))
+        process.send_signal(signal.SIGKILL)
+        process.wait(timeout=60)
+    assert not (folder / results.RESULT).exists()
+    subprocess.run(command, check=True, env=FP32)
+    assert outputs(tmp_path / "two", run) == outputs(tmp_path / "one", run)
+
+
+def checkpoints(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "checkpoints").glob("step*.pt"))
+
+
+@pytest.mark.parametrize("run", [RUN, TIMM], ids=["authors", "timm"])
+def test_two_processes_and_micro_batches_are_one(
+    tmp_path: Path, data: Path, run: Classification, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same global batch over gloo, and in pieces of two; the sums differ in their order."""
+    monkeypatch.setattr("repro.train.device.has_bf16", lambda _: False)
+    script = tmp_path / "ranks.py"
+    script.write_text(RANKS)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    arguments = [spec_file(tmp_path / "two", run), "--data", str(data)]
+    subprocess.run([*torchrun, str(script), *arguments], check=True, env=FP32)
+    execute(run, tmp_path / "one", How(data))
+    execute(run, tmp_path / "pieces", How(data, micro_batch=2))
+    weights = [load_file(results.folder(tmp_path / name, run) / results.WEIGHTS)
+               for name in ("one", "two", "pieces")]  # fmt: skip
+    assert_alike(weights[1], weights[0])
+    assert_alike(weights[2], weights[0])
+
+
+def test_formats_train_alike(tmp_path: Path, data: Path) -> None:
+    """A tar a class is the tree it was made of."""
+    from repro.data.smoke_photos import tar_of
+
+    tree = data / "imagenet-smoke"
+    for part in ("train", "val"):
+        for folder in (tree / part).iterdir():
+            files = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+            tar = tmp_path / "imagenet-smoke" / part / f"{folder.name}.tar"
+            tar.parent.mkdir(parents=True, exist_ok=True)
+            tar.write_bytes(tar_of(files))
+    execute(RUN, tmp_path / "tree", How(data))
+    execute(RUN, tmp_path / "tars", How(tmp_path))
+    assert outputs(tmp_path / "tars", RUN) == outputs(tmp_path / "tree", RUN)
+
+
+def test_an_unreadable_test_image_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare.prepare("imagenet-smoke", tmp_path)
+    test = datasets.load("imagenet-smoke", "test", tmp_path)
+    assert not isinstance(test, datasets.Images)
+    net = create(NEST, 10, 0.0, seed=0)
+    path = sorted((tmp_path / "imagenet-smoke" / "val").rglob("*.JPEG"))[3]
+    path.write_bytes(bytes(len(path.read_bytes())))
+    monkeypatch.setattr(classification, "TOLERATED", 0.1)  # one of twenty
+    one = Ranks(0, 1, torch.device("cpu"))
+    with pytest.warns(UserWarning, match="counted as wrong"):
+        metrics, predictions = classification.evaluate(net, test, RUN.evaluation, one)
+    assert metrics["unreadable"] == 1
+    assert predictions["top5"][3].tolist() == [NO_CLASS] * 5
+    assert (predictions["top5"] == NO_CLASS).sum() == 5
+
+
+def test_repeated_augmentation() -> None:
+    """DeiT's: an epoch is as long, of a third of the images, each three times, with keys of its
+    own; and never twice beside the same partner."""
+    size, batch = 64 * 9, 64
+    parts = [classification.batch_of(s, batch, size, seed=0, repeats=3) for s in range(9)]
+    indices, epochs = (torch.cat(part) for part in zip(*parts, strict=True))
+    assert len(indices) == size
+    assert len(indices.unique()) == size // 3
+    assert {tuple(pair) for pair in torch.stack([indices, epochs], 1).tolist()} == {
+        (i, e) for i in indices.unique().tolist() for e in range(3)
+    }
+    pairs = [tuple(sorted(pair)) for pair in indices.view(-1, 2).tolist()]
+    assert max(pairs.count(pair) for pair in pairs) <= 2
+    plain = classification.batch_of(5, batch, size, seed=0)
+    once = classification.batch_of(5, batch, size, seed=0, repeats=1)
+    assert torch.equal(plain[0], once[0])
+    assert torch.equal(plain[1], once[1])
+
+
+# --- weights of others ---------------------------------------------------------------------------
+
+
+def test_released_weights_are_tested(tmp_path: Path, data: Path) -> None:
+    """As users without a network do it: a file in a folder. The numbers are timm's own model's."""
+    tag, test, _ = RELEASES["Swin-T"]
+    model = Model.of("swin_tiny_patch4_window7_224", embed_dim=24, depths=(1, 1, 1, 1),
+                     num_heads=(1, 2, 4, 8))  # fmt: skip
+    theirs = create(model, 10, 0.0, seed=5).eval()
+    save_file(theirs.state_dict(), tmp_path / f"{tag}.safetensors")
+    run = replace(released(model, tag, test), dataset="imagenet-smoke")
+    assert execute(run, tmp_path / "out", How(data, weights=tmp_path)) == "done"
+    result = results.outcome(tmp_path / "out", run).result
+    assert result is not None
+    assert result["provenance"]["precision"] == "fp32"
+    loss = result["metrics"]["loss"]
+    images = datasets.load("imagenet-smoke", "test", data)
+    config = {"input_size": (3, 224, 224), "interpolation": "bicubic", "crop_pct": 0.9}
+    transform = timm.data.create_transform(**config, mean=images.mean, std=images.std)
+    assert loss == pytest.approx(_loss(theirs, transform, images), abs=2e-3)
+
+
+def _loss(net: torch.nn.Module, transform: object, images: object) -> float:
+    import io
+
+    from PIL import Image
+
+    losses = []
+    for index in range(len(images)):  # type: ignore[arg-type]
+        data = images.read(index)  # type: ignore[attr-defined]
+        pixels = transform(Image.open(io.BytesIO(data)).convert("RGB"))  # type: ignore[operator]
+        with torch.no_grad():
+            logits = net(pixels[None])
+        label = images.labels[index : index + 1]  # type: ignore[attr-defined]
+        losses.append(float(torch.nn.functional.cross_entropy(logits, label)))
+    return sum(losses) / len(losses)
+
+
+def test_missing_weights_are_named(tmp_path: Path, data: Path) -> None:
+    with pytest.raises(NoWeights, match=r"nest_tiny_jx.goog_in1k.safetensors is missing: put http"):
+        fetch("nest_tiny_jx.goog_in1k", tmp_path)
+    (tmp_path / "nest_tiny_jx.goog_in1k.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(NoWeights, match="not a safetensors file"):
+        fetch("nest_tiny_jx.goog_in1k", tmp_path)
+    with pytest.raises(NoWeights, match="timm knows no weights 'nest_huge'"):
+        fetch("nest_huge", tmp_path)
+
+
+def test_without_a_network_it_is_said_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(NoWeights, match=r"put https://huggingface.co/timm/nest_tiny_jx.*--weights"):
+        fetch("nest_tiny_jx.goog_in1k")
+
+
+def test_nest_takes_timm_s_weights(tmp_path: Path) -> None:
+    """The model of the table with the converted weights computes what timm's port computes."""
+    theirs = timm.create_model("nest_tiny_jx", num_classes=1000).eval()
+    save_file(theirs.state_dict(), tmp_path / "nest_tiny_jx.goog_in1k.safetensors")
+    run = next(run for _, method, run, *_ in METHODS if method == "NesT-T")
+    tag, test, _ = RELEASES["NesT-T"]
+    ours = create(released(run.model, tag, test).model, 1000, 0.0, seed=0).eval()
+    load_released(ours, fetch(tag, tmp_path))
+    images = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(images), theirs(images), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", [name for name, *_ in FINE_TUNED])
+def test_fine_tuning_resizes_and_makes_a_new_head(method: str) -> None:
+    """From 224 px and the classes of ImageNet-22K to 384 px and other classes."""
+    run = next(run for name, run, *_ in FINE_TUNED if name == method)
+    assert isinstance(run.pretrained, Classification)
+    before = create(run.pretrained.model, 12, 0.0, seed=1)
+    after = create(run.model, 10, 0.0, seed=2)
+    fresh = {name: tensor.clone() for name, tensor in after.state_dict().items()}
+    start_from(after, before.state_dict())
+    trained, now = before.state_dict(), after.state_dict()
+    head = {name for name in now if name.startswith("head.")}
+    assert head
+    assert all(torch.equal(now[name], fresh[name]) for name in head)
+    resized = {n for n in now if n in trained and now[n].shape != trained[n].shape} - head
+    assert resized
+    assert all("pos_embed" in n or "relative_position" in n for n in resized)
+    same = [
+        n for n in now if n in trained and n not in head | resized and now[n].is_floating_point()
+    ]
+    assert same
+    assert all(torch.equal(now[name], trained[name]) for name in same)
+
+
+def test_windows_are_resized_in_place() -> None:
+    """A table of relative positions that is linear in them stays so, on the finer grid."""
+    small = Model.of("swin_tiny_patch4_window7_224", embed_dim=24, depths=(1, 1, 1, 1),
+                     num_heads=(1, 2, 4, 8))  # fmt: skip
+    before = create(small, 10, 0.0, seed=1)
+    after = create(small.updated(img_size=384, window_size=12), 10, 0.0, seed=2)
+    state = before.state_dict()
+    table = "layers.1.blocks.0.attn.relative_position_bias_table"
+    rows = torch.linspace(-1, 1, 13).repeat_interleave(13)
+    state[table] = torch.stack([rows, torch.linspace(-1, 1, 13).repeat(13)], dim=1)
+    start_from(after, state)
+    found = after.state_dict()[table].T.view(2, 23, 23)
+    steps = found[0, 4:-4].diff(dim=0), found[1, :, 4:-4].diff(dim=1)  # but for the border
+    for step in steps:
+        torch.testing.assert_close(step, torch.full_like(step, 2 / 12 * 13 / 23), rtol=0.2, atol=0)
+    assert found[0].std(dim=1).max() < 1e-6
+    assert found[1].std(dim=0).max() < 1e-6
+
+
+def test_weights_of_another_model_are_refused() -> None:
+    net = create(NEST, 10, 0.0, seed=0)
+    state = net.state_dict()
+    with pytest.raises(ValueError, match="gone belongs to another model"):
+        start_from(net, {**state, "gone": torch.zeros(1)})
+    del state["norm.weight"]
+    with pytest.raises(ValueError, match=r"norm\.weight is of shape"):
+        start_from(net, state)
+    with pytest.raises(ValueError, match=r"head\.weight is of shape"):
+        start_from(net, create(NEST, 12, 0.0, seed=0).state_dict(), keep_head=False)
+
+
+def test_pretrained_and_fine_tuned_in_small(tmp_path: Path, data: Path) -> None:
+    """Table 3's path, from tars of ImageNet-22K's kind without a test to another head and size."""
+    parent = replace(RUN, dataset="imagenet22k-smoke", test_split="none", evaluation=None)
+    child = replace(
+        RUN,
+        model=NEST.updated(img_size=128),
+        recipe=replace(RECIPE, image_size=128),
+        evaluation=Evaluation(image_size=128, crop_fraction=0.0),
+        pretrained=parent,
+    )
+    execute(parent, tmp_path, How(data))
+    result = json.loads((results.folder(tmp_path, parent) / results.RESULT).read_text())
+    assert result["metrics"].keys() == {"train_loss"}
+    assert not (results.folder(tmp_path, parent) / results.PREDICTIONS).exists()
+    assert execute(child, tmp_path, How(data)) == "done"
+    assert at_scale(child, "paper") is child
