@@ -155,7 +155,7 @@ def _parse(words: Sequence[str], verb: str, launch: str = "none") -> tuple[list[
     add_budget(parser)
     add_places(parser)
     parser.add_argument("--out", type=path_of, default=Path(), metavar="DIR",
-                        help="where tables/ is written (default: here)")  # fmt: skip
+                        help="where tables/ and figures/ are written (default: here)")  # fmt: skip
     parser.add_argument("--checkpoint-seconds", type=NonNegativeFloat, default=60.0, metavar="S",
                         help="lose at most this much work to a kill (default: 60)")  # fmt: skip
     weights = os.environ.get("REPRO_WEIGHTS")

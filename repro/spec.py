@@ -388,7 +388,7 @@ class Experiment:
     starred: str = ""  # what the paper's * means
     headings: tuple[str, str] = ("Arch. base", "Method")  # of groups and rows; '' for no groups
     # lines: columns are numbers on the x axis, rows are lines. bars: rows are the groups on the
-    # x axis, columns the bars of each. scatter: the columns are x and y. One plot a panel.
+    # x axis, columns the bars of each. scatter: the columns are y and x. One plot a panel.
     plot: Literal["", "lines", "bars", "scatter"] = ""
     x_label: str = ""
     y_label: str = ""

@@ -119,3 +119,8 @@ def mann_whitney(above: Sequence[float], below: Sequence[float]) -> float:
 def _less(values: Sequence[float], margin: float) -> list[float]:
     """The values less the margin, rounded, so that 81.4 - 0.5 ties with 80.9."""
     return [round(value - margin, 6) for value in values]
+
+
+def agrees(value: float, reference: float, tolerance: float) -> bool:
+    """Whether a measurement of the same thing lies within the tolerance, its bound included."""
+    return abs(value - reference) <= tolerance + 1e-9

@@ -152,9 +152,8 @@ EXPERIMENT = Experiment(
     place="Table 2",
     title="ImageNet from random initialization",
     caption=(
-        "Input size 224×224, ViT-B/16 384×384. GMACs are multiply-adds of a forward pass in 10⁹. "
-        "Released weights are tested, not trained, with the preprocessing that timm tests them "
-        "with; theirs is the tight reference, ±0.05."
+        "Input size 224×224, ViT-B/16 384×384. Released weights are tested, not trained, with the "
+        "preprocessing that timm tests them with."
     ),
     cells=_cells(),
     showcase=("ResNet-50", "DeiT-S", "Swin-T", "NesT-T"),

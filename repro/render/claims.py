@@ -62,10 +62,13 @@ def _line(claim: Claim, frame: pd.DataFrame, scale: Scale) -> str:
     a, b = deciding_pair(*values, claim.margin)
     at_scale = "" if scale == "paper" else f" at {scale} scale"
     said = f"{word}{at_scale}: “{claim.sentence}” ({claim.place})."
-    if not (above[a].values or below[b].values):
-        return f"{said} {HOLE.capitalize()}."
-    numbers = f"{above[a]} against {below[b]}{_margin(claim, above[a].metric)}"
     shared = ", ".join(_shared(claim))
+    if not (above[a].values or below[b].values):
+        names = [" and ".join(side.name for side in sides) for sides in (above, below)]
+        where = f" ({shared})" if shared else ""
+        which = f"{names[0]} against {names[1]}{where}: {HOLE}" if all(names) else HOLE.capitalize()
+        return f"{said} {which}."
+    numbers = f"{above[a]} against {below[b]}{_margin(claim, above[a].metric)}"
     pairs = len(above) * len(below)
     return (
         f"{said} {numbers}{f' ({shared})' if shared else ''}."

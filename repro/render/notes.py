@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from repro.experiments.scales import exists, run_of, title
-from repro.render import claims
+from repro.render import claims, released
 from repro.render.text import ACCURACIES, column, headers, measure
 from repro.spec import Classification, Experiment, Scale
 from repro.verdict import rank_correlation
@@ -42,9 +42,11 @@ def notes(experiment: Experiment, frame: pd.DataFrame, scale: Scale) -> list[Not
         open_values = sorted({name for names in frame["choices"] for name in names.split()})
         texts.append(
             f"{MARK} The paper leaves open, and we chose: {', '.join(open_values)}. "
-            "The sources and alternatives stand with the recipes in repro/experiments."
+            f"`repro why --decisions {experiment.name}` tells from where, and instead of what."
         )
     lists: list[Note] = []
+    if scale == "paper":
+        lists.append((released.HEADING, released.told(experiment, frame)))
     if scale != "smoke":
         lists.append((claims.TEST, claims.told(experiment, frame, scale)))
         lists.append(("Decisions where the paper is silent.", _decisions(experiment)))

@@ -10,8 +10,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from repro import results
-from repro.render import tables
+from repro import experiments, results
+from repro.render import released, tables
 from repro.render.frame import tidy
 from repro.render.text import number, printed
 from repro.spec import SCALES, Decision, Experiment, PaperValue, Scale
@@ -176,3 +176,16 @@ def test_numbers() -> None:
     assert printed(1.5 * 2**30, "train_peak_bytes", 1) == "1.5 GiB"
     assert printed(81.0, "top1", 1) == "81.0"
     assert number(1234.5, "fid_score") == "1,234.50"
+
+
+@pytest.mark.parametrize(
+    ("mean", "told"),
+    [(81.40, "Agrees: 81.40, timm 81.428."), (81.50, "Differs: 81.50"), (None, "Not run.")],
+)
+def test_released_weights_are_told_with_their_preprocessing(mean: float | None, told: str) -> None:
+    table2 = experiments.get("table2")
+    place = ("NesT-T", "Released weights", "")
+    frame = filled(table2, {} if mean is None else {place: [mean]}, "paper")
+    (line,) = (text for text in released.told(table2, frame) if text.startswith("NesT-T"))
+    assert "timm:nest_tiny_jx.goog_in1k, 224 px, crop 0.875, bicubic." in line
+    assert told in line
