@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from repro import experiments
-from repro.spec import SCALES, Scale
+from repro.spec import SCALES, Experiment, Scale
 
 
 class UsageError(Exception):
@@ -69,6 +69,13 @@ def add_selection(parser: Any) -> None:
     parser.add_argument("--only", action="append", default=[], metavar="METHOD",
                         help="a method, NesT for its family, or a pattern; may be repeated; "
                         "'showcase' is one method of every family")  # fmt: skip
+    parser.add_argument(
+        "--images",
+        choices=("original", "256px"),
+        default="original",
+        help="256px: ImageNet from squares made once by `repro prepare imagenet-256px`; faster to "
+        "read, other crops, so other runs",
+    )
     add_seeds(parser)
 
 
@@ -101,16 +108,27 @@ def seeds_of(given: int | None, scale: Scale) -> int:
     return given or (1 if scale == "smoke" else 3)
 
 
-def cells_of(items: Sequence[str], only: Sequence[str]) -> list[Any]:
+def chosen(items: Sequence[str], given: Any) -> list[Experiment]:
+    """The items of these names; with --images 256px, their versions on squares."""
+    found = [experiments.get(name) for name in items]
+    if given.images == "original":
+        return found
+    if given.scale == "proxy":
+        raise UsageError("--images 256px is for ImageNet; the proxy scale has embedded images")
+    from repro.experiments.scales import on_squares
+
+    return [on_squares(experiment) for experiment in found]
+
+
+def cells_of(found: Sequence[Experiment], only: Sequence[str]) -> list[Any]:
     """The cells of the items whose rows match, or all. UsageError for what matches in none."""
     from repro import plan
 
-    found = [experiments.get(name) for name in items]
     rows = list(dict.fromkeys(row for experiment in found for row in experiment.rows))
     for pattern in only:
         if pattern != "showcase" and not plan.matching(rows, pattern):
-            near = hint(pattern, rows)
-            raise UsageError(f"{', '.join(items)} has no method {pattern!r}; {near}")
+            items = ", ".join(experiment.name for experiment in found)
+            raise UsageError(f"{items} has no method {pattern!r}; {hint(pattern, rows)}")
     return [cell for experiment in found for cell in plan.select(experiment, only)]
 
 

@@ -157,6 +157,7 @@ def images(run: Classification) -> tuple[float, float] | None:
 
 
 def _facts(dataset: str) -> tuple[int, int, int] | None:
+    dataset = dataset.removesuffix("-256px")
     facts = DATASETS.get(dataset.removesuffix("-smoke"))
     if facts and dataset.endswith("-smoke"):
         return SMOKE_IMAGES, SMOKE_IMAGES, facts[2]

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from repro import experiments
 from repro.launch.state import State
 from repro.options import (
     UsageError,
@@ -16,6 +15,7 @@ from repro.options import (
     add_places,
     add_selection,
     cells_of,
+    chosen,
     parser_of,
     path_of,
     require_item,
@@ -53,8 +53,8 @@ def reproduce(words: Sequence[str]) -> int:
             print_plan([s for s in states if not s.settled])
         elif to_do:
             well = _train_here(to_do, given)
-    for name in items:
-        _draw(experiments.get(name), given)
+    for experiment in chosen(items, given):
+        _draw(experiment, given)
     return 0 if well else 1
 
 
@@ -63,7 +63,7 @@ def wanted(items: Sequence[str], given: Any) -> list[Run]:
     from repro import plan
 
     given.seeds = seeds_of(given.seeds, given.scale)
-    return plan.runs(cells_of(items, given.only), given.scale, given.seeds)
+    return plan.runs(cells_of(chosen(items, given), given.only), given.scale, given.seeds)
 
 
 def affordable(
@@ -74,8 +74,8 @@ def affordable(
 
     if given.budget is None:
         return None, ""
-    chosen = [experiments.get(name) for name in items]
-    claims = [c for e in chosen for c in plan.claimed(e, given.scale, given.seeds)]
+    found = chosen(items, given)
+    claims = [c for e in found for c in plan.claimed(e, given.scale, given.seeds)]
     open_claims = [[run for run in claim if run in prices] for claim in claims]
     runs, decided = price.within(given.budget, open_claims, prices)
     about = f"within {given.budget:g} GPU-hours: {decided} of {len(claims)} claims are decided"
@@ -92,9 +92,9 @@ def _within_budget(items: Sequence[str], given: Any, runs: Sequence[Run]) -> lis
     site = cluster.load(given.cluster) if given.launch == "slurm" else None
     to_do = [s.run for s in state.look(given.results, runs) if not s.settled]
     prices = price.prices(given.results, to_do, gpu_of(site, given.scale), count_of(site))
-    chosen, about = affordable(items, given, prices)
+    within, about = affordable(items, given, prices)
     print(about, end="", flush=True)
-    return [run for run in runs if run not in prices or run in (chosen or ())]
+    return [run for run in runs if run not in prices or run in (within or ())]
 
 
 def gpu_of(site: Cluster | None, scale: Scale) -> str:
@@ -163,6 +163,9 @@ def _parse(words: Sequence[str], verb: str, launch: str = "none") -> tuple[list[
                         default=path_of(weights) if weights else None,
                         help="released weights, <tag>.safetensors (REPRO_WEIGHTS; default: the "
                         "hub's cache, or the hub)")  # fmt: skip
+    parser.add_argument("--decode", choices=("cpu", "nvjpeg"), default="cpu",
+                        help="who decodes photographs; nvJPEG's pixels differ by some grey levels "
+                        "(default: cpu)")  # fmt: skip
     parser.add_argument(
         "--micro-batch",
         type=PositiveInt,
@@ -202,7 +205,9 @@ def _how(given: Any) -> How:
     from repro.launch.job import How
 
     weights = given.weights.absolute() if given.weights else None
-    return How(given.data.absolute(), given.checkpoint_seconds, given.micro_batch, weights)
+    return How(
+        given.data.absolute(), given.checkpoint_seconds, given.micro_batch, weights, given.decode
+    )
 
 
 def _train_here(runs: Sequence[Run], given: Any) -> bool:

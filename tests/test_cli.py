@@ -222,6 +222,15 @@ def test_only_a_name_s_beginning_up_to_its_dash(capsys: Capture) -> None:
     assert "did you mean NesT-" in refused(capsys, "plan table1 --only Nes")
 
 
+def test_squares_are_asked_for(capsys: Capture) -> None:
+    told = works(capsys, "plan table2 --images 256px --only NesT-T --seeds 1")
+    assert "nest-tiny-imagenet-imagenet-256px-300ep-s0-" in told
+    told = works(capsys, "table2 --images 256px --dry-run")
+    assert "tables/table2_256px.md" in told
+    assert "from squares of 256 px" in told
+    assert "the proxy scale has embedded" in refused(capsys, "table2 --images 256px --scale proxy")
+
+
 def test_states_are_told(capsys: Capture) -> None:
     finish(RUNS["NesT-T"], top1=90.0)
     results.begin(Path("results"), RUNS["NesT-S"])

@@ -15,6 +15,7 @@ from repro.experiments.recipes import sourced
 from repro.spec import (
     Cell,
     Classification,
+    Experiment,
     Model,
     Profiling,
     R,
@@ -24,6 +25,7 @@ from repro.spec import (
     Value,
 )
 
+SQUARES = "256px"  # made once of each photograph: its centre, the shorter side resized to 256 px
 PROXY_DATASETS = {
     "cifar10": "fashion-mnist-6k",
     "cifar100": "glyphs",
@@ -32,12 +34,13 @@ PROXY_DATASETS = {
 }
 SMOKE_DATASETS = {
     name: f"{name}-smoke" for name in ("cifar10", "cifar100", "imagenet", "imagenet22k")
-}
+} | {f"imagenet-{SQUARES}": f"imagenet-smoke-{SQUARES}"}
 
 _TITLES = {
     "cifar10": "CIFAR-10",
     "cifar100": "CIFAR-100",
     "imagenet": "ImageNet",
+    "imagenet-256px": "ImageNet, 256 px",
     "imagenet22k": "ImageNet-22K",
     "fashion-mnist-6k": "Fashion-MNIST-6k",
     "glyphs": "Glyphs-100",
@@ -110,6 +113,32 @@ PROXY = sourced(
     no_decay=(("pos_embed", "relative_position_bias_table"), "as at paper scale"),
     crop_padding=(2, "as at paper scale; the rest of the augmentation needs more epochs to pay"),
 )
+
+
+def on_squares(experiment: Experiment) -> Experiment:
+    """The item with squares of 256 px for ImageNet-1K's photographs, as another item.
+
+    They are read many times as fast. Random crops are of the squares, so that what lies outside
+    them is never seen, crops are of 256 px at most, and pixels are resampled twice.
+    """
+    cells = tuple(replace(cell, run=_on_squares(cell.run)) for cell in experiment.cells)
+    if cells == experiment.cells:
+        return experiment
+    return replace(
+        experiment,
+        name=f"{experiment.name}_{SQUARES}",
+        title=f"{experiment.title}, from squares of 256 px",
+        cells=cells,
+    )
+
+
+def _on_squares(run: R) -> R:
+    if not isinstance(run, Classification):
+        return run
+    before = run.pretrained
+    before = _on_squares(before) if isinstance(before, Classification) else before
+    squares = f"imagenet-{SQUARES}" if run.dataset == "imagenet" else run.dataset
+    return cast(R, replace(run, dataset=squares, pretrained=before))
 
 
 def exists(cell: Cell, scale: Scale) -> bool:

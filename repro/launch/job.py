@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from repro import results, spec
 from repro.launch import code, ending, lease, ranks
@@ -38,6 +38,9 @@ class How:
     checkpoint_seconds: float = 60.0
     micro_batch: int | None = None  # images on one device at once; None: the whole share
     weights: Path | None = None  # a folder of released weights; None: the hub's cache, or the hub
+    decode: Literal["cpu", "nvjpeg"] = (
+        "cpu"  # of photographs; nvJPEG's pixels differ by some levels
+    )
     silence_seconds: float = lease.SILENCE_SECONDS
     budget_seconds: float | None = None  # of one run, over all attempts of a submission
     attempt: str = ""  # names this attempt to all of its ranks; '' if nobody named it
@@ -69,6 +72,10 @@ class _Job:
     @property
     def data(self) -> Path:
         return self.how.data
+
+    @property
+    def decode(self) -> Literal["cpu", "nvjpeg"]:
+        return self.how.decode
 
     @property
     def weights(self) -> Path | None:
@@ -249,12 +256,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--weights", type=Path, help="a folder of released weights")
     parser.add_argument("--checkpoint-seconds", type=float, default=How.checkpoint_seconds)
     parser.add_argument("--micro-batch", type=int | None, help="images on one device at once")
+    parser.add_argument("--decode", choices=("cpu", "nvjpeg"), default=How.decode)
     given = parser.parse_args(arguments)
     run = spec.from_json(given.spec.read_text())
     root = given.spec.resolve().parent.parent
     lease.allow(results.folder(root, run))
     ranks.from_slurm()
-    how = How(given.data, given.checkpoint_seconds, given.micro_batch, given.weights)
+    how = How(given.data, given.checkpoint_seconds, given.micro_batch, given.weights, given.decode)
     print(execute(run, root, how))
 
 

@@ -29,6 +29,7 @@ class Job(Protocol):
 
     data: Path  # the folder of the datasets
     weights: Path | None  # a folder of released weights; None: the hub's cache, or the hub
+    decode: Literal["cpu", "nvjpeg"]  # who decodes photographs
     checkpoints: Path  # a folder for the task's own state
     checkpoint_seconds: float  # at most this much work is lost by a kill
     micro_batch: int | None  # images that fit on one device at once; None: all

@@ -114,6 +114,7 @@ def _train(run: Classification, job: Job, ranks: Ranks) -> Result:
         device,
         workers=loader.default_workers(),
         tolerated=TOLERATED,
+        decode=job.decode,
     )
     for step, batch in enumerate(feed, start=first):
         _, keys = share_of(step, run, size, ranks)
@@ -208,7 +209,7 @@ def _train(run: Classification, job: Job, ranks: Ranks) -> Result:
     predictions: dict[str, NDArray[np.uint16]] = {}
     if test:
         metrics, predictions = evaluate(net, test, run.evaluation, ranks)
-    facts = _facts(net, ranks, train=train, test=test)
+    facts = _facts(net, ranks, train=train, test=test) | {"decode": job.decode}
     return Result("done", metrics, predictions, net.state_dict(), facts)
 
 

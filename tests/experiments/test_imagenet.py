@@ -14,7 +14,8 @@ from repro import experiments, plan
 from repro.experiments import figure6_bottom, imagenet_recipes, table2, table3
 from repro.experiments.figure_a3 import DESIGNS, OURS
 from repro.experiments.recipes import Sourced
-from repro.experiments.scales import PROXY_MODELS, at_scale
+from repro.experiments.scales import PROXY_MODELS, at_scale, on_squares
+from repro.experiments.table2 import TOP1
 from repro.spec import SCALES, Cell, Classification, Experiment, Model, Profiling, Recipe
 from repro.tasks.classification import create
 
@@ -245,3 +246,19 @@ def test_smoke_keeps_the_architecture_and_its_own_size() -> None:
     assert isinstance(smoke.pretrained, Classification)
     assert (smoke.dataset, smoke.pretrained.dataset) == ("imagenet-smoke", "imagenet22k-smoke")
     assert smoke.recipe.image_size == 384
+
+
+def test_squares_are_another_item_with_runs_of_its_own() -> None:
+    table2, squares = experiments.get("table2"), on_squares(experiments.get("table2"))
+    assert squares.name == "table2_256px"
+    ours, theirs = (set(plan.runs(e.cells, "paper", 1)) for e in (squares, table2))
+    assert all(isinstance(run, Profiling) for run in ours & theirs)
+    datasets = {run.dataset for run in ours if isinstance(run, Classification)}
+    assert datasets == {"imagenet-256px"}
+    vit = next(c for c in squares.cells if c.row == "ViT-B/16" and c.column == TOP1)
+    assert isinstance(vit.training.pretrained, Classification)
+    assert vit.training.pretrained.dataset == "imagenet-256px"
+    smoke = {run.dataset for run in plan.runs(squares.cells, "smoke", 1)
+             if isinstance(run, Classification)}  # fmt: skip
+    assert smoke == {"imagenet-smoke-256px"}
+    assert on_squares(experiments.get("table1")) is experiments.get("table1")

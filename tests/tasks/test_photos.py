@@ -136,6 +136,17 @@ def test_formats_train_alike(tmp_path: Path, data: Path) -> None:
     assert outputs(tmp_path / "tars", RUN) == outputs(tmp_path / "tree", RUN)
 
 
+def test_squares_train_as_well(tmp_path: Path) -> None:
+    """The fast form: other pixels, the same path; and whoever decodes, on a CPU, is the CPU."""
+    prepare.prepare("imagenet-smoke-256px", tmp_path)
+    squares = replace(RUN, dataset="imagenet-smoke-256px")
+    assert execute(squares, tmp_path / "out", How(tmp_path)) == "done"
+    assert execute(RUN, tmp_path / "out", How(tmp_path)) == "done"
+    assert execute(RUN, tmp_path / "nvjpeg", How(tmp_path, decode="nvjpeg")) == "done"
+    assert outputs(tmp_path / "nvjpeg", RUN) == outputs(tmp_path / "out", RUN)
+    assert outputs(tmp_path / "out", squares)[1] != outputs(tmp_path / "out", RUN)[1]
+
+
 def test_an_unreadable_test_image_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare.prepare("imagenet-smoke", tmp_path)
     test = datasets.load("imagenet-smoke", "test", tmp_path)
@@ -225,6 +236,19 @@ def test_without_a_network_it_is_said_what_to_do(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(NoWeights, match=r"put https://huggingface.co/timm/nest_tiny_jx.*--weights"):
         fetch("nest_tiny_jx.goog_in1k")
+
+
+def test_the_hub_s_cache_is_enough(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As another program has left it: no network is asked."""
+    snapshot = tmp_path / "models--timm--nest_tiny_jx.goog_in1k" / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    refs = snapshot.parents[1] / "refs"
+    refs.mkdir()
+    (refs / "main").write_text("0" * 40)
+    save_file({"w": torch.arange(3.0)}, snapshot / "model.safetensors")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert fetch("nest_tiny_jx.goog_in1k")["w"].tolist() == [0, 1, 2]
 
 
 def test_nest_takes_timm_s_weights(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -39,6 +40,7 @@ class Notebook:
     asked: int = 0
     data: Path = Path()
     weights: Path | None = None
+    decode: Literal["cpu", "nvjpeg"] = "cpu"
     checkpoints: Path = Path()
     checkpoint_seconds: float = 60.0
     micro_batch: int | None = None
