@@ -82,7 +82,8 @@ from repro.launch import cluster, data, slurm, state, watch
 
 site, root, seconds, *texts = sys.argv[1:]
 given = SimpleNamespace(cluster=Path(site), results=Path(root), data=Path("data"), micro_batch=None,
-                        checkpoint_seconds=float(seconds), dry_run=False, wait=False)
+                        checkpoint_seconds=float(seconds), dry_run=False, wait=False,
+                        weights=None, decode="cpu", scale="smoke")
 print("ready", flush=True)
 sys.stdin.readline()
 try:

@@ -86,12 +86,13 @@ class Progress:
 
 
 def bar(name: str, facts: Mapping[str, Any]) -> str:
-    """A run in training, as a line."""
+    """A run under way, as a line: how far, and where it trains, its epoch and loss."""
     if not facts.get("steps"):
         return f"  {'starting':47} {name}"
-    share, loss = facts["step"] / facts["steps"], facts["loss"]
+    share = facts["step"] / facts["steps"]
     drawn = "█" * round(20 * share) + "░" * (20 - round(20 * share))
-    return f"  {drawn} {share:4.0%} epoch {facts['epoch']:5.1f} loss {loss:7.3f} {name}"
+    told = f"epoch {facts['epoch']:5.1f} loss {facts['loss']:7.3f}" if "loss" in facts else ""
+    return f"  {drawn} {share:4.0%} {told:24} {name}"
 
 
 def time_to_go(facts: Mapping[str, Any]) -> float | None:

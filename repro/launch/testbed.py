@@ -394,16 +394,27 @@ def run(command: Sequence[str], bed: Testbed) -> int:
 
     Ctrl-C is the command's own matter, and TERM is handed on to it; we end when it has ended.
     """
-    try:
-        process = subprocess.Popen(command, env=bed.whole_environment())
-    except OSError as error:
-        raise TestbedError(f"{command[0]} cannot be run: {error.strerror}") from None
+    process: subprocess.Popen[bytes] | None = None
+    asked_to_end = False
+
+    def hand_on(*_: object) -> None:
+        nonlocal asked_to_end
+        asked_to_end = True
+        if process:
+            process.terminate()
+
+    # Before the command is there: it may be asked to end as soon as it has begun.
     handlers = {
         signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: None),
-        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: process.terminate()),
+        signal.SIGTERM: signal.signal(signal.SIGTERM, hand_on),
     }
     try:
+        process = subprocess.Popen(command, env=bed.whole_environment())
+        if asked_to_end:
+            process.terminate()
         status = process.wait()
+    except OSError as error:
+        raise TestbedError(f"{command[0]} cannot be run: {error.strerror}") from None
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

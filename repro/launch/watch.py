@@ -62,7 +62,8 @@ def tell(found: State) -> str:
     )
     if "step" not in facts:
         return f"starting, {where}"
-    far = f"step {facts['step']} of {facts['steps']}, epoch {facts['epoch']:.1f}"
+    epoch = f", epoch {facts['epoch']:.1f}" if "epoch" in facts else ""
+    far = f"step {facts['step']} of {facts['steps']}{epoch}"
     pace = f", {facts['rate']:.3g} steps/s" if facts.get("rate") else ""
     left = time_to_go(facts)
     go = f", {clock(left)} to go" if left is not None else ""

@@ -6,8 +6,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -87,8 +89,13 @@ def assert_untouched(root: Path, undisturbed: Path, *runs: Classification) -> No
     """Every byte is as if nothing had happened, and nothing is left over."""
     for run in runs:
         assert outputs(root, run) == outputs(undisturbed, run)
-        left = {path.name for path in results.folder(root, run).iterdir()}
-        assert not {name for name in left if "tmp" in name or name == "checkpoints"}
+        folder = results.folder(root, run)
+        wait_until(partial(is_gone, folder / "checkpoints"))  # the last that is done to a run
+        assert not {path.name for path in folder.iterdir() if "tmp" in path.name}
+
+
+def is_gone(path: Path) -> bool:
+    return not path.exists()
 
 
 def process_of(bed: Testbed, job: str, rank: int) -> int:
@@ -194,9 +201,14 @@ def test_the_time_limit(bed: Testbed, tmp_path: Path, undisturbed: Path) -> None
     site = replace(SITE, resources=(replace(ONE, time="2m"),), warning_seconds=60)
     submit(tmp_path, LONG, site=site)
     job = look(tmp_path, LONG).job
-    wait_until(lambda: process_of(bed, job, 0))
-    process = process_of(bed, job, 0)
-    os.kill(process, signal.SIGSTOP)
+    stopped: list[int] = []
+
+    def is_held_up() -> bool:
+        stopped[:] = [stop(process_of(bed, job, 0))]
+        return stopped != [0]
+
+    wait_until(is_held_up)
+    (process,) = stopped
     wait_until(lambda: is_pending(process, signal.SIGUSR2))
     os.kill(process, signal.SIGCONT)
     wait_until(lambda: look(tmp_path, LONG).name == "queued")
@@ -204,6 +216,19 @@ def test_the_time_limit(bed: Testbed, tmp_path: Path, undisturbed: Path) -> None
     assert "stopped after step 1 of 300" in log(tmp_path, LONG)
     wait_done(tmp_path, LONG)
     assert_untouched(tmp_path, undisturbed, LONG)
+
+
+def stop(pid: int) -> int:
+    """Stop a process, and tell it again if it then stands still; 0 if it was about to end."""
+    if not pid:
+        return 0
+    try:
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(0.2)
+        status = Path(f"/proc/{pid}/status").read_text()
+    except (ProcessLookupError, FileNotFoundError):
+        return 0
+    return pid if "State:\tT" in status else 0
 
 
 def is_pending(pid: int, number: int) -> bool:
