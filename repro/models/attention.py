@@ -4,27 +4,58 @@ Letters in shapes: B images, T blocks of an image, N tokens of a block, C channe
 functions P blocks of any number of images, M queries, H query heads, G key heads, d their width.
 """
 
-from typing import Literal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 AttentionKind = Literal["multi_head", "multi_query"]
+Kernel = Literal["", "fused", "plain"]
 
 SCORES_AT_ONCE = 2**19  # 2 MB of fp32, little enough to stay in cache
 FUSED_AT_ONCE = 2**15  # blocks: a CUDA grid has 65,535 rows at most, a CIFAR image 64 blocks
+
+_kernel: ContextVar[Kernel] = ContextVar("_kernel", default="")
+
+
+@contextmanager
+def kernel(name: Kernel) -> Iterator[None]:
+    """How attention is computed within it, in this thread, for measuring one way beside another.
+
+    Args:
+        name: 'fused': by torch's scaled_dot_product_attention, which need not keep the scores.
+            'plain': by the formula, with the scores of the whole batch in memory at once, as code
+            of 2021 had them. '': as `attend` chooses.
+
+    All give the same up to rounding; fused kernels have no second derivative. A compiled model
+    keeps what was set when it was compiled. Raises ValueError for another name.
+    """
+    if name not in get_args(Kernel):
+        raise ValueError(f"an attention kernel is '', 'fused' or 'plain', not {name!r}")
+    token = _kernel.set(name)
+    try:
+        yield
+    finally:
+        _kernel.reset(token)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention of q (P, G, M, d) over k and v (P, G, N, d), for P blocks and G key heads.
 
-    Four dimensions are what the fused kernels of a GPU take. On a CPU they lose to the plain
-    formula, as long as that makes its scores for a few blocks at a time.
+    Four dimensions are what the fused kernels take. On a CPU they lose to the plain formula, as
+    long as that makes its scores for a few blocks at a time, and so for short sequences only.
+    `kernel` overrules the choice.
     """
-    cpu = q.device.type == "cpu"
-    blocks = SCORES_AT_ONCE // (q.shape[1] * q.shape[2] * k.shape[2]) if cpu else FUSED_AT_ONCE
-    core = plain_attention if cpu else F.scaled_dot_product_attention
+    asked, scores = _kernel.get(), q.shape[2] * k.shape[2]  # of one block and key head
+    if asked == "plain":
+        return plain_attention(q, k, v)
+    fused = asked == "fused" or q.device.type != "cpu" or scores > SCORES_AT_ONCE
+    blocks = FUSED_AT_ONCE if fused else SCORES_AT_ONCE // (q.shape[1] * scores)
+    core: Callable[..., Tensor] = F.scaled_dot_product_attention if fused else plain_attention
     pieces = zip(*(torch.split(t, max(1, blocks)) for t in (q, k, v)), strict=True)
     outputs = [core(*piece) for piece in pieces]
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
@@ -64,11 +95,14 @@ class Attention(nn.Module):
     all share a single one ('multi_query', the CIFAR models).
     """
 
-    def __init__(self, dim: int, num_heads: int, kind: AttentionKind) -> None:
+    def __init__(
+        self, dim: int, num_heads: int, kind: AttentionKind, qkv_bias: bool = True
+    ) -> None:
         super().__init__()
         self.head_dim, self.key_heads = head_sizes(dim, num_heads, kind)
         self.query_heads = num_heads
-        self.qkv = nn.Linear(dim, (self.query_heads + 2 * self.key_heads) * self.head_dim)
+        heads = self.query_heads + 2 * self.key_heads
+        self.qkv = nn.Linear(dim, heads * self.head_dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:

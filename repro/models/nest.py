@@ -12,7 +12,7 @@ follows the code: GELU and not ReLU, multi-query attention on CIFAR, a final Lay
 Letters in shapes: B images, T blocks of an image, N tokens of a block, C channels.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -45,15 +45,22 @@ class TransformerLayer(nn.Module):
     """One pre-norm transformer layer, the paper's Eq. (1), with stochastic depth per image."""
 
     def __init__(
-        self, dim: int, num_heads: int, kind: AttentionKind, gelu: Gelu, drop_path: float
+        self,
+        dim: int,
+        num_heads: int,
+        kind: AttentionKind,
+        gelu: Gelu,
+        drop_path: float = 0.0,
+        qkv_bias: bool = True,
+        norm: Callable[[int], nn.Module] = LayerNorm,
     ) -> None:
         super().__init__()
         if gelu not in GELUS:
             raise ValueError(f"gelu is 'tanh' or 'erf', not {gelu!r}")
-        self.norm1 = LayerNorm(dim)
-        self.attn = Attention(dim, num_heads, kind)
+        self.norm1 = norm(dim)
+        self.attn = Attention(dim, num_heads, kind, qkv_bias)
         self.drop_path1 = DropPath(drop_path)
-        self.norm2 = LayerNorm(dim)
+        self.norm2 = norm(dim)
         self.mlp = Mlp(dim, 4 * dim, act_layer=partial(nn.GELU, approximate=GELUS[gelu]))
         self.drop_path2 = DropPath(drop_path)
 
@@ -100,11 +107,11 @@ class NesT(nn.Module):
     ) -> None:
         super().__init__()
         levels = len(depths)
-        dims = _each("embed_dims", embed_dims, levels)
-        heads = _each("num_heads", num_heads, levels)
+        dims = for_each("embed_dims", embed_dims, levels)
+        heads = for_each("num_heads", num_heads, levels)
         self.img_size, self.in_chans, self.num_classes = img_size, in_chans, num_classes
         self.num_features = dims[-1]
-        self.block_side = _block_side(img_size, patch_size, levels)
+        self.block_side = block_side_of(img_size, patch_size, levels)
         last = max(1, sum(depths) - 1)
         aggregate = partial(
             make_aggregation, aggregation, aggregation_plane, self.block_side, attention
@@ -126,7 +133,7 @@ class NesT(nn.Module):
                 self.aggregations.append(aggregate(dim, dims[i + 1], heads[i + 1]))
         self.norm = LayerNorm(dims[-1])
         self.head = nn.Linear(dims[-1], num_classes)
-        self.apply(_initialise)
+        self.apply(initialise)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, num_classes) of normalised images (B, in_chans, img_size, img_size)."""
@@ -186,14 +193,16 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: NesT) -> dict[
     return {**state_dict, **resized}
 
 
-def _each(name: str, value: int | Sequence[int], levels: int) -> tuple[int, ...]:
+def for_each(name: str, value: int | Sequence[int], levels: int) -> tuple[int, ...]:
+    """A value for each hierarchy, of one for all; ValueError if they are not as many."""
     values = (value,) * levels if isinstance(value, int) else tuple(value)
     if len(values) != levels or not levels:
         raise ValueError(f"{name} {values} is for {len(values)} hierarchies, depths for {levels}")
     return values
 
 
-def _block_side(img_size: int, patch_size: int, levels: int) -> int:
+def block_side_of(img_size: int, patch_size: int, levels: int) -> int:
+    """Tokens a side of a block, where the top is one block; ValueError if that is no number."""
     rows: int = 2 ** (levels - 1)
     side, rest = divmod(img_size, patch_size * rows)
     if rest or not side:
@@ -205,7 +214,7 @@ def _block_side(img_size: int, patch_size: int, levels: int) -> int:
 
 
 @torch.no_grad()
-def _initialise(module: nn.Module) -> None:
+def initialise(module: nn.Module) -> None:
     """Weights: a normal cut at two sigma, times 0.02 (so of std 0.0176); biases 0; norms 1."""
     draw = partial(nn.init.trunc_normal_, std=0.02, a=-0.04, b=0.04)
     if isinstance(module, nn.ParameterList):
@@ -257,13 +266,17 @@ NARROW = {"embed_dims": (96, 192, 384), "num_heads": (3, 6, 12)}
 WIDE = {"embed_dims": (128, 256, 512), "num_heads": (4, 8, 16)}
 
 
+def own_options(overrides: Mapping[str, Any], no_weights: str) -> dict[str, Any]:
+    """The overrides, less what timm passes about weights; ValueError if it is to load any."""
+    if overrides.get("pretrained"):
+        raise ValueError(no_weights)
+    words = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
+    return {name: value for name, value in overrides.items() if name not in words}
+
+
 def _build(overrides: dict[str, Any], **variant: Any) -> NesT:
-    """A variant with timm's or the caller's overrides; timm also passes where weights might be."""
-    if overrides.pop("pretrained", False):
-        raise ValueError("NesT has no weights to download: see from_flax and from_timm")
-    for word in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
-        overrides.pop(word, None)
-    return NesT(**{**variant, **overrides})
+    no_weights = "NesT has no weights to download: see from_flax and from_timm"
+    return NesT(**{**variant, **own_options(overrides, no_weights)})
 
 
 # On CIFAR the variants differ in width alone; what they share are the defaults of NesT.
