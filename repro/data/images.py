@@ -19,7 +19,7 @@ Bytes = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 RGB = tuple[float, float, float]
 
-SIDE = 32  # px; every dataset here is brought to CIFAR's size
+SIDE = 32  # px; every dataset that is read into memory is brought to CIFAR's size
 
 
 class DataError(Exception):
@@ -28,7 +28,10 @@ class DataError(Exception):
 
 @dataclass(frozen=True)
 class Images:
-    """One split of a dataset: (N, 3, 32, 32) uint8 pixels and (N,) int64 labels."""
+    """One split of a dataset of one size: (N, 3, S, S) uint8 pixels and (N,) int64 labels.
+
+    S is 32, but for the squares of ImageNet, whose names say it.
+    """
 
     pixels: Tensor
     labels: Tensor

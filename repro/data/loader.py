@@ -1,7 +1,8 @@
 """The batches that a training or a test iterates over: uint8 pixels on the model's device.
 
-Images in memory lie on the device whole. Photographs are read, decoded and cropped ahead of time by
-worker processes, a piece of a batch at a time; nothing depends on how many there are.
+Images of one size lie on the device whole, unless they are too many. Photographs are read, decoded
+and cropped ahead of time by worker processes, a piece of a batch at a time; nothing depends on how
+many there are.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from repro.data.photos import Photos
 from repro.data.pieces import LENGTH, Cropped, Decode, Piece, Read, Samples, Slots, Work, pieces
 
 _AHEAD = 2  # batches under way in the workers
+_ON_DEVICE = 4 << 30  # bytes: larger sets stay where they are, mapped from their file
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 
@@ -81,11 +83,13 @@ def default_workers() -> int:
 def _resident(
     images: Images, samples: Samples, device: torch.device
 ) -> Generator[Batch, None, None]:
-    pixels, labels = images.pixels.to(device), images.labels.to(device)
+    pixels, labels = images.pixels, images.labels
+    if pixels.nbytes <= _ON_DEVICE:
+        pixels, labels = pixels.to(device), labels.to(device)
     for indices, _ in samples:
         readable = torch.ones(len(indices), dtype=torch.bool)
-        indices = indices.to(device)
-        yield Batch(pixels[indices], labels[indices], readable)
+        indices = indices.to(pixels.device)
+        yield Batch(pixels[indices].to(device), labels[indices].to(device), readable)
 
 
 def _loaded(

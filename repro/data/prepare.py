@@ -115,7 +115,11 @@ SMOKE_SOURCE = {
     "cifar10-smoke": "fashion-mnist-6k",
     "cifar100-smoke": "glyphs",
     **smoke_photos.SOURCE,
-    "imagenet-smoke-256px": smoke_photos.SOURCE["imagenet-smoke"],
+    **{
+        name: smoke_photos.SOURCE[photos]
+        for name, photos in resized.RESIZED.items()
+        if photos in smoke_photos.SOURCE
+    },
 }
 
 
@@ -164,7 +168,7 @@ def _prepare_photos(name: str, root: Path) -> list[str]:
 
 
 def _prepare_resized(name: str, root: Path) -> list[str]:
-    """Make the fast form out of the photos, which are prepared first."""
+    """Make the squares out of the photos, which are prepared first."""
     source = resized.RESIZED[name]
     done = _prepare_photos(source, root)
     for split in splits(source):

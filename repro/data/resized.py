@@ -1,13 +1,20 @@
-"""ImageNet in its fast form: every image as 256 x 256 uint8, decoded once and mapped from a file.
+"""ImageNet as squares of one size: every image as uint8, decoded once and mapped from a file.
 
-The shorter side is resized to 256 (bicubic with antialiasing, Pillow), and the centre square kept.
-So a training crop is cut from fewer pixels, resized twice, and never from the edges of the longer
-side; and the test crop of 224 is almost, not exactly, that of the photo. That is another dataset,
-with a name of its own: a run on it is not a run on ImageNet. It reads some ten times faster.
+Both forms use Pillow's bicubic with antialiasing. Each is another dataset than ImageNet, with a
+name of its own: a run on it is not a run on ImageNet.
 
-`root / name` holds <split>.npy (N, 3, 256, 256), <split>-labels.npy and <split>.json, which is
-written last. Images that 'validation' holds out of 'train' stand at its end, so that every split
-is a stretch of the file.
+256px, to train classifiers some ten times faster: the shorter side is resized to 256, then the
+centre square kept. So a training crop is cut from fewer pixels, resized twice, and never from the
+edges of the longer side; and the test crop of 224 is almost, not exactly, that of the photo.
+
+64px, to train generators: the centre square is cut first, at the photo's own size, then resized to
+64. So each pixel is of that square alone. The other order gives nearly the same, but its outermost
+pixels mix in what lies beside the square, whose edges it rounds to whole pixels of 64. Guided
+diffusion halves by box filters first, EDM takes Lanczos: an FID between such sets is not zero.
+
+`root / name` holds <split>.npy (N, 3, S, S), <split>-labels.npy and <split>.json, which is written
+last. Images that 'validation' holds out of 'train' stand at its end, so that every split is a
+stretch of the file.
 """
 
 from __future__ import annotations
@@ -19,6 +26,7 @@ import os
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,11 +43,51 @@ from repro.data.images import Bytes, DataError, Images, Official, Split, reason
 from repro.data.photos import MEAN, STD, Photos
 from repro.data.sample import BROKEN
 
-SIDE = 256  # px
-RESIZED = {f"{name}-{SIDE}px": name for name in ("imagenet", "imagenet-smoke")}
-IMAGE = 3 * SIDE * SIDE  # bytes
-CHUNK = 256  # images that are written at once, 50 MB
+CHUNK = 256  # images that are written at once: 50 MB of 256 px, 3 MB of 64 px
 PROGRESS_S = 5.0
+
+
+@dataclass(frozen=True)
+class Form:
+    """How an RGB image becomes a square of `side` px."""
+
+    side: int
+    kernel: str  # crop and resampling, as the manifest says them; files of another are refused
+    square: Callable[[Image.Image, int], Image.Image]
+
+
+def resize_and_crop(image: Image.Image, side: int) -> Image.Image:
+    """torchvision's Resize(side) and CenterCrop(side)."""
+    short = min(image.size)
+    size = (side * image.width // short, side * image.height // short)
+    return _centre(image.resize(size, Image.Resampling.BICUBIC), side)
+
+
+def crop_and_resize(image: Image.Image, side: int) -> Image.Image:
+    """torchvision's CenterCrop of the whole shorter side, and Resize(side)."""
+    # Not resize(box=...), whose kernel reaches beyond the box; nor draft(), another kernel.
+    return _centre(image, min(image.size)).resize((side, side), Image.Resampling.BICUBIC)
+
+
+def _centre(image: Image.Image, side: int) -> Image.Image:
+    left, top = round((image.width - side) / 2), round((image.height - side) / 2)
+    return image.crop((left, top, left + side, top + side))
+
+
+FORMS = {
+    "256px": Form(
+        256, "shorter side 256, bicubic, antialiased; centre square", resize_and_crop
+    ),
+    "64px": Form(
+        64, "centre square of the shorter side; 64 x 64, bicubic, antialiased", crop_and_resize
+    ),
+}  # fmt: skip
+RESIZED = {f"{name}-{form}": name for form in FORMS for name in ("imagenet", "imagenet-smoke")}
+
+
+def form_of(name: str) -> Form:
+    """The form of a dataset in `RESIZED`, by its name."""
+    return FORMS[name.rpartition("-")[2]]
 
 
 @dataclass(frozen=True)
@@ -56,7 +104,7 @@ class MappedImages(Images):
 
 
 def load(folder: Path, split: Split) -> MappedImages:
-    """A split of the fast form in `folder`, mapped; DataError where it is not, or not wholly."""
+    """A split of the squares in `folder`, mapped; DataError where it is not, or not wholly."""
     official: Official = "test" if split == "test" else "train"
     step = f"run `repro prepare {folder.name} --data {folder.parent}`"
     path = folder / f"{official}.npy"
@@ -66,11 +114,15 @@ def load(folder: Path, split: Split) -> MappedImages:
         pixels = np.load(path, mmap_mode="r", allow_pickle=False)
         part = slice(about["fit"], None) if split == "validation" else slice(None)
         part = slice(0, about["fit"]) if split == "fit" else part
-        mark = about["fingerprint"]
+        mark, kernel = about["fingerprint"], about["kernel"]
         classes = tuple(about["classes"])
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{path}: {reason(error)}; {step}") from error
-    if pixels.shape != (about["images"], 3, SIDE, SIDE) or len(labels) != len(pixels):
+    form = form_of(folder.name)
+    if kernel != form.kernel:
+        raise DataError(f"{path}: made by another rule ({kernel}); remove {folder} and {step}")
+    shape = (about["images"], 3, form.side, form.side)
+    if pixels.shape != shape or len(labels) != len(pixels):
         raise DataError(f"{path}: {pixels.shape} is not of {about['images']:,} images; {step}")
     if split != official:
         mark = hashlib.sha256(f"{mark} {split}".encode()).hexdigest()[:16]
@@ -90,29 +142,25 @@ def _tensor(pixels: Bytes) -> Tensor:
 # ---- making it ----------------------------------------------------------------------------------
 
 
-def square(data: bytes) -> Bytes:
-    """A compressed image as (3, 256, 256) uint8: torchvision's Resize(256) and CenterCrop(256).
+def square(data: bytes, form: Form) -> Bytes:
+    """A compressed image, of any size and mode, as (3, S, S) uint8.
 
     Raises one of `sample.BROKEN` where it is no image.
     """
     with Image.open(io.BytesIO(data)) as opened:
         image = opened.convert("RGB")
-    width, height = image.size
-    short = min(width, height)
-    width, height = SIDE * width // short, SIDE * height // short
-    image = image.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = round((width - SIDE) / 2), round((height - SIDE) / 2)
-    pixels = np.asarray(image.crop((left, top, left + SIDE, top + SIDE)))
+    pixels = np.asarray(form.square(image, form.side))
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
 def build(
     name: str, split: Official, root: Path, photos: Photos, held_out: Tensor | None, again: bool
 ) -> str:
-    """Write the fast form of `photos`, going on where a killed call was; the line to print.
+    """Write the squares of `photos`, going on where a killed call was; the line to print.
 
     `held_out` (N,) bool says which images are for validation; `again`: replace what was made of
-    other photos. Raises DataError for a broken image, and where what is there is not of `photos`.
+    other photos, or by another rule. Raises DataError for a broken image, which it names and leaves
+    to be put right, and where what is there is not of `photos`, or not as it was written.
     """
     folder, source = root / name, _source(photos)
     folder.mkdir(exist_ok=True)
@@ -128,7 +176,8 @@ def _build(
     order = torch.arange(len(photos))
     if held_out is not None:
         order = torch.cat([order[~held_out], order[held_out]])
-    hashes = _write_pixels(folder / f"{split}.npy", photos, order, source)
+    form = form_of(folder.name)
+    hashes = _write_pixels(folder / f"{split}.npy", photos, order, source, form)
     labels = photos.labels[order].numpy()
     np.save(folder / f"{split}-labels.npy", labels)
     digest = hashlib.sha256("".join(hashes).encode())
@@ -139,7 +188,7 @@ def _build(
         "fingerprint": digest.hexdigest()[:16],
         "classes": photos.classes,
         "source": source,
-        "kernel": f"shorter side {SIDE}, bicubic, antialiased; centre square",
+        "kernel": form.kernel,
         "chunk": CHUNK,
         "sha256": hashes,
     }
@@ -150,21 +199,23 @@ def _build(
 
 
 def _source(photos: Photos) -> dict[str, str]:
-    """What the pixels depend on."""
+    """What the pixels depend on, beside their form."""
     jpeg = features.version("jpg") or "unknown"
     return {"photos": photos.fingerprint, "Pillow": PIL.__version__, "libjpeg": jpeg}
 
 
-def _write_pixels(path: Path, photos: Photos, order: Tensor, source: dict[str, str]) -> list[str]:
+def _write_pixels(
+    path: Path, photos: Photos, order: Tensor, source: dict[str, str], form: Form
+) -> list[str]:
     """Write the pixels by chunks, in parallel; the sha256 of each chunk. The journal stays."""
     partial, journal = path.with_suffix(".partial"), path.with_suffix(".journal")
-    done = _resumed(path, len(photos), source)
-    header = partial.stat().st_size - len(photos) * IMAGE
+    done = _resumed(path, len(photos), source, form)
+    header = partial.stat().st_size - len(photos) * 3 * form.side**2  # bytes
     starts = range(0, len(photos), CHUNK)
     shown = time.monotonic()
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool, journal.open("a") as kept:
         waiting = {
-            pool.submit(_write_chunk, partial, header, photos, order, start): start
+            pool.submit(_write_chunk, partial, header, photos, order, form, start): start
             for start in starts
             if start not in done
         }
@@ -184,33 +235,40 @@ def _write_pixels(path: Path, photos: Photos, order: Tensor, source: dict[str, s
     return [done[start] for start in starts]
 
 
-def _resumed(path: Path, count: int, source: dict[str, str]) -> dict[int, str]:
-    """The chunks that are written, with their sha256: if of the same images by the same library."""
+def _resumed(path: Path, count: int, source: dict[str, str], form: Form) -> dict[int, str]:
+    """The chunks that are written, with their sha256: if of the same images in the same way."""
+    way = json.dumps(source | {"kernel": form.kernel})
     partial, journal = path.with_suffix(".partial"), path.with_suffix(".journal")
     if journal.exists():
         if path.exists() and not partial.exists():
             os.replace(path, partial)  # it was killed after its last chunk
         first, *lines = journal.read_text().split("\n")[:-1] or [""]  # the last may be torn
-        if first == json.dumps(source) and partial.exists():
+        # While 256px was the only form, a journal named no kernel.
+        if first in (way, json.dumps(source)) and partial.exists():
             journal.write_text("".join(f"{line}\n" for line in (first, *lines)))
             return dict(json.loads(line) for line in lines)
     partial.unlink(missing_ok=True)
-    np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=(count, 3, SIDE, SIDE))
-    journal.write_text(json.dumps(source) + "\n")
+    shape = (count, 3, form.side, form.side)
+    np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
+    journal.write_text(f"{way}\n")
     return {}
 
 
-def _write_chunk(partial: Path, header: int, photos: Photos, order: Tensor, start: int) -> str:
+def _write_chunk(
+    partial: Path, header: int, photos: Photos, order: Tensor, form: Form, start: int
+) -> str:
     chunk = order[start : start + CHUNK].tolist()
-    pixels = np.empty((len(chunk), 3, SIDE, SIDE), np.uint8)
+    pixels = np.empty((len(chunk), 3, form.side, form.side), np.uint8)
     for row, index in enumerate(chunk):
         data = photos.read(index)
         try:
-            pixels[row] = square(data)
+            pixels[row] = square(data, form)
         except BROKEN as error:
-            raise DataError(f"{photos.name(index)}: no image ({reason(error)})") from error
+            place = photos.files[int(photos.file[index])]
+            broken = f"{photos.name(index)}: no image ({reason(error)})"
+            raise DataError(f"{broken}; put a whole one in {place}") from error
     with partial.open("r+b") as file:
-        file.seek(header + start * IMAGE)
+        file.seek(header + start * pixels[0].nbytes)
         file.write(pixels.data)
         file.flush()
         os.fdatasync(file.fileno())  # before the journal says that it is there
@@ -218,21 +276,22 @@ def _write_chunk(partial: Path, header: int, photos: Photos, order: Tensor, star
 
 
 def _made(folder: Path, split: Official, source: dict[str, str], again: bool) -> bool:
-    """Whether the fast form is there; DataError where it is not what was written, or of others."""
+    """Whether the squares are there; DataError where they changed, or are of other photos."""
     if not (folder / f"{split}.json").exists():
         return False
     about = json.loads((folder / f"{split}.json").read_text(encoding="utf-8"))
     step = f"remove {folder} and run `repro prepare {folder.name} --data {folder.parent}`"
-    if about["source"]["photos"] != source["photos"]:
-        if again:
-            return False
+    other_photos = about["source"]["photos"] != source["photos"]
+    if again and (other_photos or about["kernel"] != form_of(folder.name).kernel):
+        return False
+    if other_photos:
         raise DataError(f"{folder}: made of other photos than there are now; {step}")
     _check_pixels(load(folder, split).pixels, about, f"{folder / split}.npy", step)
     return True
 
 
 def _check_pixels(pixels: Tensor, about: dict[str, Any], where: str, step: str) -> None:
-    """Raise DataError unless some 32 chunks, 1.6 GB, of the images are what was written."""
+    """Raise DataError unless some 32 chunks, 1.6 GB of 256 px, are what was written."""
     hashes, size = about["sha256"], about["chunk"]
     for chunk in range(0, len(hashes), -(-len(hashes) // 32)):
         part = pixels[chunk * size : (chunk + 1) * size].numpy()

@@ -608,7 +608,7 @@ def test_a_square_is_torchvisions_at_any_shape(size: tuple[int, int]) -> None:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     wanted = by_torchvision(Image.fromarray(pixels))
-    assert np.array_equal(resized.square(buffer.getvalue()), wanted)
+    assert np.array_equal(resized.square(buffer.getvalue(), resized.FORMS["256px"]), wanted)
 
 
 def test_the_fast_form_stays_in_its_file_and_goes_to_workers_by_name(fast: Path) -> None:
