@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from repro.experiments.architecture import DECISIONS
-from repro.spec import Cell, Classification, Decision, Experiment
+from repro.spec import Cell, Classification, Decision, Experiment, Generation, Run
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,11 @@ def _open(cell: Cell) -> Iterator[tuple[str, object, str]]:
     """
     seen = set[tuple[str, object, str]]()
     for name, source in cell.sources:
-        run, field = cell.training, name.removeprefix("pretrained.")
+        field = name.removeprefix("pretrained.")
+        run: Run | str | None = cell.run
         if field != name:
-            assert isinstance(run.pretrained, Classification)
-            run = run.pretrained
+            run = cell.training.pretrained
+        assert isinstance(run, Classification | Generation)
         value = getattr(run.recipe, field)
         if not source.startswith("paper") and (field, value, source) not in seen:
             yield name, value, source

@@ -15,7 +15,7 @@ from typing import Any
 
 from repro import gpus, results, spec
 from repro.gpus import is_device
-from repro.spec import Classification, Model, Profiling, Run
+from repro.spec import Classification, Generation, Model, Profiling, Run
 
 Range = tuple[float, float]  # low, high
 
@@ -35,6 +35,7 @@ DATASETS: Mapping[str, tuple[int, int, int]] = {
     "glyphs": (6_000, 2_000, 100),
 }
 SMOKE_IMAGES = 20
+GENERATED_SIDE = 64  # px, of a generator that says nothing else
 STORED_SIDE = 32  # px, where neither recipe nor evaluation says
 PART = {"fit": 5 / 6, "validation": 1 / 6}  # of 'train'
 
@@ -81,9 +82,7 @@ def _price(known: _Known, run: Run, gpu: str, count: int) -> Price:
         return Price(run, (PROFILING_HOURS,) * 2, "about a minute", 0, 0)
     hours, origin = _hours(known, run, gpu)
     weights = _weights(known, run)
-    trains = not isinstance(run, Classification) or run.recipe.epochs > 0
-    # A checkpoint of AdamW has three numbers a weight: itself and two moments.
-    peak = weights + 2 * 3 * weights * trains if weights is not None else None
+    peak = weights + 2 * _checkpoint(known, run, weights) if weights is not None else None
     return Price(run, hours, origin, weights, peak, count)
 
 
@@ -96,6 +95,8 @@ def _hours(known: _Known, run: Run, gpu: str) -> tuple[Range | None, str]:
     if done:
         taken = [f["seconds"] * f.get("ranks", 1) / 3600 for f in done]
         return (min(taken), max(taken)), "seeds done here"
+    if isinstance(run, Generation):
+        return _generation_hours(known, run, gpu)
     if not isinstance(run, Classification):
         return None, "a seed that is done would tell"
     if (work := images(run)) is None:
@@ -113,6 +114,33 @@ def _hours(known: _Known, run: Run, gpu: str) -> tuple[Range | None, str]:
         best = flop / (peak * 1e12 * UTILISATION[1]) / 3600
         return (best, best * UTILISATION[1] / UTILISATION[0]), "multiply-adds"
     return None, f"{_telling(model, gpu).id} would tell" if gpu else "the name of a GPU would tell"
+
+
+def _generation_hours(known: _Known, run: Generation, gpu: str) -> tuple[Range | None, str]:
+    """By multiply-adds: of an image, the generator's pass and its gradient (3); the
+    discriminator's of a real and a generated one (6), and R1's second gradient (our estimate: 3).
+    Evaluations, a few in a hundred thousand steps, are left out."""
+    peak, _ = gpus.PEAKS.get(gpus.named(gpu), (None, ""))
+    models = pair(run)
+    if missing := [model for model in models if model not in known.counts]:
+        return None, f"{missing[0].id} would tell"
+    if not peak:
+        return None, f"a seed done on {gpu} would tell" if gpu else "the name of a GPU would tell"
+    of_generator, of_discriminator = (known.counts[model]["macs"] for model in models)
+    macs = 3 * of_generator + (9 if run.recipe.r1_weight else 6) * of_discriminator
+    flop = 2 * macs * run.recipe.steps * run.recipe.batch_size
+    best = flop / (peak * 1e12 * UTILISATION[1]) / 3600
+    return (best, best * UTILISATION[1] / UTILISATION[0]), "multiply-adds"
+
+
+def pair(run: Generation) -> tuple[Profiling, Profiling]:
+    """The profiles that count a run's generator and its discriminator."""
+    side = dict(run.generator.options).get("img_size", GENERATED_SIDE)
+    assert isinstance(side, int)
+    return (
+        Profiling(model=run.generator, classes=0, image_size=side),
+        Profiling(model=run.discriminator, classes=1, image_size=side),
+    )
 
 
 def counted(run: Classification) -> Profiling:
@@ -157,7 +185,7 @@ def images(run: Classification) -> tuple[float, float] | None:
 
 
 def _facts(dataset: str) -> tuple[int, int, int] | None:
-    dataset = dataset.removesuffix("-256px")
+    dataset = dataset.removesuffix("-256px").removesuffix("-64px")
     facts = DATASETS.get(dataset.removesuffix("-smoke"))
     if facts and dataset.endswith("-smoke"):
         return SMOKE_IMAGES, SMOKE_IMAGES, facts[2]
@@ -223,10 +251,22 @@ def _profile(root: Path, name: str) -> tuple[Profiling, dict[str, Any]] | None:
 
 def _weights(known: _Known, run: Run) -> int | None:
     """Bytes of the trained weights, in fp32."""
+    if isinstance(run, Generation):
+        found = known.counts.get(pair(run)[0])
+        return 4 * int(found["parameters"]) if found else None
     told = [f["parameters"] for f in known.seeds(run) if "parameters" in f]
     if isinstance(run, Classification) and _facts(run.dataset):
         told += [c["parameters"] for c in [known.counts.get(counted(run))] if c]
     return 4 * int(told[0]) if told else None
+
+
+def _checkpoint(known: _Known, run: Run, weights: int) -> int:
+    """Bytes of the state of a training: three numbers a weight, itself and Adam's two moments."""
+    if isinstance(run, Generation):  # with the average of the generator and with a discriminator
+        found = known.counts.get(pair(run)[1], {"parameters": 0})
+        return 4 * weights + 3 * 4 * int(found["parameters"])
+    trains = not isinstance(run, Classification) or run.recipe.epochs > 0
+    return 3 * weights * trains
 
 
 # --- of many runs --------------------------------------------------------------------------------

@@ -183,10 +183,11 @@ def write_metrics(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
 # --- the frame -----------------------------------------------------------------------------------
 
 
-def frame(root: Path, runs: Iterable[Run]) -> tuple[pd.DataFrame, Sequence[str]]:
+def frame(root: Path, runs: Iterable[Run], at: float = 1.0) -> tuple[pd.DataFrame, Sequence[str]]:
     """One row a run that has a result, and warnings about what could not be used.
 
-    Columns: `run` (its id), `seed`, `status` ('done' or 'diverged') and one for each metric.
+    Columns: `run` (its id), `seed`, `status` ('done' or 'diverged') and one for each metric, as it
+    was after the share `at` of the training.
     """
     import pandas as pd  # half a second: only where a table needs it
 
@@ -197,6 +198,14 @@ def frame(root: Path, runs: Iterable[Run]) -> tuple[pd.DataFrame, Sequence[str]]
             warnings.append(found.note)
         if found.result is not None:
             row = {"run": run.id, "seed": run.seed, "status": found.state}
-            rows.append(row | found.result["metrics"])
+            metrics = found.result["metrics"]
+            rows.append(row | (metrics if at == 1 else _metrics_at(folder(root, run), at)))
     columns = ["run", "seed", "status", "top1"]
     return pd.DataFrame(rows, columns=None if rows else columns), warnings
+
+
+def _metrics_at(path: Path, at: float) -> dict[str, Any]:
+    """The line of a run's metrics after this share of its steps; nothing if there is none."""
+    lines = read_metrics(path)
+    step = round(at * lines[-1]["step"]) if lines else 0
+    return next((line for line in lines if line["step"] == step), {})

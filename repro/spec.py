@@ -86,6 +86,26 @@ class Recipe:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AdversarialRecipe:
+    """The hyper-parameters of a generator and a discriminator that are trained at the same time.
+
+    Every step, one gradient of each, at the same weights. Rates are constant. Adam for both.
+    """
+
+    steps: int
+    batch_size: int  # real images, and generated ones, per step, over all devices
+    lr: float  # the generator's
+    discriminator_lr: float
+    betas: tuple[float, float] = (0.0, 0.99)
+    loss: Literal["logistic", "hinge"] = "logistic"  # logistic: the non-saturating one
+    r1_weight: float = 0.0  # of the squared norm of the discriminator's gradient at real images
+    flip: bool = False
+    ema_decay: float = 0.0  # of the average of the generator's weights, which is what is evaluated
+    ema_start: int = 0  # the step from which it is an average; before, it is the weights themselves
+    evaluate_every_steps: int = 0  # 0: at the end only
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """How an image of any size becomes a test input: resized, then its centre cropped."""
 
@@ -109,7 +129,7 @@ class Run(ABC):
 
     @property
     def starts_from(self) -> Run | None:
-        """The run whose weights this one begins with."""
+        """The run whose weights this one needs: to begin with, or to measure by."""
         return None
 
     @property
@@ -161,6 +181,33 @@ class Classification(Run):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Generation(Run):
+    """Train a generator of images, and measure how its images are distributed beside real ones.
+
+    Metrics, by Inception's features: `fid`, `inception_score`, `kid`, `precision`, `recall`. By
+    those of a classifier that was trained here, they begin with `proxy_`, and `proxy_frechet`
+    stands for `fid`, since no other features are Inception's.
+    """
+
+    kind: ClassVar[str] = "generation"
+    generator: Model
+    discriminator: Model
+    dataset: str  # of squares, as large as the generator's images
+    recipe: AdversarialRecipe
+    samples: int = 50_000  # that are generated for an evaluation
+    reference_split: Literal["train", "test"] = "train"  # the real images they are compared with
+    features: Classification | Literal["inception"] = "inception"
+
+    @property
+    def starts_from(self) -> Run | None:
+        return self.features if isinstance(self.features, Classification) else None
+
+    @property
+    def slug(self) -> str:
+        return _plain(f"{self.generator.name}-{self.dataset}-{self.recipe.steps}st-s{self.seed}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Profiling(Run):
     """Measure a model. Metrics: `parameters`, and `macs`, multiply-adds of a forward pass an image.
 
@@ -170,11 +217,12 @@ class Profiling(Run):
 
     kind: ClassVar[str] = "profiling"
     model: Model
-    classes: int
+    classes: int  # 0: of a generator, which makes images of latents
     image_size: int  # px
     device: str = ""  # '': only counted; 'cpu' (one thread); else part of a GPU's name, as 'H100'
     precision: Literal["fp32", "bf16"] = "fp32"
     batch_size: int = 1
+    attention: Literal["", "fused", "plain"] = ""  # plain: with all scores made
 
     @property
     def is_drawn(self) -> bool:
@@ -183,14 +231,22 @@ class Profiling(Run):
     @property
     def slug(self) -> str:
         where = f"{self.device}-{self.precision}-b{self.batch_size}" if self.device else "counted"
+        where += f"-{self.attention}" * bool(self.attention)
         return _plain(f"{self.model.name}-{self.image_size}px-{self.classes}-{where}")
+
+
+def dataset_of(run: Run) -> str:
+    """The dataset that the run is about; '' if it is about none."""
+    return run.dataset if isinstance(run, Classification | Generation) else ""
 
 
 def _plain(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower())
 
 
-RUN_KINDS: dict[str, Any] = {"Classification": Classification, "Profiling": Profiling}
+RUN_KINDS: dict[str, Any] = {
+    kind.__name__: kind for kind in (Classification, Generation, Profiling)
+}
 
 
 # --- run identity --------------------------------------------------------------------------------
@@ -247,7 +303,8 @@ def _revive(stored: object) -> Any:
         return tuple(_revive(item) for item in stored)
     if not isinstance(stored, dict):
         return stored
-    known = {"Model": Model, "Recipe": Recipe, "Evaluation": Evaluation, **RUN_KINDS}
+    parts = (Model, Recipe, AdversarialRecipe, Evaluation)
+    known = {part.__name__: part for part in parts} | RUN_KINDS
     values = {name: _revive(value) for name, value in stored.items() if name != "class"}
     kind = known.get(stored.get("class", ""))
     if kind is None:
@@ -325,6 +382,7 @@ class Cell:
     published: PaperValue | None = None  # what others measured with the same weights
     sources: tuple[tuple[str, str], ...] = ()
     metric: str = "top1"
+    at: float = 1.0  # share of the training after which it is measured
     panel: str = ""  # of a figure, or the columns of a table that belong together
     proxy: Run | None = None  # where the run at proxy scale, as all are derived, would ask nothing
 

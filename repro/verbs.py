@@ -43,8 +43,8 @@ def list_(words: Sequence[str]) -> int:
         print(json.dumps(rows, indent=1))
         return 0
     for experiment in found:
-        print(f"{experiment.name:10} {experiment.place}. {experiment.title}")
-        print(f"{'':10} {', '.join(experiment.rows)}")
+        print(f"{experiment.name:18} {experiment.place}. {experiment.title}")
+        print(f"{'':18} {'; '.join(experiment.rows)}")
     return 0
 
 
@@ -371,12 +371,35 @@ def retry(words: Sequence[str]) -> int:
 # --- this machine, and clusters ------------------------------------------------------------------
 
 
+def sample(words: Sequence[str]) -> int:
+    """draw images from a finished run's generator: sample RUN --n 64 --seed 0"""
+    from jsonargparse.typing import NonNegativeInt, PositiveInt
+
+    parser = parser_of("sample RUN", "Draw images from a finished run's generator, as a PNG grid.")
+    parser.add_argument("run", help="a run's id, or its beginning")
+    parser.add_argument("--n", type=PositiveInt, default=64, metavar="N", help="default: 64")
+    parser.add_argument("--seed", type=NonNegativeInt, default=0, metavar="N", help="default: 0")
+    parser.add_argument("--out", type=path_of, metavar="FILE",
+                        help="default: <run>-<seed>.png, here")  # fmt: skip
+    add_places(parser)
+    given = parser.parse_args(list(words))
+
+    from repro import results
+    from repro.launch import samples
+
+    name = _run_named(given.run, given.results)
+    out = Path(given.out or f"{name}-{given.seed}.png")
+    results.write(out, samples.draw(given.results, name, given.n, given.seed))
+    print(out)
+    return 0
+
+
 def prepare(words: Sequence[str]) -> int:
-    """fetch and check a dataset, or say which file to put where"""
+    """fetch and check a dataset, or Inception's weights, or say which file to put where"""
     parser = parser_of(
         "prepare DATASET", "Fetch and check a dataset, or say which file to put where."
     )
-    parser.add_argument("dataset", help="a dataset, such as cifar10")
+    parser.add_argument("dataset", help="a dataset, such as cifar10, or 'inception'")
     add_places(parser)
     given = parser.parse_args(list(words))
 
@@ -452,6 +475,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "failures": failures,
     "cancel": cancel,
     "retry": retry,
+    "sample": sample,
     "prepare": prepare,
     "doctor": doctor,
     "testbed": testbed,

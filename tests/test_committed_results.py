@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from repro import results, spec
-from repro.spec import Profiling
+from repro.experiments.scales import PROXY_FEATURES
+from repro.spec import Generation, Profiling
 from repro.tasks import profiling
 
 ROOT = Path(__file__).parents[1]
@@ -41,6 +42,11 @@ def test_a_committed_run_is_what_it_says(folder: Path) -> None:
     if found.state == "diverged":
         return
     metrics = found.result["metrics"]
+    if isinstance(run, Generation):
+        last = results.read_metrics(folder)[-1]
+        assert metrics == {name: value for name, value in last.items() if name != "epoch"}
+        assert metrics["step"] == run.recipe.steps
+        return
     if isinstance(run, Profiling):
         assert profiling.count(run) == {name: metrics[name] for name in ("parameters", "macs")}
         return
@@ -53,9 +59,14 @@ def test_a_committed_run_is_what_it_says(folder: Path) -> None:
 
 
 def test_nothing_but_small_files_is_committed() -> None:
+    """And of weights, those of the run by which others are measured."""
     kept = {results.SPEC, results.METRICS, results.PREDICTIONS, results.RESULT}
+    kept |= {"samples.png", "interpolation.png"}
     listed = subprocess.run(
         ["git", "ls-files", "results"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.split()
+    weights = f"results/{PROXY_FEATURES.id}/{results.WEIGHTS}"
+    assert weights in listed
+    listed.remove(weights)
     assert {path.rpartition("/")[2] for path in listed} <= kept
     assert max((ROOT / path).stat().st_size for path in listed) < 100_000

@@ -236,3 +236,15 @@ def test_the_frame_has_a_row_a_result(tmp_path: Path) -> None:
     empty, warnings = results.frame(tmp_path / "nowhere", runs)
     assert (len(empty), warnings) == (0, [])
     assert {"run", "seed", "status"} <= set(empty.columns)
+
+
+def test_the_frame_at_a_share_of_the_training(tmp_path: Path) -> None:
+    """A point of a curve is the line of metrics after that share of the steps."""
+    folder = results.begin(tmp_path, RUN)
+    results.write_metrics(folder, [{"step": 5, "top1": 20.0}, {"step": 10, "top1": 30.0}])
+    results.finish(folder, DONE)
+    for at, top1 in ((0.5, 20.0), (1.0, 71.25)):
+        frame, _ = results.frame(tmp_path, [RUN], at)
+        assert list(frame["top1"]) == [top1]
+    frame, _ = results.frame(tmp_path, [RUN], 0.2)  # where nothing was measured
+    assert "top1" not in frame.dropna(axis=1)

@@ -15,8 +15,8 @@ import repro
 ROOT = Path(repro.__file__).parent
 PAPER = {"experiments", "plan", "results", "verdict", "render"}
 PAPER |= {"cli", "gpus", "options", "price", "reproduce", "verbs"}
-TORCH = {"tasks", "models", "data", "interpret", "train"}
-ALONE = {"models", "data", "interpret"}  # usable without the rest of the project
+TORCH = {"tasks", "models", "data", "interpret", "train", "fidelity"}
+ALONE = {"models", "data", "interpret", "fidelity"}  # usable without the rest of the project
 
 
 def imports(path: Path) -> Iterator[str]:

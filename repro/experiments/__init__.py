@@ -10,6 +10,7 @@ from repro.spec import Experiment
 
 _SHARED = {
     "__init__",
+    "adversarial_recipes",
     "architecture",
     "imagenet_recipes",
     "recipes",
@@ -20,7 +21,13 @@ _SHARED = {
 def names() -> list[str]:
     """The experiments there are, in the paper's order."""
     found = {path.stem for path in Path(__file__).parent.glob("*.py")} - _SHARED
-    return sorted(found, key=lambda name: (not name.startswith("table"), len(name), name))
+    return sorted(found, key=_order)
+
+
+def _order(name: str) -> tuple[bool, bool, int, str]:
+    """Tables before figures, the appendix last, and by number."""
+    number = int("".join(filter(str.isdigit, name)))
+    return not name.startswith("table"), "_a" in name, number, name
 
 
 def matching(word: str) -> list[str]:

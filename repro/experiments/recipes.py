@@ -9,20 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from repro.spec import Recipe
+from repro.spec import AdversarialRecipe, Recipe
+
+R = TypeVar("R", Recipe, AdversarialRecipe)
 
 
 @dataclass(frozen=True)
-class Sourced:
+class SourcedOf(Generic[R]):
     """A recipe with the source of each of its values.
 
     Equal recipes may have different sources: what the authors state for NesT is our choice for the
     methods it is compared with. So the sources belong to a use of a recipe, not to its values.
     """
 
-    recipe: Recipe
+    recipe: R
     sources: Mapping[str, str]
 
     @property
@@ -30,9 +32,12 @@ class Sourced:
         """The sources as a cell keeps them."""
         return tuple(self.sources.items())
 
-    def after(self, before: Sourced) -> tuple[tuple[str, str], ...]:
+    def after(self, before: SourcedOf[Recipe]) -> tuple[tuple[str, str], ...]:
         """The sources of this recipe, and of the one of the run that it starts from."""
         return (*self.listed, *((f"pretrained.{name}", why) for name, why in before.listed))
+
+
+Sourced = SourcedOf[Recipe]
 
 
 def sourced(**values: tuple[Any, str]) -> Sourced:
@@ -41,12 +46,18 @@ def sourced(**values: tuple[Any, str]) -> Sourced:
     return Sourced(recipe, {name: source for name, (_, source) in values.items()})
 
 
-def changed(like: Sourced, **changes: tuple[Any, str] | str) -> Sourced:
+def adversarial(**values: tuple[Any, str]) -> SourcedOf[AdversarialRecipe]:
+    """The same for a generator and its discriminator."""
+    recipe = AdversarialRecipe(**{name: value for name, (value, _) in values.items()})
+    return SourcedOf(recipe, {name: source for name, (_, source) in values.items()})
+
+
+def changed(like: SourcedOf[R], **changes: tuple[Any, str] | str) -> SourcedOf[R]:
     """A recipe with some values changed, as (value, source), or only their source."""
     pairs = {name: change for name, change in changes.items() if not isinstance(change, str)}
     values = {name: value for name, (value, _) in pairs.items()}
     told = {name: c if isinstance(c, str) else c[1] for name, c in changes.items()}
-    return Sourced(replace(like.recipe, **values), {**like.sources, **told})
+    return SourcedOf(replace(like.recipe, **values), {**like.sources, **told})
 
 
 _CONFIG = "official configs/cifar_nest.py"

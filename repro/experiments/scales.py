@@ -11,11 +11,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import cast
 
-from repro.experiments.recipes import sourced
+from repro.experiments.recipes import adversarial, sourced
 from repro.spec import (
+    AdversarialRecipe,
     Cell,
     Classification,
     Experiment,
+    Generation,
     Model,
     Profiling,
     R,
@@ -31,16 +33,18 @@ PROXY_DATASETS = {
     "cifar100": "glyphs",
     "imagenet": "glyphs",
     "imagenet22k": "glyphs",
+    "imagenet-64px": "fashion-mnist-6k",
 }
 SMOKE_DATASETS = {
     name: f"{name}-smoke" for name in ("cifar10", "cifar100", "imagenet", "imagenet22k")
-} | {f"imagenet-{SQUARES}": f"imagenet-smoke-{SQUARES}"}
+} | {f"imagenet-{side}": f"imagenet-smoke-{side}" for side in (SQUARES, "64px")}
 
 _TITLES = {
     "cifar10": "CIFAR-10",
     "cifar100": "CIFAR-100",
     "imagenet": "ImageNet",
     "imagenet-256px": "ImageNet, 256 px",
+    "imagenet-64px": "ImageNet, 64 px",
     "imagenet22k": "ImageNet-22K",
     "fashion-mnist-6k": "Fashion-MNIST-6k",
     "glyphs": "Glyphs-100",
@@ -63,7 +67,8 @@ _PVT: dict[str, Value] = {
 _SWIN: dict[str, Value] = {"img_size": 32, "patch_size": 2, "window_size": 4}
 _NEST: dict[str, Value] = {"img_size": 32, "patch_size": 2, "depths": (1, 1, 1)}
 _NEST_T: dict[str, Value] = {"embed_dims": 66, "num_heads": 2}  # at any number of hierarchies
-_CARRIED = ("aggregation", "aggregation_plane")  # options that are the question at every scale
+# Options that are the question at every scale.
+_CARRIED = ("aggregation", "aggregation_plane", "unsampling")
 
 PROXY_MODELS: dict[str, Model] = {
     model.name: model
@@ -99,6 +104,21 @@ PROXY_MODELS: dict[str, Model] = {
                  embed_dim=24, depths=(2, 2, 8), num_heads=(3, 6, 12)),
     )
 }  # fmt: skip
+# Generators of 32 px and their judges, with three hierarchies of four: the widths fall by four and
+# then stay, as in Transposed NesT's; TransGAN's fall by four each.
+_GENERATOR: dict[str, Value] = {"img_size": 32, "latent_dim": 64}
+PROXY_MODELS |= {
+    model.name: model
+    for model in (
+        Model.of("transposed_nest_64", **_GENERATOR, embed_dims=(64, 16, 16), depths=(1, 1, 1),
+                 num_heads=(2, 1, 1)),
+        Model.of("transgan_64", **_GENERATOR, embed_dims=(64, 16, 4), depths=(1, 1, 1),
+                 num_heads=1),
+        Model.of("sagan_decoder_64", **_GENERATOR, widths=(96, 64, 32, 16)),
+        Model.of("hit_discriminator_64", img_size=32, widths=(8, 16, 32, 32), dense=32),
+        Model.of("sagan_discriminator_64", img_size=32, widths=(8, 16, 32, 32)),
+    )
+}  # fmt: skip
 # The smallest there are, of 3 M parameters: what a RegNet is made of is no option of timm's.
 PROXY_MODELS |= {"regnety_040": Model("regnety_002"), "regnety_160": Model("regnety_004")}
 
@@ -112,6 +132,22 @@ PROXY = sourced(
     weight_decay=(0.05, "as at paper scale"),
     no_decay=(("pos_embed", "relative_position_bias_table"), "as at paper scale"),
     crop_padding=(2, "as at paper scale; the rest of the augmentation needs more epochs to pay"),
+)
+
+
+_SHORT = "our choice: what a CPU does in some minutes"
+PROXY_ADVERSARIAL = adversarial(
+    steps=(600, _SHORT),
+    batch_size=(32, _SHORT),
+    lr=(2e-3, "our choice: one rate for all; 5e-4 was slower for two of them"),
+    discriminator_lr=(2e-3, "our choice: the same"),
+    ema_decay=(0.99, "our choice: an average over a hundredth of the steps, as at paper scale"),
+    evaluate_every_steps=(60, "our choice: ten points of a curve, as at paper scale"),
+)
+
+# What tells images apart where Inception cannot: small convnets, as Inception is one.
+PROXY_FEATURES = Classification(
+    model=PROXY_MODELS["wrn28_10"], dataset="fashion-mnist-6k", recipe=PROXY.recipe
 )
 
 
@@ -142,8 +178,13 @@ def _on_squares(run: R) -> R:
 
 
 def exists(cell: Cell, scale: Scale) -> bool:
-    """Whether the cell asks something at this scale: released weights have no small version."""
-    return scale == "paper" or not _is_released(cell.run)
+    """Whether the cell asks something at this scale.
+
+    Released weights have no small version, and a training of two steps has no curve.
+    """
+    if _is_released(cell.run):
+        return scale == "paper"
+    return scale != "smoke" or cell.at == 1
 
 
 def _is_released(run: Run) -> bool:
@@ -161,6 +202,8 @@ def at_scale(run: R, scale: Scale) -> R:
         return run
     if isinstance(run, Classification):
         return cast(R, _classification(run, scale))
+    if isinstance(run, Generation):
+        return cast(R, _generation(run, scale))
     assert isinstance(run, Profiling)
     return cast(R, _profiling(run, scale))
 
@@ -187,9 +230,36 @@ def _classification(run: Classification, scale: Scale) -> Classification:
     )
 
 
+def _generation(run: Generation, scale: Scale) -> Generation:
+    if scale == "proxy":
+        return replace(
+            run,
+            generator=proxy_model(run.generator),
+            discriminator=proxy_model(run.discriminator),
+            dataset=PROXY_DATASETS[run.dataset],
+            recipe=_small(run.recipe),
+            samples=1_000,
+            features=PROXY_FEATURES,
+        )
+    return replace(
+        run,
+        dataset=SMOKE_DATASETS[run.dataset],
+        recipe=replace(run.recipe, steps=2, batch_size=2, evaluate_every_steps=0),
+        samples=20,
+        features=SMOKE_FEATURES,
+    )
+
+
+def _small(recipe: AdversarialRecipe) -> AdversarialRecipe:
+    """Another length, batch and rates; the losses are the question."""
+    names = PROXY_ADVERSARIAL.sources
+    return replace(recipe, **{name: getattr(PROXY_ADVERSARIAL.recipe, name) for name in names})
+
+
 def _profiling(run: Profiling, scale: Scale) -> Profiling:
     if scale == "proxy":
-        run = replace(run, model=proxy_model(run.model), classes=10, image_size=32)
+        classes = 10 if run.classes else 0
+        run = replace(run, model=proxy_model(run.model), classes=classes, image_size=32)
     if not run.device:
         return run
     batch = 64 if scale == "proxy" else 1
@@ -211,7 +281,11 @@ def proxy_model(model: Model) -> Model:
 
 def sources(cell: Cell, scale: Scale) -> tuple[tuple[str, str], ...]:
     """Where each value of the cell's recipe at this scale is from."""
-    return PROXY.listed if scale == "proxy" and cell.sources else cell.sources
+    if scale != "proxy" or not cell.sources:
+        return cell.sources
+    if not isinstance(cell.run, Generation):
+        return PROXY.listed
+    return tuple({**dict(cell.sources), **PROXY_ADVERSARIAL.sources}.items())
 
 
 def smoke_recipe(recipe: Recipe) -> Recipe:
@@ -219,6 +293,13 @@ def smoke_recipe(recipe: Recipe) -> Recipe:
     batch = 4 if recipe.image_size else 10
     return replace(recipe, epochs=1, batch_size=batch, warmup_epochs=0.0,
                    evaluate_every_epochs=0)  # fmt: skip
+
+
+SMOKE_FEATURES = Classification(
+    model=Model.of("wrn28_10", depth=10, widen=0.25),
+    dataset=SMOKE_DATASETS["cifar10"],
+    recipe=smoke_recipe(PROXY.recipe),
+)
 
 
 def title(dataset: str) -> str:

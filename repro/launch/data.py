@@ -11,7 +11,9 @@ from importlib import metadata
 from pathlib import Path
 
 from repro.results import ResultsError
-from repro.spec import Classification, Run
+from repro.spec import Generation, Run, dataset_of
+
+INCEPTION = "inception"  # what measures generated images, and the folder of its weights
 
 
 class MissingData(ResultsError):
@@ -19,19 +21,28 @@ class MissingData(ResultsError):
 
 
 def prepare(name: str, root: Path) -> Sequence[str]:
-    """Fetch and check a dataset; the lines to show. MissingData says which file to put where."""
+    """Fetch and check a dataset, or 'inception', the weights of that network; the lines to show.
+
+    MissingData says which file to put where.
+    """
+    from repro import fidelity
     from repro.data import prepare as task
     from repro.data.datasets import DataError
 
     try:
+        if name == INCEPTION:
+            return fidelity.prepare_inception(root / INCEPTION)
         return task.prepare(name, root)
     except DataError as error:
         raise MissingData(str(error)) from error
 
 
 def of(runs: Iterable[Run]) -> list[str]:
-    """The names of the datasets that runs need."""
-    return sorted({run.dataset for run in runs if isinstance(run, Classification)})
+    """What runs need: the names of datasets, and 'inception', where they are measured by it."""
+    runs = list(runs)
+    judged = {INCEPTION for run in runs if isinstance(run, Generation)
+              and run.features == INCEPTION}  # fmt: skip
+    return sorted({dataset_of(run) for run in runs} - {""} | judged)
 
 
 def check(names: Sequence[str], root: Path) -> None:
@@ -39,11 +50,15 @@ def check(names: Sequence[str], root: Path) -> None:
 
     Raises MissingData for the first that cannot be used.
     """
+    from repro import fidelity
     from repro.data import datasets
     from repro.data import prepare as task
 
     try:
         for name in names:
+            if name == INCEPTION:
+                fidelity.find_inception(root / INCEPTION)
+                continue
             if name in task.SMOKE_SOURCE:
                 task.prepare(name, root)
             for split in datasets.splits(name):

@@ -134,6 +134,15 @@ class _Job:
             except results.ResultsError as error:  # the next epoch's holds these lines as well
                 warnings.warn(str(error), stacklevel=2)
 
+    def keep(self, name: str, data: bytes) -> None:
+        if self.ours():
+            path = self.folder / name
+            try:
+                path.parent.mkdir(exist_ok=True)
+                results.write(path, data)
+            except (OSError, results.ResultsError) as error:  # a picture the fewer
+                warnings.warn(str(error), stacklevel=2)
+
     def stop(self, *_: object) -> None:
         self.asked_to_stop = True
 
@@ -206,7 +215,7 @@ def _refuse_hopeless(held: lease.Lease) -> None:
 
 def _record(folder: Path, result: Any, started: str, seconds: float) -> None:
     """Write what the task handed back: its arrays, then, last, the result."""
-    files = {}
+    files = dict(result.files)
     if result.predictions:
         files[results.PREDICTIONS] = _npz(result.predictions)
     if result.weights:

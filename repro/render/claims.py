@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from repro.render.text import ACCURACIES, HOLE, Row, column, number
+from repro.render.text import HOLE, Row, column, measure, number
 from repro.spec import Claim, Experiment, Place, Scale, SpecError
 from repro.verdict import LEVEL, deciding_pair, holds
 
@@ -18,7 +18,7 @@ TEST = (
     "run ranks last."
 )
 
-_LAST = -1e9  # of a diverged run: below every accuracy
+_LAST = 1e9  # of a diverged run, where less is better; where more is, the negative
 
 Full = tuple[str, str, str]  # row, column and panel of a cell
 
@@ -33,7 +33,7 @@ class _Side:
 
     def __str__(self) -> str:
         """'NesT-T: 96.10, 95.90, diverged'."""
-        texts = [number(v, self.metric) if v > _LAST / 2 else "diverged" for v in self.values]
+        texts = ["diverged" if _is_last(v) else number(v, self.metric) for v in self.values]
         return f"{self.name}: {', '.join(texts) or HOLE}"
 
 
@@ -101,17 +101,21 @@ def _sides(claim: Claim, frame: pd.DataFrame) -> tuple[list[_Side], list[_Side]]
 
 def _less(a: _Side, b: _Side) -> _Side:
     """What lies between two cells, seed by seed; where `b` diverged, nothing is known."""
-    pairs = [(v, w) for v, w in zip(a.values, b.values, strict=False) if w != _LAST]
-    values = [v - w if v != _LAST else _LAST for v, w in pairs]
+    pairs = [(v, w) for v, w in zip(a.values, b.values, strict=False) if not _is_last(w)]
+    values = [v if _is_last(v) else v - w for v, w in pairs]
     return _Side(f"{a.name} less {b.name}", a.metric, values)
 
 
 def _side(frame: pd.DataFrame, place: Full, shared: Sequence[str]) -> _Side:
     cells = column(frame, (place[2], place[1]))
     cell: Row = cells[cells["row"] == place[0]].to_dict("records")[0]
-    diverged = cell["diverged"] if cell["metric"] in ACCURACIES else 0
+    last = {"most": [-_LAST], "least": [_LAST], "": []}[measure(cell["metric"]).best]
     name = ", ".join(part for part in place if part and part not in shared)
-    return _Side(name, cell["metric"], [*cell["values"], *[_LAST] * diverged])
+    return _Side(name, cell["metric"], [*cell["values"], *last * cell["diverged"]])
+
+
+def _is_last(value: float) -> bool:
+    return abs(value) == _LAST
 
 
 def _full(place: Place) -> Full:

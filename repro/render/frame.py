@@ -11,7 +11,7 @@ import pandas as pd
 from repro import results
 from repro.experiments.scales import exists, run_of, sources, title
 from repro.render.text import ACCURACIES
-from repro.spec import Cell, Classification, Experiment, Run, Scale, chosen, with_seeds
+from repro.spec import Cell, Experiment, Run, Scale, chosen, dataset_of, with_seeds
 from repro.verdict import summarize
 
 
@@ -39,7 +39,7 @@ def tidy(
 
 def _tidy_row(cell: Cell, scale: Scale, root: Path, seeds: int) -> tuple[dict[str, Any], list[str]]:
     run = run_of(cell, scale)
-    values, diverged, warnings = _values(root, with_seeds(run, seeds), cell.metric)
+    values, diverged, warnings = _values(root, with_seeds(run, seeds), cell.metric, cell.at)
     summary = summarize(values, diverged)
     paper, published = cell.paper, cell.published
     comparable = scale == "paper" and cell.metric in ACCURACIES
@@ -49,7 +49,7 @@ def _tidy_row(cell: Cell, scale: Scale, root: Path, seeds: int) -> tuple[dict[st
         "row": cell.row,
         "panel": cell.panel,
         "column": cell.column,
-        "dataset": title(run.dataset) if isinstance(run, Classification) else "",
+        "dataset": title(dataset_of(run)),
         "metric": cell.metric,
         "paper": paper.value if paper else None,
         "paper_starred": bool(paper and paper.starred),
@@ -66,9 +66,11 @@ def _tidy_row(cell: Cell, scale: Scale, root: Path, seeds: int) -> tuple[dict[st
     }, warnings
 
 
-def _values(root: Path, runs: Sequence[Run], metric: str) -> tuple[list[float], int, list[str]]:
+def _values(
+    root: Path, runs: Sequence[Run], metric: str, at: float
+) -> tuple[list[float], int, list[str]]:
     """What the finished runs measured, how many diverged, and warnings."""
-    found, told = results.frame(root, runs)
+    found, told = results.frame(root, runs, at)
     done = found[found["status"] == "done"]
     values = done.reindex(columns=["run", metric])  # where all diverged, there is no such column
     lacking = values["run"][values[metric].isna()]

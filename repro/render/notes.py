@@ -9,7 +9,7 @@ import pandas as pd
 from repro.experiments.scales import exists, run_of, title
 from repro.render import claims, released
 from repro.render.text import ACCURACIES, column, headers, measure
-from repro.spec import Classification, Experiment, Scale
+from repro.spec import Experiment, Scale, dataset_of
 from repro.verdict import rank_correlation
 
 MARK = "‡"  # on rows whose recipe holds values that the paper leaves open
@@ -60,9 +60,12 @@ def _measure(frame: pd.DataFrame) -> str:
     text = _capital(text)
     if frame["drawn"].any():
         text += ": mean ± standard deviation (number of seeds)"
-    if not set(metrics) & set(ACCURACIES):
+    compared = [measure(metric).best for metric in metrics]
+    if not any(compared):
         return f"{text}."
-    return f"{text}. Best {'' if set(metrics) <= set(ACCURACIES) else 'accuracy '}in bold."
+    told = {"most": "Best", "least": "Least, which is best,"}
+    best = told[compared[0]] if len(set(compared)) == 1 else "Best accuracy"
+    return f"{text}. {best} in bold."
 
 
 def scale_note(frame: pd.DataFrame, scale: Scale) -> str:
@@ -77,9 +80,9 @@ def data_note(experiment: Experiment, scale: Scale, shown: str) -> str:
     """Which data stand in for which, but those that are in what is `shown` elsewhere."""
     runs = [(run_of(c, scale), c.run) for c in experiment.cells if exists(c, scale)]
     stand_in = dict.fromkeys(
-        (title(here.dataset), title(paper.dataset))
+        (title(dataset_of(here)), title(dataset_of(paper)))
         for here, paper in runs
-        if isinstance(here, Classification) and isinstance(paper, Classification)
+        if dataset_of(paper)
     )
     told = [f"{here} for {paper}" for here, paper in stand_in if here not in shown]
     return f"Data: {', '.join(told)}." if told and scale != "paper" else ""

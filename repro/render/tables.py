@@ -17,6 +17,7 @@ from repro.render.text import (
     headers,
     heading,
     known,
+    measure,
     measured,
     number,
     printed,
@@ -115,7 +116,9 @@ def _columns(
     cells: pd.DataFrame, names: tuple[str, str], scale: Scale, bold: Text, escape: Text
 ) -> list[tuple[str, Show]]:
     """Titles and texts of a measured column: the paper's number, ours, Δ, those of others."""
-    best, kind = cells["mean"].max(), cells["metric"].iloc[0]
+    kind = cells["metric"].iloc[0]
+    order = measure(kind).best
+    best = cells["mean"].min() if order == "least" else cells["mean"].max()
     has_paper, accurate = cells["paper"].notna().any(), kind in ACCURACIES
     typed = digits(cells["paper"].dropna())
 
@@ -128,7 +131,7 @@ def _columns(
 
     def here(cell: Row) -> str:
         text = escape(measured(cell))  # what prints alike is a tie
-        is_best = cell["n"] and accurate and number(cell["mean"], kind) == number(best, kind)
+        is_best = cell["n"] and order and number(cell["mean"], kind) == number(best, kind)
         return bold(text) if is_best else text
 
     columns: list[tuple[str, Show]] = [(f"{names[0]}, paper", paper)] if has_paper else []

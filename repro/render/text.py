@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -25,17 +25,30 @@ class Measure:
     divisor: float = 1.0
     digits: int = 2
     unit: str = ""  # that stands behind the number
+    best: Literal["", "most", "least"] = ""  # '': no matter of better or worse
 
+
+_BY = "by a classifier trained here"  # and not by Inception
 
 MEASURES: Mapping[str, Measure] = {
-    "top1": Measure("top-1 accuracy in percent"),
-    "top5": Measure("top-5 accuracy in percent"),
+    "top1": Measure("top-1 accuracy in percent", best="most"),
+    "top5": Measure("top-5 accuracy in percent", best="most"),
     "parameters": Measure("parameters in millions (M)", 1e6, 1, "M"),
     "macs": Measure("multiply-adds of a forward pass in billions (G)", 1e9, 1, "G"),
     "forward_images_per_second": Measure("images per second, forward", digits=0),
     "train_images_per_second": Measure("images per second, in training", digits=0),
     "forward_peak_bytes": Measure("peak memory, forward", 2**30, 2, " GiB"),
     "train_peak_bytes": Measure("peak memory, in training", 2**30, 2, " GiB"),
+    "fid": Measure("FID", best="least"),
+    "inception_score": Measure("Inception Score", best="most"),
+    "kid": Measure("KID", digits=4, best="least"),
+    "precision": Measure("precision", digits=3, best="most"),
+    "recall": Measure("recall", digits=3, best="most"),
+    "proxy_frechet": Measure(f"Fréchet distance of features {_BY}", best="least"),
+    "proxy_score": Measure(f"score of Inception's kind, {_BY}", best="most"),
+    "proxy_kid": Measure(f"kernel distance of features {_BY}", digits=4, best="least"),
+    "proxy_precision": Measure(f"precision {_BY}", digits=3, best="most"),
+    "proxy_recall": Measure(f"recall {_BY}", digits=3, best="most"),
 }
 
 Row = Mapping[Hashable, Any]  # of the tidy frame

@@ -46,12 +46,16 @@ class Job(Protocol):
         """The trained weights, safetensors, of a run from which this one starts."""
         ...
 
+    def keep(self, name: str, data: bytes) -> None:
+        """Put a file beside the metrics: something to look at while the run is under way."""
+        ...
+
     def progress(self, step: int, steps: int, line: Line) -> None:
         """Say how far the task is. Cheap: it may be called at every step."""
         ...
 
     def history(self, lines: Sequence[Line]) -> None:
-        """Replace the recorded metrics by these lines, one an epoch."""
+        """Replace the recorded metrics by these lines, one an epoch or an evaluation."""
         ...
 
 
@@ -64,3 +68,4 @@ class Result:
     predictions: Mapping[str, NDArray[np.integer[Any]]] = field(default_factory=dict)
     weights: Mapping[str, Tensor] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)  # such as pictures

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import lru_cache
@@ -195,12 +194,7 @@ def _train(run: Classification, job: Job, ranks: Ranks) -> Result:
                     "loss_sum": loss_so_far,
                     "loss_steps": loss_steps,
                 }
-                try:
-                    checkpoint.save(job.checkpoints, done, state)
-                except OSError as error:  # a full disk: go on from, or stop at, the one before
-                    warnings.warn(
-                        f"cannot save to {job.checkpoints}: {error.strerror}", stacklevel=1
-                    )
+                checkpoint.save_or_warn(job.checkpoints, done, state)
             saved_at = time.monotonic()
         if stop:
             raise Interrupted(f"stopped after step {done} of {steps}")

@@ -21,8 +21,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from repro.data import randomness
+from repro.models.attention import kernel
 from repro.spec import Profiling, SpecError
-from repro.tasks import Interrupted, Job, Result
+from repro.tasks import Interrupted, Job, Result, generation
 from repro.tasks.classification import create
 from repro.train import device as devices
 from repro.train import optim
@@ -57,15 +58,21 @@ def execute(run: Profiling, job: Job) -> Result:
 def count(run: Profiling) -> dict[str, int]:
     """`parameters`, all of them, and `macs`: multiply-adds of an image's forward pass, those of
     matrix products and convolutions (half of torch's floating-point operations)."""
-    with torch.device("meta"):
-        net = timm.create_model(
-            run.model.name, num_classes=run.classes, **dict(run.model.options)
-        ).eval()  # `create` would draw initial weights as well
-        image = torch.empty(1, 3, run.image_size, run.image_size)
+    classes = {"num_classes": run.classes} if run.classes else {}
+    with torch.device("meta"):  # `create` would draw initial weights as well
+        net = timm.create_model(run.model.name, **classes, **dict(run.model.options)).eval()
+        one = torch.empty(1, *_shape(net, run))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        net(image)
+        net(one)
     parameters = sum(p.numel() for p in net.parameters())
     return {"parameters": parameters, "macs": counter.get_total_flops() // 2}
+
+
+def _shape(net: nn.Module, run: Profiling) -> tuple[int, ...]:
+    """What the model takes: an image, or of a generator a latent."""
+    if not run.classes:
+        return (generation.latent_dim(net),)
+    return 3, run.image_size, run.image_size
 
 
 def at_hand(name: str, precision: str) -> torch.device:
@@ -103,7 +110,7 @@ def measure(
     A CPU has no peak of memory here: its allocator keeps what was freed, so that the growth of the
     process tells what was used before rather than what the model needs.
     """
-    net = create(run.model, run.classes, 0.0, run.seed).to(device)
+    net = _model(run).to(device)
     metrics: dict[str, float | int] = {}
     facts: dict[str, Any] = {}
     for number, (name, make) in enumerate((("forward", forward_step), ("train", train_step))):
@@ -121,15 +128,21 @@ def measure(
     return metrics, facts
 
 
+def _model(run: Profiling) -> nn.Module:
+    if run.classes:
+        return create(run.model, run.classes, 0.0, run.seed)
+    return generation.create(run.model, run.seed)
+
+
 def forward_step(net: nn.Module, run: Profiling, device: torch.device) -> Step:
     """A call of the model on a batch, as an evaluation does it."""
-    images, _ = inputs(run, device)
+    batch, _ = inputs(net, run, device)
 
     @torch.no_grad()
     def step() -> None:
         net.eval()
-        with _precision(run, device):
-            net(images)
+        with _precision(run, device), kernel(run.attention):
+            net(batch)
 
     return step
 
@@ -137,30 +150,40 @@ def forward_step(net: nn.Module, run: Profiling, device: torch.device) -> Step:
 def train_step(net: nn.Module, run: Profiling, device: torch.device) -> Step:
     """Forward, backward with the soft cross entropy, and AdamW at a rate of 0: every step is alike.
 
-    Its state of two numbers a parameter comes with the first step.
+    Its state of two numbers a parameter comes with the first step. A generator has no classes: its
+    loss is a random sum of its pixels, as costly to differentiate as what a discriminator says.
     """
-    images, targets = inputs(run, device)
+    batch, targets = inputs(net, run, device)
     optimizer = optim.build(net.named_parameters(), optimizer="adamw", weight_decay=0.05,
                             decay_biases=True, no_decay=())  # fmt: skip
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
         net.train()
-        with _precision(run, device):
-            logits = net(images)
-        optim.soft_cross_entropy(logits, targets).mean().backward()
+        with _precision(run, device), kernel(run.attention):
+            out = net(batch)
+        if run.classes:
+            optim.soft_cross_entropy(out, targets).mean().backward()
+        else:
+            (out.float() * targets).mean().backward()
         optimizer.step()
 
     return step
 
 
-def inputs(run: Profiling, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Images (B, 3, H, W), normal, and targets (B, K) that sum to 1: a function of the seed."""
+def inputs(net: nn.Module, run: Profiling, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Images (B, 3, H, W), normal, and targets (B, K) that sum to 1: a function of the seed.
+
+    Of a generator, latents (B, latent_dim), and weights of its pixels (B, 3, H, W).
+    """
     generator = torch.Generator().manual_seed(randomness.seed_of(run.seed, _INPUTS))
-    side, batch = run.image_size, run.batch_size
-    images = torch.randn(batch, 3, side, side, generator=generator)
-    targets = torch.rand(batch, run.classes, generator=generator).softmax(dim=-1)
-    return images.to(device), targets.to(device)
+    batch = torch.randn(run.batch_size, *_shape(net, run), generator=generator)
+    if run.classes:
+        targets = torch.rand(run.batch_size, run.classes, generator=generator).softmax(dim=-1)
+    else:
+        side = run.image_size
+        targets = torch.randn(run.batch_size, 3, side, side, generator=generator)
+    return batch.to(device), targets.to(device)
 
 
 def _precision(run: Profiling, device: torch.device) -> Any:

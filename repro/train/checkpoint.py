@@ -44,6 +44,14 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
     return path
 
 
+def save_or_warn(folder: Path, step: int, state: dict[str, Any]) -> None:
+    """Save; of a full disk a warning, since a run can go on from, or stop at, the one before."""
+    try:
+        save(folder, step, state)
+    except OSError as error:
+        warnings.warn(f"cannot save to {folder}: {error.strerror}", stacklevel=2)
+
+
 def load(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any] | None:
     """The newest state that is whole; None if there is none. A warning names a damaged file."""
     for path in _newest_first(folder):

@@ -147,3 +147,27 @@ def test_a_claim_about_cells_of_paper_scale_is_not_told_in_small() -> None:
     )
     assert claims.told(experiment, filled(experiment, VALUES, "proxy"), "proxy") == []
     assert len(claims.told(experiment, filled(experiment, VALUES), "paper")) == 1
+
+
+def test_where_less_is_better_a_diverged_run_is_the_largest() -> None:
+    """FID: the sentence says whose is larger, and a run that diverged has the largest of all."""
+    fid = Experiment(
+        name="claims",
+        place="Table 9",
+        title="Claims",
+        caption="A caption.",
+        cells=tuple(cell(row, "x", metric="fid") for row in ("ours", "theirs")),
+        claims=(Claim("ours is best", "here", (("theirs", "x"),), (("ours", "x"),)),),
+    )
+    values: dict[tuple[str, str, str], list[float | None]] = {
+        ("ours", "x", ""): [20.0, 21.0, 22.0],
+        ("theirs", "x", ""): [30.0, 31.0, None],
+    }
+    (line,) = claims.told(fid, filled(fid, values), "paper")
+    assert line == (
+        "Holds: “ours is best” (here). theirs: 30.00, 31.00, diverged against "
+        "ours: 20.00, 21.00, 22.00 (x)."
+    )
+    table = tables.markdown(fid, filled(fid, values), "paper")
+    assert "**21.00 ± 1.00**" in table
+    assert "Least, which is best, in bold" in table

@@ -55,6 +55,8 @@ class Notebook:
     def weights_of(self, run: Run) -> Path:
         raise NotImplementedError(run.id)
 
+    def keep(self, name: str, data: bytes) -> None: ...
+
     def progress(self, step: int, steps: int, line: Line) -> None: ...
 
     def history(self, lines: object) -> None: ...
@@ -245,7 +247,7 @@ def test_a_training_step_trains_and_leaves_the_model_as_it_was() -> None:
     step()  # the gradient is of this one alone
     hook.remove()
     assert [type(optimizer) for optimizer in stepped] == [torch.optim.AdamW] * 2
-    images, targets = profiling.inputs(ON_CPU, CPU)
+    images, targets = profiling.inputs(net, ON_CPU, CPU)
     gradients = {name: p.grad for name, p in net.named_parameters()}
     net.zero_grad()
     torch.nn.functional.cross_entropy(net(images), targets).backward()
@@ -279,9 +281,10 @@ def test_bf16_is_the_autocast_of_training() -> None:
 
 def test_inputs_are_a_function_of_the_seed() -> None:
     torch.manual_seed(1)
-    images, targets = profiling.inputs(ON_CPU, CPU)
+    net = create(TINY.model, 10, 0.0, 0)
+    images, targets = profiling.inputs(net, ON_CPU, CPU)
     torch.manual_seed(2)
-    again, _ = profiling.inputs(ON_CPU, CPU)
+    again, _ = profiling.inputs(net, ON_CPU, CPU)
     assert torch.equal(images, again)
     assert images.shape == (4, 3, 32, 32)
     torch.testing.assert_close(targets.sum(dim=1), torch.ones(4))
@@ -297,3 +300,33 @@ def test_the_attention_that_was_used_is_on_record() -> None:
         found.append(profiling.attention_kernels(step))
     assert found[0] == ["_scaled_dot_product_flash_attention_for_cpu"]
     assert found[1] == []
+
+
+# --- generators ----------------------------------------------------------------------------------
+
+GENERATOR = Profiling(
+    model=Model.of("transgan_64", img_size=16, latent_dim=5, embed_dims=(16, 4), depths=(1, 1),
+                   num_heads=1),
+    classes=0, image_size=16, device="cpu", batch_size=2,
+)  # fmt: skip
+
+
+def test_a_generator_is_counted_by_its_latent() -> None:
+    """The latent's layer has 5 x 64 x 16 of its multiply-adds."""
+    longer = replace(GENERATOR, model=GENERATOR.model.updated(latent_dim=6))
+    counts = [profiling.count(run) for run in (GENERATOR, longer)]
+    assert counts[1]["macs"] - counts[0]["macs"] == 64 * 16
+    assert counts[1]["parameters"] - counts[0]["parameters"] == 64 * 16
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_generator_is_measured_with_the_attention_asked_for() -> None:
+    kernels = {}
+    for attention in ("fused", "plain"):
+        run = replace(GENERATOR, attention=attention)
+        result = profiling.execute(run, Notebook())
+        assert result.metrics["forward_images_per_second"] > 0
+        assert result.metrics["train_images_per_second"] > 0
+        kernels[attention] = [result.provenance[name]["attention"] for name in ("forward", "train")]
+    assert all("_scaled_dot_product_flash_attention_for_cpu" in found for found in kernels["fused"])
+    assert kernels["plain"] == [[], []]

@@ -1,0 +1,25 @@
+"""Figure A6: the Inception Score of the runs of Figure 5, left. It is not in our copy."""
+
+from __future__ import annotations
+
+from repro.experiments import adversarial_recipes as recipes
+from repro.experiments.figure5_left import CONVNET, OURS, TRANSGAN, curves
+from repro.spec import Claim, Experiment
+
+EXPERIMENT = Experiment(
+    name="figure_a6",
+    place="Figure A6",
+    title="Inception Score of generated ImageNet images of 64 px",
+    caption="The trainings of Figure 5, left. More is better.",
+    cells=curves("inception_score", recipes.HIT_DISCRIMINATOR, recipes.HIT),
+    showcase=(OURS,),
+    headings=("", "Generator"),
+    plot="lines",
+    x_label="steps of training",
+    y_label="Inception Score",
+    claims=(
+        Claim("Transposed NesT ... achieves the best ... Inception score", "Generative Modeling",
+              ((OURS, "1000k"),), ((TRANSGAN, "1000k"), (CONVNET, "1000k"))),
+    ),
+    decisions=recipes.DECISIONS,
+)  # fmt: skip

@@ -1,0 +1,107 @@
+"""The metrics of generated images, by torch-fidelity's own functions wherever it has them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from repro.fidelity.features import Extractor
+from repro.fidelity.moments import Moments, frechet
+from repro.fidelity.reference import KEPT, Kept, Reference
+
+SPLITS = 10  # of the Inception score (Salimans et al. 2016)
+LEAST_SPLIT = 500  # images; a smaller split cannot show a thousand classes
+KID_SUBSET = 1000  # images, in each of 100 subsets
+_PRC_BATCH = 1000  # rows of the matrix of distances that are in memory, 40 MB
+
+Metrics = dict[str, float]
+
+
+def measure(
+    extractor: Extractor, fakes: Iterable[Tensor], reference: Reference, seed: int
+) -> Metrics:
+    """Compare generated images, batches of uint8 (B, 3, h, w), with real ones, in one pass.
+
+    By Inception:     `fid`, `inception_score`, `kid`, `precision`, `recall`;
+    by a classifier:  `proxy_frechet`, `proxy_score`, `proxy_kid`, `proxy_precision`, `proxy_recall`
+
+    and beside them the deviations of score and KID over their splits and subsets, and the sizes
+    that they depend on. Score: higher is better; 10 splits, or a single one below 5,000 images.
+    KID, precision and recall compare up to 10,000 images of each kind, and are left out where the
+    reference has no features; precision and recall are those of Kynkäänniemi et al. 2019 with 3
+    neighbours. `seed`, below 2^32, chooses splits and subsets. Raises ValueError for a reference by
+    another extractor, DataError for fewer images than the Fréchet distance needs.
+    """
+    by = reference.about["extractor"], reference.about["digest"]
+    if by != (extractor.name, extractor.digest):
+        raise ValueError(f"the reference is by {by[0]}, and not by {extractor.name}")
+    moments, some = Moments(extractor.dim, extractor.device), Kept(KEPT, seed)
+    logits = []
+    for images in fakes:
+        features, scores = extractor(images)
+        moments.add(features)
+        some.add(features)
+        logits.append(scores.cpu())
+    name = _names(extractor.prefix)
+    return {
+        name["frechet"]: frechet(moments.statistics(), reference.statistics),
+        **_score(torch.cat(logits), name["score"], seed),
+        **_of_features(some.rows(), reference.features, name, seed),
+        "fakes": moments.count,
+    }
+
+
+def _names(prefix: str) -> dict[str, str]:
+    """What the metrics are called; their well-known names belong to Inception's."""
+    own = {key: prefix + key for key in ("frechet", "score", "kid", "precision", "recall")}
+    return own if prefix else own | {"frechet": "fid", "score": "inception_score"}
+
+
+def _score(logits: Tensor, name: str, seed: int) -> Metrics:
+    """exp of the mean KL divergence of p(y | x) from p(y), over splits of the shuffled images."""
+    from torch_fidelity import metric_isc as isc
+
+    splits = SPLITS if len(logits) >= SPLITS * LEAST_SPLIT else 1
+    found = isc.isc_features_to_metric(logits, splits, shuffle=True, rng_seed=seed)
+    return {
+        name: found[isc.KEY_METRIC_ISC_MEAN],
+        f"{name}_std": found[isc.KEY_METRIC_ISC_STD],
+        f"{name}_splits": splits,
+    }
+
+
+def _of_features(fake: Tensor, real: Tensor | None, name: dict[str, str], seed: int) -> Metrics:
+    """The metrics that compare images one by one. KID may be a little below 0."""
+    if real is None:
+        return {}
+    from torch_fidelity import metric_kid as kid
+    from torch_fidelity import metric_prc as prc
+
+    subset = min(KID_SUBSET, len(fake), len(real))
+    options: dict[str, Any] = {"rng_seed": seed, "verbose": False}
+    distance = kid.kid_features_to_metric(fake, real, kid_subset_size=subset, **options)
+    # save_cpu_ram: the same by rows, where the whole would be four matrices of 400 MB.
+    options |= {"save_cpu_ram": True, "prc_batch_size": _PRC_BATCH}
+    overlap = prc.prc_features_to_metric(fake, real, **options)  # generated ones come first
+    return {
+        name["kid"]: distance[kid.KEY_METRIC_KID_MEAN],
+        f"{name['kid']}_std": distance[kid.KEY_METRIC_KID_STD],
+        f"{name['kid']}_subset": subset,
+        name["precision"]: overlap[prc.KEY_METRIC_PRECISION],
+        name["recall"]: overlap[prc.KEY_METRIC_RECALL],
+    }
+
+
+def spread(images: Tensor) -> float:
+    """How much images (N, 3, h, w) uint8 differ: their standard deviation, in grey levels.
+
+    Over the images, at each pixel and channel; the mean over those. A generator that draws one
+    image, whatever its latent, is near 0, real images are at some 50. ValueError for fewer than 2.
+    """
+    if len(images) < 2:
+        raise ValueError(f"{len(images)} images cannot differ")
+    parts = images.flatten(1).split(4096, dim=1)  # in float64 a part at a time
+    return torch.cat([part.double().std(0, correction=0) for part in parts]).mean().item()

@@ -1,0 +1,103 @@
+"""Mean and covariance of features as they come, and the Fréchet distance of two such pairs.
+
+torch-fidelity keeps all features: 10 GB for the train split of ImageNet, 31 GB while np.cov works.
+Here three float64 tensors are kept, 34 MB for 2048 features, whatever the number of images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from repro.data.images import DataError
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """A Gaussian in the space of features: mean (D,) and covariance (D, D), both float64.
+
+    `count` is the number of images it was fitted to; None where a file does not say.
+    """
+
+    mean: Floats
+    covariance: Floats
+    count: int | None
+
+
+class Moments:
+    """Count, mean (D,) and scatter Σ (x - mean)(x - mean)ᵀ (D, D) of the features added so far.
+
+    float64, where `device` says. About the mean, so that nothing cancels, however far it is from 0.
+    """
+
+    def __init__(self, dim: int, device: torch.device | str = "cpu") -> None:
+        self.count = 0
+        self.mean = torch.zeros(dim, dtype=torch.float64, device=device)
+        self.scatter = torch.zeros(dim, dim, dtype=torch.float64, device=device)
+
+    def add(self, features: Tensor) -> None:
+        """Take in features (B, D). ValueError for another shape, and for what is not a number."""
+        if features.ndim != 2 or features.shape[1] != len(self.mean):
+            shape = tuple(features.shape)
+            raise ValueError(f"features must be (B, {len(self.mean)}), not {shape}")
+        if not features.isfinite().all():
+            raise ValueError("a feature is infinite or not a number")
+        if len(features):
+            part = Moments(len(self.mean), self.mean.device)
+            rows = features.to(self.mean)
+            part.count, part.mean = len(rows), rows.mean(0)
+            rows = rows - part.mean
+            part.scatter = rows.T @ rows
+            self.merge(part)
+
+    def merge(self, other: Moments) -> None:
+        """Take in what `other` has seen (Chan, Golub & LeVeque 1979)."""
+        if total := self.count + other.count:
+            step = other.mean - self.mean
+            self.scatter += other.scatter + step.outer(step) * (self.count * other.count / total)
+            self.mean += step * (other.count / total)
+            self.count = total
+
+    def over_ranks(self, total: Callable[[Tensor], Tensor]) -> Moments:
+        """What all ranks have seen; `total` sums a float64 tensor over them, as all-reduce does.
+
+        Every rank has to call it. The same merging, of many at once.
+        """
+        count = total(self.mean.new_tensor([self.count]))
+        moments = Moments(len(self.mean), self.mean.device)
+        moments.count = int(count.item())
+        moments.mean = total(self.mean * self.count) / count.clamp(min=1)
+        step = self.mean - moments.mean
+        moments.scatter = total(self.scatter + step.outer(step) * self.count)
+        return moments
+
+    def statistics(self) -> Statistics:
+        """Mean and unbiased covariance, as np.mean and np.cov.
+
+        DataError for fewer images than the covariance needs to have an inverse.
+        """
+        dim = len(self.mean)
+        if self.count < dim + 1:
+            need = f"the covariance of {dim:,} features needs {dim + 1:,}"
+            raise DataError(f"{self.count:,} images are too few: {need}; take more images")
+        covariance = self.scatter / (self.count - 1)
+        return Statistics(self.mean.cpu().numpy(), covariance.cpu().numpy(), self.count)
+
+
+def frechet(a: Statistics, b: Statistics) -> float:
+    """|μa - μb|² + tr(Σa + Σb - 2 √(Σa Σb)), the squared Fréchet distance of two Gaussians.
+
+    By torch-fidelity, on float64 moments. Of equal ones it is 0 but for rounding, of either sign.
+    """
+    from torch_fidelity import metric_fid  # 1 s to import
+
+    pair = [{"mu": each.mean, "sigma": each.covariance} for each in (a, b)]
+    distance = metric_fid.fid_statistics_to_metric(*pair, verbose=False)
+    return float(distance[metric_fid.KEY_METRIC_FID])

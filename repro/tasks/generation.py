@@ -1,0 +1,430 @@
+"""Train a generator against a discriminator, and measure the images it draws: one straight loop.
+
+A step is one gradient of both, at the same weights and from one forward pass of the generator. As
+in classification, a batch is defined by its step alone and all randomness derives from (seed, step,
+place in the batch), so that a resumed run is the uninterrupted one, bit for bit on a CPU. Ranks add
+up their gradients by themselves: the discriminator's penalty differentiates twice, which torch's
+DistributedDataParallel does not see.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+import repro.models  # noqa: F401  (registers our architectures with timm)
+from repro import fidelity
+from repro.data import datasets, loader, pictures, randomness
+from repro.data.images import DataError, Images
+from repro.models.spectral import advance_spectral_norms
+from repro.spec import AdversarialRecipe, Generation, Model
+from repro.tasks import Interrupted, Job, Line, Result
+from repro.tasks import classification as classifier
+from repro.train import checkpoint
+from repro.train import device as devices
+from repro.train.distributed import Ranks, join
+
+_INIT, _STEP, _LATENTS, _SAMPLES = 11, 12, 13, 14  # what a seed is for
+_LATENT, _GOAL, _FLIP = 1, 2, 3  # streams of a key: a latent, one to walk to, whether mirrored
+_CHECK_STEPS = 10  # how often the losses are looked at, since looking waits for the device
+_AT_ONCE = 100  # images that are drawn, or measured, together
+COLLAPSED = 0.5  # grey levels: images whose standard deviation is less are all alike
+_GRID, _STRIP = 64, 10  # images of a sample grid, and of a walk from one latent to another
+
+Losses = dict[str, Tensor]
+
+
+def execute(run: Generation, job: Job) -> Result:
+    """Train `run` to its end from wherever its last checkpoint left it, and measure it."""
+    devices.speed_up_fp32_matmul()
+    with join(devices.choose()) as ranks:
+        return _train(run, job, ranks)
+
+
+def _train(run: Generation, job: Job, ranks: Ranks) -> Result:
+    recipe, device = run.recipe, ranks.device
+
+    # The real images, and what generated ones are compared with. Only the first rank measures.
+    train = squares(run.dataset, "train", job.data)
+    extractor = features_of(run, job, device)
+    reference = reference_of(run, extractor, job, device) if ranks.first else None
+    ranks.any(False)  # the others wait here, not in the midst of a step
+
+    # The two models, the average of one of them, and their optimisers.
+    generator = create(run.generator, run.seed, 0).to(device)
+    discriminator = create(run.discriminator, run.seed, 1).to(device)
+    _check_size(generator, train)
+    average = copy.deepcopy(generator).requires_grad_(False)
+    beta1, beta2 = map(float, recipe.betas)  # a spec that was stored may hold 0 for 0.0
+    optimizers = [
+        torch.optim.Adam(net.parameters(), lr, betas=(beta1, beta2), eps=1e-8)
+        for net, lr in ((generator, recipe.lr), (discriminator, recipe.discriminator_lr))
+    ]
+    nets = {"generator": generator, "discriminator": discriminator, "average": average}
+
+    # The state: everything that a resumed run needs.
+    first, history = 0, list[Line]()
+    sums, counted = _zeros(device), 0
+    if state := checkpoint.load(job.checkpoints, device):
+        for name, net in nets.items():
+            net.load_state_dict(state[name])
+        for optimizer, stored in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(stored)
+        first, history, counted = state["step"], state["history"], state["counted"]
+        sums = state["sums"] if ranks.first else sums  # they are the sums over ranks
+    if ranks.first:
+        job.history(history)
+    saved_at = time.monotonic()
+
+    size = len(train.labels)
+    feed = loader.batches(
+        train,
+        (_share(step, run, size, ranks) for step in range(first, recipe.steps)),
+        None,
+        device,
+        workers=loader.default_workers(),
+    )
+    for step, batch in enumerate(feed, start=first):
+        _, keys = _share(step, run, size, ranks)
+        keys = keys.to(device)
+        for net in (generator, discriminator):
+            net.train()
+            advance_spectral_norms(net)  # once a step, however many micro-batches it has
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        # For whatever still draws from torch's generator: at least not from its history.
+        torch.manual_seed(randomness.seed_of(run.seed, _STEP, step, ranks.rank))
+
+        # Forward and backward, a micro batch at a time; each gradient is that of the global mean.
+        for part in _micro_batches(len(keys), job.micro_batch):
+            real = _real(batch.pixels[part], keys[part], recipe)
+            latents = _latents(run, step, ranks, part, generator).to(device)
+            with devices.autocast(device):
+                fake = generator(latents)
+            losses = adversarial_losses(discriminator, real, fake, recipe, device)
+            means = {name: loss.sum() / recipe.batch_size for name, loss in losses.items()}
+            of_discriminator = means["discriminator_loss"] + recipe.r1_weight * means["r1"]
+            means["generator_loss"].backward(inputs=list(generator.parameters()), retain_graph=True)
+            of_discriminator.backward(inputs=list(discriminator.parameters()))
+            sums += torch.stack([means[name].detach() for name in LOSSES]).double()
+        counted += 1
+        for net, optimizer in zip((generator, discriminator), optimizers, strict=True):
+            _add_up_gradients(net, ranks)
+            optimizer.step()
+        done = step + 1
+        follow(average, generator, recipe.ema_decay if done > recipe.ema_start else 0.0)
+
+        # Losses that are no numbers stay so, and stay in their sum.
+        every = recipe.evaluate_every_steps
+        due = done == recipe.steps or bool(every and done % every == 0)
+        if due or done % _CHECK_STEPS == 0:
+            means_ = dict(zip(LOSSES, (ranks.sum(sums) / counted).tolist(), strict=True))
+            epoch = done * recipe.batch_size / size
+            job.progress(done, recipe.steps, {"epoch": epoch, "loss": means_["discriminator_loss"]})
+            if not all(map(math.isfinite, means_.values())):
+                return _diverged("not a number", done, run, average, nets, ranks, train)
+
+        # A line of metrics, and a picture, at every evaluation.
+        if due:
+            metrics: dict[str, float | int] = {}
+            collapsed = False
+            if reference is not None:
+                drawn = sample(average, run.seed, range(_GRID), device)
+                job.keep(f"samples/step{done:09d}.png", pictures.grid(drawn))
+                late = done > recipe.steps // 2  # before, it may not have begun to draw
+                collapsed = late and fidelity.spread(drawn) < COLLAPSED
+                if not collapsed:
+                    fakes = samples(average, run.seed, run.samples, device)
+                    metrics = fidelity.measure(extractor, fakes, reference, seed=run.seed)
+            if ranks.any(collapsed)[0]:
+                return _diverged("collapsed", done, run, average, nets, ranks, train)
+            history.append({"step": done, "epoch": epoch, **means_, **metrics})
+            sums, counted = _zeros(device), 0
+            if ranks.first:
+                job.history(history)
+
+        # Save by the clock, and when asked to stop. All ranks agree, and the first one writes.
+        stop, save = ranks.any(
+            job.stopping(), time.monotonic() - saved_at >= job.checkpoint_seconds
+        )
+        if stop or save:
+            sums_so_far = ranks.sum(sums)
+            if ranks.first and job.ours():
+                state = {
+                    **{name: net.state_dict() for name, net in nets.items()},
+                    "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+                    "step": done,
+                    "history": history,
+                    "sums": sums_so_far,
+                    "counted": counted,
+                }
+                checkpoint.save_or_warn(job.checkpoints, done, state)
+            saved_at = time.monotonic()
+        if stop:
+            raise Interrupted(f"stopped after step {done} of {recipe.steps}")
+
+    last = history[-1]
+    facts = _facts(nets, ranks, train) | ({"reference": reference.about} if reference else {})
+    return Result(
+        "done",
+        {name: value for name, value in last.items() if name != "epoch" and value is not None},
+        weights=average.state_dict(),
+        provenance=facts,
+        files=portraits(average, run.seed, device) if ranks.first else {},
+    )
+
+
+def _diverged(
+    why: str,
+    step: int,
+    run: Generation,
+    average: nn.Module,
+    nets: dict[str, nn.Module],
+    ranks: Ranks,
+    train: Images,
+) -> Result:
+    """The end of a run that cannot go on, with what the generator draws by then."""
+    facts = _facts(nets, ranks, train) | {"why": why}
+    files = {"samples.png": pictures.grid(sample(average, run.seed, range(_GRID), ranks.device))}
+    return Result("diverged", {"step": step}, provenance=facts, files=files)
+
+
+# --- the models ----------------------------------------------------------------------------------
+
+
+def create(model: Model, seed: int, number: int = 0) -> nn.Module:
+    """The architecture with initial weights, a function of the seed. ValueError: no such model.
+
+    `number` tells the models of a run apart: 0 the generator, 1 the discriminator.
+    """
+    if not timm.is_model(model.name):
+        raise ValueError(f"no architecture is registered as {model.name!r}")
+    torch.manual_seed(randomness.seed_of(seed, _INIT, number))
+    net = timm.create_model(model.name, **dict(model.options))
+    assert isinstance(net, nn.Module)
+    return net
+
+
+@torch.no_grad()
+def follow(average: nn.Module, net: nn.Module, decay: float) -> None:
+    """Move the average of the weights by 1 - `decay` towards `net`; with 0 it becomes `net`.
+
+    BatchNorm's statistics are averaged as the weights are, since they belong to them; every other
+    buffer is taken over as it is.
+    """
+    for mine, new in zip(average.parameters(), net.parameters(), strict=True):
+        mine.lerp_(new, 1 - decay)
+    theirs = dict(net.named_buffers())
+    for name, buffer in average.named_buffers():
+        averaged = "running_" in name
+        buffer.copy_(buffer.lerp(theirs[name], 1 - decay) if averaged else theirs[name])
+
+
+def _add_up_gradients(net: nn.Module, ranks: Ranks) -> None:
+    """Every gradient becomes its sum over the ranks; one message for all."""
+    if ranks.count == 1:
+        return
+    gradients = [p.grad for p in net.parameters() if p.grad is not None]
+    flat = ranks.sum(torch.cat([gradient.flatten() for gradient in gradients]))
+    for gradient, total in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(total.view_as(gradient))
+
+
+def _check_size(generator: nn.Module, train: Images) -> None:
+    side, stored = generator.img_size, train.pixels.shape[-1]
+    if side != stored:
+        raise DataError(f"the generator makes images of {side} px, the data are of {stored} px")
+
+
+# --- the losses ----------------------------------------------------------------------------------
+
+LOSSES = ("discriminator_loss", "generator_loss", "r1")
+
+
+def adversarial_losses(
+    discriminator: nn.Module,
+    real: Tensor,
+    fake: Tensor,
+    recipe: AdversarialRecipe,
+    device: torch.device,
+) -> Losses:
+    """Of each image (B,), float32: both losses, and the penalty, which is zero where it has no
+    weight.
+
+    'logistic' is the non-saturating loss of Goodfellow et al. 2014, 'hinge' that of SAGAN. R1 is
+    the squared norm of the discriminator's gradient at real images (Mescheder et al. 2018),
+    without the factor 1/2 that some write.
+    """
+    penalised = recipe.r1_weight > 0
+    real = real.requires_grad_(penalised)
+    # In fp32 where gradients are differentiated: of bf16's eight bits little would be left.
+    with nullcontext() if penalised else devices.autocast(device):
+        of_real, of_fake = discriminator(real), discriminator(fake.float())
+    of_real, of_fake = of_real.float().flatten(), of_fake.float().flatten()
+    r1 = torch.zeros_like(of_real)
+    if penalised:
+        (gradient,) = torch.autograd.grad(of_real.sum(), real, create_graph=True)
+        r1 = gradient.square().sum(dim=(1, 2, 3))
+    if recipe.loss == "hinge":
+        of_discriminator, of_generator = F.relu(1 - of_real) + F.relu(1 + of_fake), -of_fake
+    else:
+        of_discriminator = F.softplus(-of_real) + F.softplus(of_fake)
+        of_generator = F.softplus(-of_fake)
+    return {"discriminator_loss": of_discriminator, "generator_loss": of_generator, "r1": r1}
+
+
+def _zeros(device: torch.device) -> Tensor:
+    return torch.zeros(len(LOSSES), dtype=torch.float64, device=device)
+
+
+# --- the batches ---------------------------------------------------------------------------------
+
+
+def squares(name: str, split: datasets.Split, root: Path) -> Images:
+    """A dataset of images of one size; DataError for photographs, which have to be made so."""
+    images = datasets.load(name, split, root)
+    if not isinstance(images, Images):
+        raise DataError(f"{name}: photographs of all sizes; {name}-64px has squares of them")
+    return images
+
+
+def _share(step: int, run: Generation, size: int, ranks: Ranks) -> tuple[Tensor, Tensor]:
+    """The sample indices and keys of a rank's part of a step's real images, int64, on the CPU."""
+    batch_size = run.recipe.batch_size
+    indices, epochs = classifier.batch_of(step, batch_size, size, run.seed)
+    share = ranks.share(batch_size)
+    return indices[share], randomness.sample_keys(run.seed, epochs[share], indices[share])
+
+
+def _latents(run: Generation, step: int, ranks: Ranks, part: slice, generator: nn.Module) -> Tensor:
+    """The latents (B, latent_dim) of a micro batch: N(0, 1), by step and place in the batch."""
+    share = ranks.share(run.recipe.batch_size)
+    places = torch.arange(share.start, share.stop)[part]
+    keys = randomness.sample_keys(randomness.seed_of(run.seed, _LATENTS), step, places)
+    return randomness.normal(keys, _LATENT, latent_dim(generator))
+
+
+def latent_dim(generator: nn.Module) -> int:
+    """How many numbers an image is made of."""
+    dim = generator.latent_dim
+    assert isinstance(dim, int)
+    return dim
+
+
+def _real(pixels: Tensor, keys: Tensor, recipe: AdversarialRecipe) -> Tensor:
+    """Real images as the discriminator sees them: perhaps mirrored, in [-1, 1]."""
+    if recipe.flip:
+        mirrored = randomness.uniform(keys, _FLIP)[:, 0] < 0.5
+        pixels = torch.where(mirrored[:, None, None, None], pixels.flip(-1), pixels)
+    return pixels.float() / 127.5 - 1
+
+
+def _micro_batches(size: int, limit: int | None) -> Iterator[slice]:
+    length = limit or size
+    return (slice(start, min(start + length, size)) for start in range(0, size, length))
+
+
+# --- what is drawn, and how it is measured -------------------------------------------------------
+
+
+@torch.no_grad()
+def draw(generator: nn.Module, latents: Tensor) -> Tensor:
+    """uint8 (B, 3, S, S): the images of latents (B, latent_dim), from [-1, 1] to 256 levels."""
+    generator.eval()
+    with devices.autocast(latents.device):
+        images = generator(latents)
+    levels: Tensor = (images.float().nan_to_num() + 1) * 127.5
+    return levels.round().clamp(0, 255).to(torch.uint8)
+
+
+def sample(generator: nn.Module, seed: int, numbers: Iterable[int], device: torch.device) -> Tensor:
+    """The samples with these numbers, uint8 (B, 3, S, S): each a function of seed and number."""
+    places = torch.tensor([*numbers])
+    keys = randomness.sample_keys(randomness.seed_of(seed, _SAMPLES), 0, places)
+    return draw(generator, randomness.normal(keys, _LATENT, latent_dim(generator)).to(device))
+
+
+def samples(generator: nn.Module, seed: int, count: int, device: torch.device) -> Iterator[Tensor]:
+    """The first `count` samples, a batch at a time."""
+    for start in range(0, count, _AT_ONCE):
+        yield sample(generator, seed, range(start, min(start + _AT_ONCE, count)), device)
+
+
+def joined(parts: Iterable[Tensor]) -> Tensor:
+    """Batches of images as one, on the CPU."""
+    return torch.cat([part.cpu() for part in parts])
+
+
+def portraits(generator: nn.Module, seed: int, device: torch.device) -> dict[str, bytes]:
+    """A grid of samples and a walk between two latents, both as PNG.
+
+    The walk is along the sphere near which normal latents lie.
+    """
+    keys = randomness.sample_keys(randomness.seed_of(seed, _SAMPLES), 0, torch.tensor([0]))
+    dim = latent_dim(generator)
+    ends = [randomness.normal(keys, stream, dim) for stream in (_LATENT, _GOAL)]
+    angles = torch.linspace(0, math.pi / 2, _STRIP)[:, None]
+    walk = angles.cos() * ends[0] + angles.sin() * ends[1]
+    return {
+        "samples.png": pictures.grid(sample(generator, seed, range(_GRID), device)),
+        "interpolation.png": pictures.strip(draw(generator, walk.to(device))),
+    }
+
+
+def features_of(run: Generation, job: Job, device: torch.device) -> fidelity.Extractor:
+    """What tells images apart: Inception, or the classifier that the run names."""
+    if run.features == "inception":
+        return fidelity.inception(job.weights or job.data / "inception").to(device)
+    trained = datasets.load(run.features.dataset, "test", job.data)
+    assert isinstance(trained, Images)
+    net = classifier.create(run.features.model, len(trained.classes), 0.0, run.features.seed)
+    path = job.weights_of(run.features)
+    net.load_state_dict(load_file(path))
+    return fidelity.of_classifier(
+        net.to(device),
+        classes=len(trained.classes),
+        side=trained.pixels.shape[-1],
+        mean=trained.mean,
+        std=trained.std,
+        name=run.features.id,
+        digest=hashlib.sha256(path.read_bytes()).hexdigest(),
+    )
+
+
+def reference_of(
+    run: Generation, extractor: fidelity.Extractor, job: Job, device: torch.device
+) -> fidelity.Reference:
+    """The real images of the run, measured, or as they were measured before. Never mirrored."""
+    real = squares(run.dataset, run.reference_split, job.data)
+    about = {
+        "dataset": run.dataset,
+        "split": run.reference_split,
+        "images": len(real.labels),
+        "image_size": real.pixels.shape[-1],
+        "fingerprint": real.fingerprint,
+    }
+    batches = (pixels.to(device) for pixels in real.pixels.split(_AT_ONCE))
+    return fidelity.reference(extractor, batches, about, job.data / "statistics")
+
+
+def _facts(nets: dict[str, nn.Module], ranks: Ranks, train: Images) -> dict[str, object]:
+    return {
+        **{f"{name}_parameters": sum(p.numel() for p in nets[name].parameters())
+           for name in ("generator", "discriminator")},
+        "train_fingerprint": train.fingerprint,
+        "train_images": len(train.labels),
+        "device": devices.describe(ranks.device),
+        "precision": devices.precision(ranks.device),
+        "ranks": ranks.count,
+    }  # fmt: skip

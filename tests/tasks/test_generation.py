@@ -1,0 +1,282 @@
+"""The adversarial loop: resumed is uninterrupted, ranks and micro-batches are one, bad ends."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import nn
+
+from repro import results, spec
+from repro.data.images import DataError
+from repro.launch.job import How, execute
+from repro.spec import AdversarialRecipe, Classification, Generation, Model, Recipe, Run
+from repro.tasks import generation
+
+FEATURES = Classification(
+    model=Model.of("wrn28_10", depth=10, widen=0.25),
+    dataset="fashion-mnist-6k",
+    recipe=Recipe(epochs=1, batch_size=100, lr=0.01),
+    train_split="validation",
+    test_split="validation",
+)
+RECIPE = AdversarialRecipe(
+    steps=12,
+    batch_size=8,
+    lr=1e-3,
+    discriminator_lr=1e-3,
+    r1_weight=10.0,
+    flip=True,
+    ema_decay=0.5,
+    ema_start=2,
+    evaluate_every_steps=6,
+)
+RUN = Generation(
+    generator=Model.of(
+        "transposed_nest_64", img_size=32, latent_dim=16, embed_dims=(32, 16, 16),
+        depths=(1, 1, 1), num_heads=(1, 1, 1),
+    ),
+    discriminator=Model.of("hit_discriminator_64", img_size=32, widths=(8, 8, 16, 16)),
+    dataset="fashion-mnist-6k",
+    recipe=RECIPE,
+    samples=60,
+    features=FEATURES,
+)  # fmt: skip
+CONVNET = replace(
+    RUN,
+    generator=Model.of("sagan_decoder_64", img_size=32, latent_dim=16, widths=(16, 16, 8, 8)),
+    discriminator=Model.of("sagan_discriminator_64", img_size=32, widths=(8, 16, 16)),
+    recipe=replace(RECIPE, loss="hinge", r1_weight=0.0, steps=4, evaluate_every_steps=0),
+)
+JOB = [sys.executable, "-m", "repro.launch.job"]
+FP32 = {**os.environ, "OMP_NUM_THREADS": "1", "ATEN_CPU_CAPABILITY": "avx2"}  # no bf16
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder with the classifier that the runs are measured by."""
+    root = tmp_path_factory.mktemp("features")
+    assert execute(FEATURES, root, How(root / "data")) == "done"
+    return root
+
+
+@pytest.fixture
+def root(features: Path, tmp_path: Path) -> Path:
+    shutil.copytree(features / FEATURES.id, tmp_path / FEATURES.id)
+    return tmp_path
+
+
+def command(root: Path, run: Run) -> list[str]:
+    return [*JOB, str(results.begin(root, run) / results.SPEC), "--data", str(root / "data")]
+
+
+def outputs(root: Path, run: Run) -> list[bytes]:
+    """Everything a run computed."""
+    folder = results.folder(root, run)
+    metrics = json.loads((folder / results.RESULT).read_text())["metrics"]
+    names = (results.METRICS, results.WEIGHTS, "samples.png", "interpolation.png")
+    pictures = sorted(folder.glob("samples/*.png"))
+    files = [folder / name for name in names] + pictures
+    assert len(pictures) == 2
+    return [json.dumps(metrics).encode(), *(path.read_bytes() for path in files)]
+
+
+def test_killed_at_random_moments_it_ends_the_same(root: Path, features: Path) -> None:
+    """SIGKILL a real process again and again: G, D, their average, both optimisers and pictures."""
+    undisturbed = root / "undisturbed"
+    shutil.copytree(features, undisturbed)
+    subprocess.run(command(undisturbed, RUN), check=True, env=FP32)
+    folder, moments, kills = results.folder(root, RUN), random.Random(7), 0
+    while not (folder / results.RESULT).exists():
+        process = subprocess.Popen([*command(root, RUN), "--checkpoint-seconds", "0"], env=FP32)
+        if kills < 3:
+            before = steps_saved(folder)
+            while steps_saved(folder) == before and process.poll() is None:
+                time.sleep(0.01)
+            time.sleep(moments.uniform(0, 0.3))
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.wait()
+    assert outputs(root, RUN) == outputs(undisturbed, RUN)
+
+
+def steps_saved(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "checkpoints").glob("step*.pt"))
+
+
+@pytest.mark.parametrize("run", [RUN, CONVNET], ids=["hit", "sagan"])
+def test_micro_batches_and_ranks_are_one(root: Path, run: Generation) -> None:
+    """Two processes, and micro-batches of three, beside one process and one batch.
+
+    BatchNorm's statistics are those of a micro-batch, so a transformer stands for the convnet.
+    """
+    generator = Model.of("transgan_64", img_size=32, latent_dim=16, embed_dims=(32, 8),
+                         depths=(1, 1), num_heads=1)  # fmt: skip
+    recipe = replace(run.recipe, steps=3, evaluate_every_steps=0)
+    run = replace(run, generator=generator, recipe=recipe)
+    weights = []
+    for number, (ranks, extra) in enumerate([(1, []), (1, ["--micro-batch", "3"]), (2, [])]):
+        place = root / str(number)
+        shutil.copytree(root / FEATURES.id, place / FEATURES.id)
+        launch = command(place, run)
+        if ranks > 1:
+            launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+            launch = [*launcher, "--master-port", "0", *launch[1:]]
+        subprocess.run([*launch, *extra], check=True, env=FP32, capture_output=True)
+        weights.append(load_file(results.folder(place, run) / results.WEIGHTS))
+    for other in weights[1:]:
+        for name, tensor in weights[0].items():
+            torch.testing.assert_close(other[name], tensor, rtol=1e-3, atol=2e-5)
+
+
+def test_a_run_is_measured_by_what_it_names(root: Path) -> None:
+    """By a classifier: under names of their own, with the reference beside them."""
+    assert execute(CONVNET, root, How(root / "data")) == "done"
+    result = results.outcome(root, CONVNET).result
+    assert result is not None
+    names = set(result["metrics"])
+    assert {"proxy_frechet", "proxy_score", "proxy_kid", "proxy_precision"} <= names
+    assert not names & {"fid", "inception_score", "kid"}
+    assert result["provenance"]["reference"]["dataset"] == "fashion-mnist-6k"
+    assert FEATURES.id in json.dumps(result["provenance"]["reference"])
+    with Image.open(results.folder(root, CONVNET) / "samples.png") as grid:
+        assert grid.size[0] >= 8 * 32
+
+
+# --- the parts -----------------------------------------------------------------------------------
+
+
+class Linear(nn.Module):
+    """A discriminator whose gradient at any image is its weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.weight = nn.Parameter(torch.randn(12))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(1) @ self.weight[:, None]
+
+
+@pytest.mark.parametrize("loss", ["logistic", "hinge"])
+def test_losses_in_closed_form(loss: Literal["logistic", "hinge"]) -> None:
+    net = Linear()
+    real, fake = torch.randn(2, 5, 3, 2, 2)
+    recipe = replace(RECIPE, loss=loss)
+    found = generation.adversarial_losses(net, real, fake, recipe, torch.device("cpu"))
+    x, y = (t.flatten(1) @ net.weight for t in (real, fake))
+    if loss == "hinge":
+        d, g = (1 - x).clamp(min=0) + (1 + y).clamp(min=0), -y
+    else:
+        d, g = -x.sigmoid().log() - (1 - y.sigmoid()).log(), -y.sigmoid().log()
+    torch.testing.assert_close(found["discriminator_loss"], d)
+    torch.testing.assert_close(found["generator_loss"], g)
+    torch.testing.assert_close(found["r1"], net.weight.square().sum().expand(5))
+    found["r1"].sum().backward()
+    assert net.weight.grad is not None
+    torch.testing.assert_close(net.weight.grad, 2 * 5 * net.weight.detach())
+
+
+def test_the_average_follows_the_weights_and_the_statistics() -> None:
+    net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    average = copy.deepcopy(net)
+    before = copy.deepcopy(average.state_dict())
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(1)
+        net.get_buffer("1.running_mean").fill_(4)
+        net.get_buffer("1.num_batches_tracked").fill_(7)
+    generation.follow(average, net, 0.75)
+    after = average.state_dict()
+    torch.testing.assert_close(after["0.weight"], before["0.weight"] + 0.25)
+    torch.testing.assert_close(after["1.running_mean"], torch.full((2,), 1.0))
+    assert after["1.num_batches_tracked"] == 7
+    generation.follow(average, net, 0.0)
+    assert all(
+        torch.equal(a, b) for a, b in zip(average.parameters(), net.parameters(), strict=True)
+    )
+
+
+def test_a_sample_is_a_function_of_its_number() -> None:
+    """However many are drawn together, and of nothing but weights, seed and number."""
+    net, cpu = generation.create(RUN.generator, 0), torch.device("cpu")
+    together = generation.joined(generation.samples(net, 5, 7, cpu))
+    assert together.dtype == torch.uint8
+    alone = generation.sample(net, 5, [3], cpu)
+    assert (together[3].int() - alone[0].int()).abs().max() <= 1
+    assert not torch.equal(together[3], generation.sample(net, 6, [3], cpu)[0])
+
+
+# --- bad ends ------------------------------------------------------------------------------------
+
+
+def test_not_a_number_ends_as_diverged_with_a_picture(root: Path) -> None:
+    run = replace(RUN, recipe=replace(RECIPE, lr=1e18, discriminator_lr=1e18, steps=20))
+    assert execute(run, root, How(root / "data")) == "diverged"
+    result = results.outcome(root, run).result
+    assert result is not None
+    assert result["provenance"]["why"] == "not a number"
+    data = (results.folder(root, run) / "samples.png").read_bytes()
+    assert Image.open(BytesIO(data)).size[0] >= 8 * 32
+
+
+def test_a_generator_that_collapses_ends_as_diverged(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All images alike: here because its latents no longer reach them."""
+    create = generation.create
+
+    def dull(model: Model, seed: int, number: int = 0) -> nn.Module:
+        net = create(model, seed, number)
+        if number == 0:
+            net.get_parameter("latent_embed.weight").data.zero_()
+        return net
+
+    monkeypatch.setattr(generation, "create", dull)
+    recipe = replace(RECIPE, lr=0.0, steps=2, evaluate_every_steps=0)
+    assert execute(replace(RUN, recipe=recipe), root, How(root / "data")) == "diverged"
+    result = results.outcome(root, replace(RUN, recipe=recipe)).result
+    assert result is not None
+    assert result["provenance"]["why"] == "collapsed"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"samples": 10}, "17"),  # sixteen features
+        ({"generator": Model.of("transposed_nest_64", img_size=64, latent_dim=8)}, "64 px"),
+        ({"dataset": "imagenet-smoke"}, "imagenet-smoke-64px"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_training(
+    root: Path, change: dict[str, object], words: str
+) -> None:
+    if change.get("dataset"):
+        from repro.data.prepare import prepare
+
+        prepare("imagenet-smoke", root / "data")
+    run = replace(RUN, **change)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=words):
+        execute(run, root, How(root / "data"))
+    assert not results.read_metrics(results.folder(root, run))
+
+
+def test_the_spec_is_read_as_it_was_written() -> None:
+    assert spec.from_json(spec.to_json(RUN)) == RUN
+    assert np.isfinite(RUN.recipe.lr)
