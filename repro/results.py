@@ -186,8 +186,9 @@ def write_metrics(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
 def frame(root: Path, runs: Iterable[Run], at: float = 1.0) -> tuple[pd.DataFrame, Sequence[str]]:
     """One row a run that has a result, and warnings about what could not be used.
 
-    Columns: `run` (its id), `seed`, `status` ('done' or 'diverged') and one for each metric, as it
-    was after the share `at` of the training.
+    Columns: `run` (its id), `seed`, `status` ('done' or 'diverged'), `reference` (what it was
+    compared with, as JSON, if with anything) and one for each metric, as it was after the share
+    `at` of the training.
     """
     import pandas as pd  # half a second: only where a table needs it
 
@@ -198,6 +199,8 @@ def frame(root: Path, runs: Iterable[Run], at: float = 1.0) -> tuple[pd.DataFram
             warnings.append(found.note)
         if found.result is not None:
             row = {"run": run.id, "seed": run.seed, "status": found.state}
+            if reference := found.result.get("provenance", {}).get("reference"):
+                row["reference"] = json.dumps(reference)
             metrics = found.result["metrics"]
             rows.append(row | (metrics if at == 1 else _metrics_at(folder(root, run), at)))
     columns = ["run", "seed", "status", "top1"]

@@ -7,10 +7,16 @@ from dataclasses import replace
 from repro.experiments import adversarial_recipes as recipes
 from repro.experiments.figure5_left import EXPERIMENT as LEFT
 from repro.experiments.figure5_left import curves
+from repro.spec import Decision
 
 EXPERIMENT = replace(
     LEFT,
     name="figure5_left_sagan",
-    title="FID of generated ImageNet images of 64 px, with SAGAN's recipe",
+    title=f"{LEFT.title}, with SAGAN's recipe",
     cells=curves("fid", recipes.SAGAN_DISCRIMINATOR, recipes.SAGAN),
-)
+    decisions=(
+        Decision("recipe and discriminator", "SAGAN's, for all three generators",
+                 "HiT-GAN's, which figure5_left has", "SAGAN is what the paper cites"),
+        *recipes.DECISIONS[1:],
+    ),
+)  # fmt: skip

@@ -9,17 +9,16 @@ from repro.spec import Claim, Experiment
 EXPERIMENT = Experiment(
     name="figure_a6",
     place="Figure A6",
-    title="Inception Score of generated ImageNet images of 64 px",
+    title="Score of generated images, ImageNet at 64 px",
     caption="The trainings of Figure 5, left. More is better.",
     cells=curves("inception_score", recipes.HIT_DISCRIMINATOR, recipes.HIT),
     showcase=(OURS,),
     headings=("", "Generator"),
     plot="lines",
-    x_label="steps of training",
-    y_label="Inception Score",
+    x_label="steps of training (thousands)",
     claims=(
         Claim("Transposed NesT ... achieves the best ... Inception score", "Generative Modeling",
-              ((OURS, "1000k"),), ((TRANSGAN, "1000k"), (CONVNET, "1000k"))),
+              ((OURS, "1000"),), ((TRANSGAN, "1000"), (CONVNET, "1000"))),
     ),
     decisions=recipes.DECISIONS,
 )  # fmt: skip

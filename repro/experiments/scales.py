@@ -145,6 +145,8 @@ PROXY_ADVERSARIAL = adversarial(
     evaluate_every_steps=(60, "our choice: ten points of a curve, as at paper scale"),
 )
 
+_BY_OTHERS = {"fid": "proxy_frechet", "inception_score": "proxy_score"}
+
 # What tells images apart where Inception cannot: small convnets, as Inception is one.
 PROXY_FEATURES = Classification(
     model=PROXY_MODELS["wrn28_10"], dataset="fashion-mnist-6k", recipe=PROXY.recipe
@@ -189,6 +191,13 @@ def exists(cell: Cell, scale: Scale) -> bool:
 
 def _is_released(run: Run) -> bool:
     return isinstance(run, Classification) and isinstance(run.pretrained, str)
+
+
+def metric_of(cell: Cell, scale: Scale) -> str:
+    """What is measured of the cell: by other features than Inception's, under another name."""
+    run = run_of(cell, scale)
+    by_others = isinstance(run, Generation) and run.features != "inception"
+    return _BY_OTHERS[cell.metric] if by_others else cell.metric
 
 
 def run_of(cell: Cell, scale: Scale) -> Run:

@@ -50,20 +50,24 @@ class Moments:
         if not features.isfinite().all():
             raise ValueError("a feature is infinite or not a number")
         if len(features):
-            part = Moments(len(self.mean), self.mean.device)
             rows = features.to(self.mean)
-            part.count, part.mean = len(rows), rows.mean(0)
-            rows = rows - part.mean
-            part.scatter = rows.T @ rows
-            self.merge(part)
+            mean = rows.mean(0)
+            rows = rows - mean
+            self.scatter.addmm_(rows.T, rows)
+            self._move(len(rows), mean)
 
     def merge(self, other: Moments) -> None:
-        """Take in what `other` has seen (Chan, Golub & LeVeque 1979)."""
-        if total := self.count + other.count:
-            step = other.mean - self.mean
-            self.scatter += other.scatter + step.outer(step) * (self.count * other.count / total)
-            self.mean += step * (other.count / total)
-            self.count = total
+        """Take in what `other` has seen."""
+        if other.count:
+            self.scatter += other.scatter
+            self._move(other.count, other.mean)
+
+    def _move(self, count: int, mean: Tensor) -> None:
+        """From two means to one: Chan, Golub & LeVeque 1979, whose scatters are already added."""
+        step, total = mean - self.mean, self.count + count
+        self.scatter.addr_(step, step, alpha=self.count * count / total)
+        self.mean += step * (count / total)
+        self.count = total
 
     def over_ranks(self, total: Callable[[Tensor], Tensor]) -> Moments:
         """What all ranks have seen; `total` sums a float64 tensor over them, as all-reduce does.

@@ -23,6 +23,7 @@ from repro.spec import Experiment, Scale
 
 WIDTH = 6.4  # inches; its smallest letters are 8 points there, 5 in a column of 8.5 cm
 _LINE, _TITLE = 100, 72  # letters of a note and of the title in that width
+_SIDE = 36  # letters of the label of a y axis
 _TITLE_FONT = {"size": 10, "weight": "bold"}
 
 STYLE: dict[str, Any] = {
@@ -87,7 +88,8 @@ def _drawn(experiment: Experiment, frame: pd.DataFrame, scale: Scale) -> Figure:
                                    names.items(), strict=True):  # fmt: skip
         cells = frame[frame["panel"] == panel]
         axes.set_title(name)
-        axes.set_ylabel(experiment.y_label or _capital(measure(cells["metric"].iloc[0]).name))
+        label = experiment.y_label or _capital(measure(cells["metric"].iloc[0]).name)
+        axes.set_ylabel(_wrapped(label, _SIDE))
         axes.set_xlabel(experiment.x_label if name == list(names.values())[-1] else "")
         handles |= draw(axes, cells)
     handles |= _marks(frame, experiment.plot)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -18,12 +20,12 @@ _SCALES: dict[Scale, str] = {
     "paper": "",
     "proxy": (
         "Proxy scale: small versions of the same methods, alike in size, on embedded images, with "
-        "token maps of half the side and one recipe for all. The accuracies are not comparable "
+        "token maps of half the side and one recipe for all. The numbers are not comparable "
         "with the paper's"
     ),
     "smoke": (
         "Smoke scale: a few steps on a few images, to show that everything runs. "
-        "The accuracies mean nothing."
+        "The numbers mean nothing."
     ),
 }
 
@@ -44,7 +46,7 @@ def notes(experiment: Experiment, frame: pd.DataFrame, scale: Scale) -> list[Not
             f"{MARK} The paper leaves open, and we chose: {', '.join(open_values)}. "
             f"`repro why --decisions {experiment.name}` tells from where, and instead of what."
         )
-    lists: list[Note] = []
+    lists: list[Note] = [("Generated images are compared with:", _references(frame))]
     if scale == "paper":
         lists.append((released.HEADING, released.told(experiment, frame)))
     if scale != "smoke":
@@ -60,12 +62,13 @@ def _measure(frame: pd.DataFrame) -> str:
     text = _capital(text)
     if frame["drawn"].any():
         text += ": mean ± standard deviation (number of seeds)"
-    compared = [measure(metric).best for metric in metrics]
-    if not any(compared):
+    orders = {measure(metric).best for metric in metrics}
+    if orders == {""}:
         return f"{text}."
-    told = {"most": "Best", "least": "Least, which is best,"}
-    best = told[compared[0]] if len(set(compared)) == 1 else "Best accuracy"
-    return f"{text}. {best} in bold."
+    if orders == {"least"}:
+        return f"{text}. Least, which is best, in bold."
+    what = "Least distance" if "least" in orders else "Best accuracy"
+    return f"{text}. {'Best' if orders == {'most'} else what} in bold."
 
 
 def scale_note(frame: pd.DataFrame, scale: Scale) -> str:
@@ -108,6 +111,22 @@ def _order(frame: pd.DataFrame, scale: Scale) -> list[str]:
                 f"the paper and here is {rho:+z.2f}."
             )
     return texts
+
+
+def _references(frame: pd.DataFrame) -> list[str]:
+    """What generated images were compared with, by what: data, count, and digests of both."""
+    found = dict.fromkeys(text for texts in frame["references"] for text in texts)
+    return [_reference(json.loads(text)) for text in found]
+
+
+def _reference(about: Mapping[str, Any]) -> str:
+    """'Fashion-MNIST-6k, train: 6,000 images of 32 px (pixels 7e6b...); features: ... (...).'"""
+    made = f", {about['preprocessing']}" if "preprocessing" in about else ""
+    return (
+        f"{title(about['dataset'])}, {about['split']}: {about['images']:,} images of "
+        f"{about['image_size']} px{made} (pixels {about['fingerprint']}); features of "
+        f"{about['extractor']} (weights {about['digest'][:16]})."
+    )
 
 
 def _decisions(experiment: Experiment) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Collection, Mapping
+from itertools import pairwise
 from typing import Any
 
 import pandas as pd
@@ -15,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from repro.render.text import ACCURACIES, HOLE, Row, known, number
+from repro.render.text import ACCURACIES, HOLE, Row, known, measure, number
 
 # Okabe and Ito's colours, which the colour-blind can tell apart, without the yellow, which is too
 # light for a line; with the marks, no line is told by its colour alone.
@@ -54,9 +55,13 @@ def log_range(values: Collection[float], margin: float) -> tuple[float, float]:
 
 
 def lines(axes: Axes, cells: pd.DataFrame) -> Handles:
-    """A line a row over the columns, which are numbers; a logarithmic axis with a tick at each."""
+    """A line a row over the columns, which are numbers, with a tick at each.
+
+    The axis is logarithmic where the numbers are not evenly spaced.
+    """
     ticks = {float(column): str(column) for column in cells["column"]}
-    if min(ticks) > 0:
+    steps = {round(b - a, 9) for a, b in pairwise(sorted(ticks))}
+    if min(ticks) > 0 and len(steps) > 1:
         axes.set_xscale("log")
         axes.set_xlim(log_range(ticks, 0.06))
     axes.xaxis.set_major_locator(FixedLocator(sorted(ticks)))
@@ -131,6 +136,8 @@ def bars(axes: Axes, cells: pd.DataFrame) -> Handles:
     axes.set_ylim(0, room * max(tops) if _known(cells) else _range(cells)[1])
     if cells["metric"].isin(ACCURACIES).all():
         axes.set_yticks([tick for tick in axes.get_yticks() if tick <= 100])  # percent
+    if len(columns) == 1:  # nothing to be told apart
+        return {}
     return {str(c): Patch(color=COLOURS[i % len(COLOURS)]) for i, c in enumerate(columns)}
 
 
@@ -142,16 +149,17 @@ def _bar(axes: Axes, x: float, width: float, cell: Row, colour: str, upright: bo
         "fontsize": SMALL,
         "textcoords": "offset points",
     }
-    paper = known(cell, "paper") or 0.0
+    unit = measure(cell["metric"]).divisor
+    paper = (known(cell, "paper") or 0.0) / unit
     if paper:
         axes.plot([x], [paper], color=DARK, marker="o", linestyle="", **HOLLOW)
     if not cell["n"]:
         axes.annotate(state(cell), (x, 0), (0, 4), color=colour, rotation=90, **text)
         return paper
-    spread = known(cell, "spread") or 0.0
-    axes.bar(x, cell["mean"], 0.94 * width, color=colour, alpha=0.85)
-    axes.errorbar(x, cell["mean"], spread, color=DARK, linewidth=1)
-    top = max(cell["mean"] + spread, paper)
+    mean, spread = cell["mean"] / unit, (known(cell, "spread") or 0.0) / unit
+    axes.bar(x, mean, 0.94 * width, color=colour, alpha=0.85)
+    axes.errorbar(x, mean, spread, color=DARK, linewidth=1)
+    top = max(mean + spread, paper)
     label = number(cell["mean"], cell["metric"])
     axes.annotate(label, (x, top), (0, 4), color=DARK, rotation=90 * upright, **text)
     return float(top)

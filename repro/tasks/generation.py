@@ -27,6 +27,7 @@ import repro.models  # noqa: F401  (registers our architectures with timm)
 from repro import fidelity
 from repro.data import datasets, loader, pictures, randomness
 from repro.data.images import DataError, Images
+from repro.data.resized import RESIZED, form_of
 from repro.models.spectral import advance_spectral_norms
 from repro.spec import AdversarialRecipe, Generation, Model
 from repro.tasks import Interrupted, Job, Line, Result
@@ -414,6 +415,8 @@ def reference_of(
         "image_size": real.pixels.shape[-1],
         "fingerprint": real.fingerprint,
     }
+    if run.dataset in RESIZED:
+        about["preprocessing"] = form_of(run.dataset).kernel
     batches = (pixels.to(device) for pixels in real.pixels.split(_AT_ONCE))
     return fidelity.reference(extractor, batches, about, job.data / "statistics")
 

@@ -68,6 +68,10 @@ def test_merging_two_is_adding_all(first: int, second: int) -> None:
     merged = moments_of(parts[0])
     merged.merge(moments_of(parts[1]))
     check(merged, features)
+    empty = Moments(DIM)
+    empty.merge(Moments(DIM))
+    empty.merge(merged)
+    check(empty, features)
 
 
 def test_over_ranks_they_are_those_of_all_images() -> None:
