@@ -24,7 +24,8 @@ format: .venv/ready
 
 paper: .venv/ready  ## redraw every committed table; fails if one differs
 	$(BIN)/repro all > /dev/null
-	$(BIN)/repro table1 figure6_bottom figure7 figure_a3 --scale proxy > /dev/null
+	$(BIN)/repro table1 figure5_left figure5_middle figure5_right figure6_bottom figure7 figure_a3 \
+	  figure_a6 --scale proxy > /dev/null
 	git diff --exit-code -- tables figures
 	test -z "$$(git status --porcelain -- tables figures)"  # nor is one missing from git
 

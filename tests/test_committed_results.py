@@ -69,4 +69,4 @@ def test_nothing_but_small_files_is_committed() -> None:
     assert weights in listed
     listed.remove(weights)
     assert {path.rpartition("/")[2] for path in listed} <= kept
-    assert max((ROOT / path).stat().st_size for path in listed) < 100_000
+    assert max((ROOT / path).stat().st_size for path in listed) < 150_000  # a grid of 64 samples

@@ -17,7 +17,16 @@ from repro import experiments, gpus, plan, price, results
 from repro.data.atlas import EMBEDDED
 from repro.data.cifar import CIFARS
 from repro.price import Price
-from repro.spec import SCALES, Classification, Evaluation, Model, Profiling, Recipe, Run
+from repro.spec import (
+    SCALES,
+    Classification,
+    Evaluation,
+    Generation,
+    Model,
+    Profiling,
+    Recipe,
+    Run,
+)
 from tests.launch import RUN
 
 NEST = Classification(
@@ -149,6 +158,28 @@ def test_options_that_cost_nothing_do_not_hide_a_profile(tmp_path: Path) -> None
     assert price.price(tmp_path, same, "H100").gpu_hours
     other = replace(NEST, model=NEST.model.updated(depths=(2, 2, 20)))
     assert price.price(tmp_path, other, "H100").gpu_hours is None
+
+
+def test_a_generator_and_its_discriminator(tmp_path: Path) -> None:
+    """Of a step: the generator's pass and gradient, the discriminator's of both kinds, and R1's."""
+    run = experiments.get("figure5_left").cells[0].run
+    assert isinstance(run, Generation)
+    sizes = [{"parameters": 3_000_000, "macs": 7e9}, {"parameters": 1_000_000, "macs": 5e9}]
+    assert price.price(tmp_path, run, "H100").gpu_hours is None
+    for model, counts in zip(price.pair(run), sizes, strict=True):
+        finished(tmp_path, model, counts)
+    found = price.price(tmp_path, run, "H100")
+    flop = 2 * (3 * 7e9 + 9 * 5e9) * 256 * 1_000_000
+    assert found.gpu_hours is not None
+    assert found.gpu_hours[0] == pytest.approx(flop / (989e12 * 0.30) / 3600)
+    assert found.gpu_hours[1] == pytest.approx(flop / (989e12 * 0.06) / 3600)
+    assert found.disk_bytes == 12_000_000
+    state = 4 * 3_000_000 + 3 * 1_000_000  # with the average, and two moments of every weight
+    assert found.peak_bytes == 12_000_000 + 2 * 4 * state
+    hinge = replace(run, recipe=replace(run.recipe, r1_weight=0.0))
+    cheaper = price.price(tmp_path, hinge, "H100").gpu_hours
+    assert cheaper is not None
+    assert cheaper[0] / found.gpu_hours[0] == pytest.approx((21 + 30) / (21 + 45))
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ SAGAN = adversarial(
     evaluate_every_steps=(100_000, _POINTS),
 )
 
-HIT_DISCRIMINATOR = Model("hit_discriminator_64")
+HIT_DISCRIMINATOR = Model.of("hit_discriminator_64", initial="xavier")
 SAGAN_DISCRIMINATOR = Model("sagan_discriminator_64")
 
 GENERATORS = {
@@ -67,6 +67,8 @@ DECISIONS = (
     Decision("convnet", "SAGAN's generator without attention, 4 up-sampling blocks, widths 1584, "
              "1584, 792, 396, 198: 78,090,015 parameters", "other widths",
              "SAGAN's own has 32 M; the paper prints 77.8 M"),
+    Decision("first weights of HiT-GAN's discriminator", "Xavier's; at proxy scale He's",
+             "He's", "its code leaves Keras' own, which are Xavier's"),
     Decision("order of the two updates", "both at once, from one forward pass", "in turn, as SAGAN",
              "HiT-GAN's code"),
     Decision("images of 64 px", "centre square, then Pillow's bicubic with antialiasing",

@@ -40,6 +40,6 @@ EXPERIMENT = Experiment(
     title="Architectures for image generation",
     caption="GMACs are multiply-adds of the forward pass of one image of 64 px, in 10⁹.",
     cells=_cells(),
-    headings=("", "Architecture"),
+    headings=("Part", "Architecture"),
     decisions=recipes.DECISIONS[1:5],
 )

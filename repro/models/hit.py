@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,7 @@ from repro.models.nest import own_options
 
 __all__ = ["HitDiscriminator"]
 
+Initial = Literal["he", "xavier"]
 SLOPE = 0.2  # of the leaky ReLU
 LAST_SIDE = 4  # px of the map that the dense layers see
 
@@ -63,6 +65,7 @@ class HitDiscriminator(nn.Module):
     """Images (B, 3, S, S) in [-1, 1] -> logits (B, num_classes), large for real ones.
 
     `widths`: of the map at S, S/2, ... 4 px. `dense`: of the hidden dense layer.
+    `initial`: of weights, 'he', normal, or 'xavier', uniform, which is Keras' own and so HiT's.
     Raises ValueError for widths that do not lead from `img_size` to 4 px.
     """
 
@@ -71,6 +74,7 @@ class HitDiscriminator(nn.Module):
         img_size: int = 64,
         widths: Sequence[int] = (256, 512, 512, 512, 512),
         dense: int = 512,
+        initial: Initial = "he",
         num_classes: int = 1,
     ) -> None:
         super().__init__()
@@ -85,9 +89,12 @@ class HitDiscriminator(nn.Module):
         self.last = nn.Conv2d(widths[-1], widths[-1], 3, padding=1)
         self.dense = nn.Linear(LAST_SIDE**2 * widths[-1], dense)
         self.head = nn.Linear(dense, num_classes)
-        self.apply(_initialise)
+        self.apply(partial(_initialise, initial=initial))
 
     def forward(self, images: Tensor) -> Tensor:
+        side, shape = self.img_size, tuple(images.shape)
+        if shape[1:] != (3, side, side):
+            raise ValueError(f"this discriminator takes images (B, 3, {side}, {side}), not {shape}")
         x = F.leaky_relu(self.from_rgb(images), SLOPE)
         x = F.leaky_relu(self.last(self.blocks(x)), SLOPE)
         x = F.leaky_relu(self.dense(x.flatten(1)), SLOPE)
@@ -95,10 +102,12 @@ class HitDiscriminator(nn.Module):
         return logits
 
 
-def _initialise(module: nn.Module) -> None:
-    """He's normal for leaky ReLUs, our choice; biases 0."""
+def _initialise(module: nn.Module, initial: Initial) -> None:
     if isinstance(module, nn.Conv2d | nn.Linear):
-        nn.init.kaiming_normal_(module.weight, SLOPE)
+        if initial == "xavier":
+            nn.init.xavier_uniform_(module.weight)
+        else:
+            nn.init.kaiming_normal_(module.weight, SLOPE)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
 

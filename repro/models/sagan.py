@@ -45,7 +45,8 @@ def _drawn(module: M) -> M:
 class Up(nn.Module):
     """BN, ReLU, twice the size, Conv3×3, BN, ReLU, Conv3×3; beside them a 1×1 convolution.
 
-    What is not convolved is copied after the 1×1 convolution, not before: the same function.
+    It, too, sees the map of twice the size, as in SAGAN's code. The other order is the same
+    function with 5 % fewer multiply-adds; but this net is there to be timed.
     """
 
     def __init__(self, dim_in: int, dim_out: int) -> None:
@@ -57,7 +58,7 @@ class Up(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv1(_twice(F.relu(self.norm1(x))))
         y = self.conv2(F.relu(self.norm2(y)))
-        out: Tensor = y + _twice(self.shortcut(x))
+        out: Tensor = y + self.shortcut(_twice(x))
         return out
 
 
@@ -86,29 +87,35 @@ class SaganDecoder(nn.Module):
         self.norm, self.to_rgb = nn.BatchNorm2d(widths[-1]), conv(widths[-1], 3, 3)
 
     def forward(self, latents: Tensor) -> Tensor:
+        if latents.shape[1:] != (self.latent_dim,):
+            shape = tuple(latents.shape)
+            raise ValueError(f"this generator takes latents (B, {self.latent_dim}), not {shape}")
         x = self.latent_embed(latents).unflatten(1, (-1, self.start_side, self.start_side))
         return torch.tanh(self.to_rgb(F.relu(self.norm(self.blocks(x)))))
 
 
 class Down(nn.Module):
-    """ReLU, Conv3×3, ReLU, Conv3×3, average pool; beside them a pool with a 1×1 convolution.
+    """ReLU, Conv3×3, ReLU, Conv3×3, average pool; beside them a 1×1 convolution and a pool.
 
-    The `first` block, which sees the image, has no ReLU before; the last one does not pool.
+    The `first` block, which sees the image, has no ReLU before, and pools the image before its 1×1
+    convolution. The last one does not pool; if it keeps the width, the identity is beside it.
     """
 
     def __init__(self, dim_in: int, dim_out: int, first: bool = False, pool: bool = True) -> None:
         super().__init__()
         self.conv1, self.conv2 = conv(dim_in, dim_out, 3), conv(dim_out, dim_out, 3)
-        self.shortcut = conv(dim_in, dim_out, 1)
+        same = dim_in == dim_out and not pool
+        self.shortcut = nn.Identity() if same else conv(dim_in, dim_out, 1)
         self.first, self.pool = first, pool
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv1(x if self.first else F.relu(x))
         y = self.conv2(F.relu(y))
-        if self.pool:
-            x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
-        out: Tensor = y + self.shortcut(x)
-        return out
+        if self.first and self.pool:
+            out: Tensor = F.avg_pool2d(y, 2) + self.shortcut(F.avg_pool2d(x, 2))
+            return out
+        out = y + self.shortcut(x)
+        return F.avg_pool2d(out, 2) if self.pool else out
 
 
 class SaganDiscriminator(nn.Module):
@@ -137,6 +144,9 @@ class SaganDiscriminator(nn.Module):
         self.head = linear(widths[-1], num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
+        side, shape = self.img_size, tuple(images.shape)
+        if shape[1:] != (3, side, side):
+            raise ValueError(f"this discriminator takes images (B, 3, {side}, {side}), not {shape}")
         logits: Tensor = self.head(F.relu(self.blocks(images)).sum(dim=(2, 3)))
         return logits
 

@@ -67,9 +67,10 @@ def measure(metric: str) -> Measure:
 
 
 def number(value: float, metric: str) -> str:
-    """A measured number: '71.20', '17.1M', '5,384'."""
+    """A measured number: '71.20', '17.1M', '0.35M', '5,384'."""
     form = measure(metric)
-    return f"{value / form.divisor:z,.{form.digits}f}{form.unit}"
+    digits = form.digits + (abs(value) < form.divisor != 1)  # of less than a million, another one
+    return f"{value / form.divisor:z,.{digits}f}{form.unit}"
 
 
 def measured(cell: Row) -> str:

@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from repro import results, spec
+from repro.cli import main
 from repro.data.images import DataError
 from repro.launch.job import How, execute
 from repro.spec import AdversarialRecipe, Classification, Generation, Model, Recipe, Run
@@ -157,6 +158,30 @@ def test_a_run_is_measured_by_what_it_names(root: Path) -> None:
     assert FEATURES.id in json.dumps(result["provenance"]["reference"])
     with Image.open(results.folder(root, CONVNET) / "samples.png") as grid:
         assert grid.size[0] >= 8 * 32
+
+
+def test_drawn_from_a_finished_run_by_the_command(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`repro sample` draws what the run's own grid begins with, and says what it cannot draw."""
+    assert execute(CONVNET, root, How(root / "data")) == "done"
+    words = ["sample", CONVNET.id, "--results", str(root), "--n", "9"]
+    assert main([*words, "--out", str(root / "nine.png")]) == 0
+    folder = results.folder(root, CONVNET)
+    with Image.open(root / "nine.png") as nine, Image.open(folder / "samples.png") as grid:
+        first = (0, 0, 32, 32)
+        assert nine.size == (3 * 32 + 4, 3 * 32 + 4)
+        difference = np.abs(np.asarray(nine.convert("RGB").crop(first), int)
+                            - np.asarray(grid.convert("RGB").crop(first), int))  # fmt: skip
+    assert difference.max() <= 1  # of batches of other sizes
+    assert main([*words, "--seed", "1", "--out", str(root / "other.png")]) == 0
+    assert (root / "nine.png").read_bytes() != (root / "other.png").read_bytes()
+    assert main(["sample", FEATURES.id, "--results", str(root)]) == 2
+    (folder / results.WEIGHTS).unlink()
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert f"{FEATURES.id} generates no images" in said
+    assert "weights.safetensors is missing" in said
 
 
 # --- the parts -----------------------------------------------------------------------------------
