@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from repro.fidelity.features import Extractor
 from repro.fidelity.moments import Moments, frechet
@@ -38,6 +40,8 @@ def measure(
     by = reference.about["extractor"], reference.about["digest"]
     if by != (extractor.name, extractor.digest):
         raise ValueError(f"the reference is by {by[0]}, and not by {extractor.name}")
+    # torch-fidelity has bars, not shown here, whose own lock would leave a semaphore behind.
+    tqdm.set_lock(threading.RLock())
     moments, some = Moments(extractor.dim, extractor.device), Kept(KEPT, seed)
     logits = []
     for images in fakes:

@@ -141,7 +141,7 @@ def _train(run: Generation, job: Job, ranks: Ranks) -> Result:
             metrics: dict[str, float | int] = {}
             collapsed = False
             if reference is not None:
-                drawn = sample(average, run.seed, range(_GRID), device)
+                drawn = sample(average, run.seed, _shown(run), device)
                 job.keep(f"samples/step{done:09d}.png", pictures.grid(drawn))
                 late = done > recipe.steps // 2  # before, it may not have begun to draw
                 collapsed = late and fidelity.spread(drawn) < COLLAPSED
@@ -182,7 +182,7 @@ def _train(run: Generation, job: Job, ranks: Ranks) -> Result:
         {name: value for name, value in last.items() if name != "epoch" and value is not None},
         weights=average.state_dict(),
         provenance=facts,
-        files=portraits(average, run.seed, device) if ranks.first else {},
+        files=portraits(average, run, device) if ranks.first else {},
     )
 
 
@@ -197,7 +197,7 @@ def _diverged(
 ) -> Result:
     """The end of a run that cannot go on, with what the generator draws by then."""
     facts = _facts(nets, ranks, train) | {"why": why}
-    files = {"samples.png": pictures.grid(sample(average, run.seed, range(_GRID), ranks.device))}
+    files = {"samples.png": pictures.grid(sample(average, run.seed, _shown(run), ranks.device))}
     return Result("diverged", {"step": step}, provenance=facts, files=files)
 
 
@@ -367,18 +367,23 @@ def joined(parts: Iterable[Tensor]) -> Tensor:
     return torch.cat([part.cpu() for part in parts])
 
 
-def portraits(generator: nn.Module, seed: int, device: torch.device) -> dict[str, bytes]:
+def _shown(run: Generation) -> range:
+    """The samples of a grid: the first of those that are measured."""
+    return range(min(_GRID, run.samples))
+
+
+def portraits(generator: nn.Module, run: Generation, device: torch.device) -> dict[str, bytes]:
     """A grid of samples and a walk between two latents, both as PNG.
 
     The walk is along the sphere near which normal latents lie.
     """
-    keys = randomness.sample_keys(randomness.seed_of(seed, _SAMPLES), 0, torch.tensor([0]))
+    keys = randomness.sample_keys(randomness.seed_of(run.seed, _SAMPLES), 0, torch.tensor([0]))
     dim = latent_dim(generator)
     ends = [randomness.normal(keys, stream, dim) for stream in (_LATENT, _GOAL)]
     angles = torch.linspace(0, math.pi / 2, _STRIP)[:, None]
     walk = angles.cos() * ends[0] + angles.sin() * ends[1]
     return {
-        "samples.png": pictures.grid(sample(generator, seed, range(_GRID), device)),
+        "samples.png": pictures.grid(sample(generator, run.seed, _shown(run), device)),
         "interpolation.png": pictures.strip(draw(generator, walk.to(device))),
     }
 
