@@ -142,7 +142,7 @@ def _note(experiment: Experiment, frame: pd.DataFrame, scale: Scale) -> str:
         if experiment.plot == "lines":
             texts.append("The places on the x axis are the paper's.")
         shown = " ".join(panels(frame, scale).values())
-        texts += [data_note(experiment, scale, shown), scale_note(frame, scale)]
+        texts += [data_note(experiment, scale, shown), scale_note(experiment, frame, scale)]
     return " ".join(text for text in texts if text)
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 from repro.experiments.scales import exists, run_of, title
 from repro.render import claims, released
 from repro.render.text import ACCURACIES, column, headers, measure
-from repro.spec import Experiment, Scale, dataset_of
+from repro.spec import Experiment, Profiling, Scale, dataset_of
 from repro.verdict import rank_correlation
 
 MARK = "‡"  # on rows whose recipe holds values that the paper leaves open
@@ -29,12 +29,18 @@ _SCALES: dict[Scale, str] = {
     ),
 }
 
+_MEASURED = (
+    "Proxy scale: the same models, on one core of a CPU and in fp32. The speeds are not comparable "
+    "with the paper's"
+)
+
 Note = tuple[str, Sequence[str]]  # a paragraph, and the items of a list below it
 
 
 def notes(experiment: Experiment, frame: pd.DataFrame, scale: Scale) -> list[Note]:
     """The paragraphs below a table, in their order."""
-    texts = [_measure(frame), experiment.caption if scale == "paper" else scale_note(frame, scale)]
+    about = experiment.caption if scale == "paper" else scale_note(experiment, frame, scale)
+    texts = [_measure(frame), about]
     texts.append(data_note(experiment, scale, _beside(frame, scale)))
     if scale != "smoke":
         texts += _order(frame, scale)
@@ -71,12 +77,22 @@ def _measure(frame: pd.DataFrame) -> str:
     return f"{text}. {'Best' if orders == {'most'} else what} in bold."
 
 
-def scale_note(frame: pd.DataFrame, scale: Scale) -> str:
+def scale_note(experiment: Experiment, frame: pd.DataFrame, scale: Scale) -> str:
     """What the numbers of a small scale are, and are not."""
     if scale != "proxy":
         return _SCALES[scale]
+    about = _MEASURED if _is_measured_only(experiment) else _SCALES[scale]
     beside = ", which stand beside them for their order" if frame["paper"].notna().any() else ""
-    return f"{_SCALES[scale]}{beside}."
+    return f"{about}{beside}."
+
+
+def _is_measured_only(experiment: Experiment) -> bool:
+    """Whether at proxy scale, too, the models are the paper's."""
+    pairs = [(run_of(cell, "proxy"), cell.run) for cell in experiment.cells]
+    return all(
+        isinstance(here, Profiling) and isinstance(paper, Profiling) and here.model == paper.model
+        for here, paper in pairs
+    )
 
 
 def data_note(experiment: Experiment, scale: Scale, shown: str) -> str:

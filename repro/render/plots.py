@@ -158,7 +158,8 @@ def _bar(axes: Axes, x: float, width: float, cell: Row, colour: str, upright: bo
         return paper
     mean, spread = cell["mean"] / unit, (known(cell, "spread") or 0.0) / unit
     axes.bar(x, mean, 0.94 * width, color=colour, alpha=0.85)
-    axes.errorbar(x, mean, spread, color=DARK, linewidth=1)
+    if spread:
+        axes.errorbar(x, mean, spread, color=DARK, linewidth=1)
     top = max(mean + spread, paper)
     label = number(cell["mean"], cell["metric"])
     axes.annotate(label, (x, top), (0, 4), color=DARK, rotation=90 * upright, **text)

@@ -33,7 +33,8 @@ Show = Callable[[Row], str]  # a cell as the text of a column
 def csv(frame: pd.DataFrame) -> str:
     """The tidy frame itself, numbers to four decimals, a hole as an empty field."""
     values = [" ".join(map("{:z.4f}".format, seeds)) for seeds in frame["values"]]
-    written = frame.assign(values=values)
+    references = frame["references"].map(" ".join)
+    written = frame.assign(values=values, references=references)
     return str(written.to_csv(index=False, float_format="{:z.4f}".format, lineterminator="\n"))
 
 

@@ -67,10 +67,14 @@ def measure(metric: str) -> Measure:
 
 
 def number(value: float, metric: str) -> str:
-    """A measured number: '71.20', '17.1M', '0.35M', '5,384'."""
+    """A measured number: '71.20', '17.1M', '0.35M', '5,384', '3.81'."""
     form = measure(metric)
-    digits = form.digits + (abs(value) < form.divisor != 1)  # of less than a million, another one
-    return f"{value / form.divisor:z,.{digits}f}{form.unit}"
+    shown, digits = value / form.divisor, form.digits
+    if form.unit and abs(shown) < 1:
+        digits += 1
+    elif not digits and abs(shown) < 100:
+        digits = 2 if abs(shown) < 10 else 1
+    return f"{shown:z,.{digits}f}{form.unit}"
 
 
 def measured(cell: Row) -> str:
