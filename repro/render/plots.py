@@ -25,6 +25,8 @@ MARKS = ("o", "s", "^", "D", "v", "P")
 HOLLOW: Mapping[str, Any] = {"fillstyle": "none", "markeredgewidth": 1.1, "linewidth": 1}
 DARK, SMALL = "#333333", 8  # points
 
+PERCENT = (0.0, 100.0)
+
 DIVERGED = "diverged"
 CROSSES: Mapping[str, Mapping[str, Any]] = {
     HOLE: {"marker": "x", "markersize": 5},
@@ -88,9 +90,12 @@ def _line(axes: Axes, line: pd.DataFrame, style: dict[str, Any]) -> Any:
 def _crosses(axes: Axes, cells: pd.DataFrame) -> None:
     """A cross for every hole, in a strip below the lines; a row's above the next one's."""
     rows, height = list(cells["row"].unique()), 0.05  # of the axes
-    low, high = axes.get_ylim() if _known(cells) else _range(cells)
+    if not _known(cells):
+        axes.set_ylim(_range(cells))
+    low, high = axes.get_ylim()
     strip = height * (len(rows) + 0.6)
-    axes.set_yticks([tick for tick in axes.get_yticks() if low <= tick <= high])
+    named = _known(cells) or _range(cells) == PERCENT  # of a scale that is not known, no numbers
+    axes.set_yticks([tick for tick in axes.get_yticks() if named and low <= tick <= high])
     axes.set_ylim(low - (high - low) * strip / (1 - strip), high)
     axes.add_patch(Rectangle((0, 0), 1, strip, color="#f1f1f1", zorder=0, transform=axes.transAxes))
     for cell in cells[cells["n"] == 0].to_dict("records"):
@@ -112,7 +117,7 @@ def _known(cells: pd.DataFrame) -> bool:
 
 def _range(cells: pd.DataFrame) -> tuple[float, float]:
     """Of an axis without numbers."""
-    return (0, 100) if cells["metric"].isin(ACCURACIES).all() else (0, 1)
+    return PERCENT if cells["metric"].isin(ACCURACIES).all() else (0, 1)
 
 
 # --- bars ----------------------------------------------------------------------------------------
@@ -136,6 +141,8 @@ def bars(axes: Axes, cells: pd.DataFrame) -> Handles:
     axes.set_ylim(0, room * max(tops) if _known(cells) else _range(cells)[1])
     if cells["metric"].isin(ACCURACIES).all():
         axes.set_yticks([tick for tick in axes.get_yticks() if tick <= 100])  # percent
+    elif not _known(cells):  # no numbers of a scale that is not known
+        axes.set_yticks([])
     if len(columns) == 1:  # nothing to be told apart
         return {}
     return {str(c): Patch(color=COLOURS[i % len(COLOURS)]) for i, c in enumerate(columns)}
