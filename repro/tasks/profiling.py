@@ -29,7 +29,7 @@ from repro.train import device as devices
 from repro.train import optim
 
 _INPUTS = 4  # what a seed is for
-_SECONDS = 4.0  # for one rate, forward or training; more where the blocks of one call take longer
+_SECONDS = 2.0  # for one rate, forward or training; more where the blocks of one call take longer
 _LEAST_BLOCKS, _BLOCKS = 3, 8  # of calls, each of them timed: a rate is their median
 
 Step = Callable[[], object]
