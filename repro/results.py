@@ -2,8 +2,9 @@
 
 results/<run id>/
   spec.json          the whole run, written first
-  metrics.jsonl      one line an epoch, as it goes; a function of the run alone
+  metrics.jsonl      one line an epoch or an evaluation, as it goes; a function of the run alone
   predictions.npz    the label and the top-5 of every test sample
+  samples.png, interpolation.png  what a generator draws; samples/ has such grids of the way there
   weights.safetensors  the trained model; stays here, not in git
   result.json        metrics and provenance, written last and by rename: it exists, so it is done
 """

@@ -59,6 +59,7 @@ def _train(run: Generation, job: Job, ranks: Ranks) -> Result:
     # The real images, and what generated ones are compared with. Only the first rank measures.
     train = squares(run.dataset, "train", job.data)
     extractor = features_of(run, job, device)
+    _check_count(run, extractor)
     reference = reference_of(run, extractor, job, device) if ranks.first else None
     ranks.any(False)  # the others wait here, not in the midst of a step
 
@@ -66,6 +67,8 @@ def _train(run: Generation, job: Job, ranks: Ranks) -> Result:
     generator = create(run.generator, run.seed, 0).to(device)
     discriminator = create(run.discriminator, run.seed, 1).to(device)
     _check_size(generator, train)
+    if ranks.count > 1 and device.type == "cuda":
+        generator = nn.SyncBatchNorm.convert_sync_batchnorm(generator)
     average = copy.deepcopy(generator).requires_grad_(False)
     beta1, beta2 = map(float, recipe.betas)  # a spec that was stored may hold 0 for 0.0
     optimizers = [
@@ -240,6 +243,16 @@ def _add_up_gradients(net: nn.Module, ranks: Ranks) -> None:
     flat = ranks.sum(torch.cat([gradient.flatten() for gradient in gradients]))
     for gradient, total in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
         gradient.copy_(total.view_as(gradient))
+
+
+def _check_count(run: Generation, extractor: fidelity.Extractor) -> None:
+    """Before training what would be known after it."""
+    need = extractor.dim + 1
+    if run.samples < need:
+        raise DataError(
+            f"{run.samples:,} samples are too few: the covariance of {extractor.dim:,} features "
+            f"of {extractor.name} needs {need:,}"
+        )
 
 
 def _check_size(generator: nn.Module, train: Images) -> None:
