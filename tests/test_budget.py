@@ -20,8 +20,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.delenv("REPRO_CLUSTER", raising=False)
-    runs = plan.runs(experiments.get("table_a1").cells, "paper", 1)
-    for run in runs:
+    cells = [*experiments.get("table_a1").cells, *experiments.get("table_a6").cells]
+    for run in plan.runs(cells, "paper", 1):
         assert isinstance(run, Profiling)
         folder = results.begin(Path("results"), run)
         metrics = {"parameters": 17_057_608, "macs": MACS}

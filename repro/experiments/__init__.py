@@ -24,10 +24,10 @@ def names() -> list[str]:
     return sorted(found, key=_order)
 
 
-def _order(name: str) -> tuple[bool, bool, int, str]:
-    """Tables before figures, the appendix last, and by number."""
+def _order(name: str) -> tuple[bool, bool, int, int, str]:
+    """Tables before figures, the appendix last, by number; top before bottom, left before right."""
     number = int("".join(filter(str.isdigit, name)))
-    return not name.startswith("table"), "_a" in name, number, name
+    return not name.startswith("table"), "_a" in name, number, len(name), name
 
 
 def matching(word: str) -> list[str]:
