@@ -70,7 +70,7 @@ def number(value: float, metric: str) -> str:
     """A measured number: '71.20', '17.1M', '0.35M', '5,384', '3.81'."""
     form = measure(metric)
     shown, digits = value / form.divisor, form.digits
-    if form.unit and abs(shown) < 1:
+    if form.unit and abs(round(shown, digits)) < 1:
         digits += 1
     elif not digits and abs(shown) < 100:
         digits = 2 if abs(shown) < 10 else 1

@@ -211,8 +211,11 @@ def ticking(clock: list[float], seconds: Callable[[int], float]) -> Callable[[],
     return step
 
 
-def test_a_rate_is_images_by_seconds_without_the_warm_up(clock: list[float]) -> None:
+def test_a_rate_is_images_by_seconds_without_the_warm_up(
+    clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The first calls take longer, as where kernels are chosen; then a block is four calls."""
+    monkeypatch.setattr(profiling, "_SECONDS", 4.0)
     step = ticking(clock, lambda call: 0.15 if call < 2 else 0.125)
     rates = profiling.block_rates(step, 16, CPU, Notebook())
     assert rates == pytest.approx([16 / 0.125] * 8)
