@@ -15,7 +15,16 @@ from typing import Any
 
 from repro import gpus, results, spec
 from repro.gpus import is_device
-from repro.spec import Classification, Generation, Model, Profiling, Run
+from repro.spec import (
+    Classification,
+    Explanation,
+    Generation,
+    Localization,
+    Model,
+    Profiling,
+    Run,
+    Traversal,
+)
 
 Range = tuple[float, float]  # low, high
 
@@ -33,10 +42,13 @@ DATASETS: Mapping[str, tuple[int, int, int]] = {
     "fashion-mnist": (60_000, 10_000, 10),
     "fashion-mnist-6k": (6_000, 2_000, 10),
     "glyphs": (6_000, 2_000, 100),
+    "fashion-singles": (6_000, 2_000, 10),
+    "imagenetv2": (0, 10_000, 1000),
 }
 SMOKE_IMAGES = 20
 GENERATED_SIDE = 64  # px, of a generator that says nothing else
 STORED_SIDE = 32  # px, where neither recipe nor evaluation says
+STORED_SIDES = {"fashion-singles": 64}
 PART = {"fit": 5 / 6, "validation": 1 / 6}  # of 'train'
 
 
@@ -97,6 +109,8 @@ def _hours(known: _Known, run: Run, gpu: str) -> tuple[Range | None, str]:
         return (min(taken), max(taken)), "seeds done here"
     if isinstance(run, Generation):
         return _generation_hours(known, run, gpu)
+    if isinstance(run, Explanation):
+        return _explanation_hours(known, run, gpu)
     if not isinstance(run, Classification):
         return None, "a seed that is done would tell"
     if (work := images(run)) is None:
@@ -133,6 +147,29 @@ def _generation_hours(known: _Known, run: Generation, gpu: str) -> tuple[Range |
     return (best, best * UTILISATION[1] / UTILISATION[0]), "multiply-adds"
 
 
+def _explanation_hours(known: _Known, run: Explanation, gpu: str) -> tuple[Range | None, str]:
+    """By multiply-adds: of a map, or a path, two passes and a gradient (4 forward passes); of a
+    leaf that is taken away, and of a step of insertion or deletion, one. Boxes are the CPU's."""
+    classifier, facts = run.trained, _facts(run.dataset)
+    if classifier is None:
+        return (0.0, 0.0), "boxes alone"
+    if facts is None:
+        return None, f"not known how many images {run.dataset} has"
+    tested = facts[1]
+    if isinstance(run, Localization):
+        tuning = _facts(run.tuning) or facts
+        passes = 4 * (tested + tuning[1]) + 66 * run.probed
+    else:
+        assert isinstance(run, Traversal)
+        passes = 4 * run.objects * (run.pictures or tested) + 17 * run.objects * run.ablated
+    peak, _ = gpus.PEAKS.get(gpus.named(gpu), (None, ""))
+    model = counted(classifier)
+    if not peak or model not in known.counts:
+        return None, "a seed that is done would tell"
+    best = 2 * known.counts[model]["macs"] * passes / (peak * 1e12 * UTILISATION[1]) / 3600
+    return (best, best * UTILISATION[1] / UTILISATION[0]), "multiply-adds"
+
+
 def pair(run: Generation) -> tuple[Profiling, Profiling]:
     """The profiles that count a run's generator and its discriminator."""
     side = dict(run.generator.options).get("img_size", GENERATED_SIDE)
@@ -153,7 +190,7 @@ def counted(run: Classification) -> Profiling:
     if facts is None:
         raise KeyError(run.dataset)
     trained = run.recipe.image_size if run.recipe.epochs else 0
-    side = trained or tested or STORED_SIDE
+    side = trained or tested or STORED_SIDES.get(run.dataset, STORED_SIDE)
     return Profiling(model=_costing(run.model), classes=facts[2], image_size=side)
 
 
@@ -254,6 +291,8 @@ def _weights(known: _Known, run: Run) -> int | None:
     if isinstance(run, Generation):
         found = known.counts.get(pair(run)[0])
         return 4 * int(found["parameters"]) if found else None
+    if isinstance(run, Explanation):
+        return 0  # it leaves none
     told = [f["parameters"] for f in known.seeds(run) if "parameters" in f]
     if isinstance(run, Classification) and _facts(run.dataset):
         told += [c["parameters"] for c in [known.counts.get(counted(run))] if c]

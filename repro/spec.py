@@ -235,9 +235,93 @@ class Profiling(Run):
         return _plain(f"{self.model.name}-{self.image_size}px-{self.classes}-{where}")
 
 
+Attribution = Literal["cam", "grad_cam_pp", "rollout", "gradient_rollout"]
+Baseline = Literal["whole image", "centre box"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation(Run):
+    """A run that asks a trained classifier what it sees; the classifier has the run's seed."""
+
+    classifier: Classification | None = None  # None: a baseline, which asks nobody
+    dataset: str
+    split: Split = "test"
+    image_size: int = 0  # px, to whose square images are squeezed; 0: as they are stored
+
+    @property
+    def trained(self) -> Classification | None:
+        """The classifier at this run's seed."""
+        return self.classifier and replace(self.classifier, seed=self.seed)
+
+    @property
+    def starts_from(self) -> Run | None:
+        return self.trained if self.trained and self.trained.recipe.epochs else None
+
+    @property
+    def is_drawn(self) -> bool:
+        return self.classifier is not None and self.classifier.is_drawn
+
+    @property
+    def slug(self) -> str:
+        model = f"-{self.classifier.model.name}" if self.classifier else ""
+        return _plain(f"{self.method}{model}-{self.dataset}-s{self.seed}")
+
+    @property
+    @abstractmethod
+    def method(self) -> str:
+        """How it is asked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Localization(Explanation):
+    """Find objects by a classifier that learned their classes only: boxes of attribution maps.
+
+    Metrics, percent of images, each also as `..._low` and `..._high`, a 95 % bootstrap interval:
+    `top1_error`, `gt_known` with the threshold that is best on `tuning`; `max_box_acc`,
+    `max_box_acc_v2` with those that are best on these very images; `gt_known_fixed` with .2 of the
+    largest; `gt_known_iou10` to `..90`; `pointing`, `energy`. On the first `probed` images also
+    `deletion`, `insertion` (areas under the probability) and `randomised` (rank correlation with
+    the maps of a classifier whose weights are shuffled).
+    """
+
+    kind: ClassVar[str] = "localization"
+    attribution: Attribution | Baseline
+    tuning: str = "imagenetv2"  # the dataset on which the threshold is chosen
+    tuning_split: Split = "test"
+    probed: int = 0
+
+    @property
+    def method(self) -> str:
+        return self.attribution
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traversal(Explanation):
+    """Follow GradCAT from the root to a leaf, for the class of every object, and see what is there.
+
+    Metrics, percent of objects, each also as `..._low` and `..._high`, a 95 % bootstrap interval:
+    `quadrant`, `leaf` (whether the path enters one that holds a part of the object), `leaf_most`
+    (the largest part), and of each `..._chance`; `undecided`. On the first `ablated` pictures
+    `faithful` (rank correlation of the leaves' values with what each leaf's absence costs the
+    logit) and `best_leaf` (whether the path ends in the leaf that costs most).
+    """
+
+    kind: ClassVar[str] = "traversal"
+    objects: Literal[1, 4] = 4  # in a picture; four of them are composed, one a quadrant
+    pictures: int = 0  # the first of them; 0: all, of one object each
+    sign: Literal["ascent", "literal"] = "ascent"
+    top_tap: Literal["input", "norm"] = "input"
+    tap_below: Literal["output", "input"] = "output"
+    ablated: int = 0
+
+    @property
+    def method(self) -> str:
+        return f"gradcat-{self.sign}-{self.top_tap}"
+
+
 def dataset_of(run: Run) -> str:
     """The dataset that the run is about; '' if it is about none."""
-    return run.dataset if isinstance(run, Classification | Generation) else ""
+    return getattr(run, "dataset", "")
 
 
 def _plain(text: str) -> str:
@@ -245,7 +329,7 @@ def _plain(text: str) -> str:
 
 
 RUN_KINDS: dict[str, Any] = {
-    kind.__name__: kind for kind in (Classification, Generation, Profiling)
+    kind.__name__: kind for kind in (Classification, Generation, Profiling, Localization, Traversal)
 }
 
 
@@ -398,6 +482,19 @@ class Cell:
         return self.run
 
 
+@dataclass(frozen=True)
+class Cited:
+    """What others published of a method that the paper compares with and that is not trained here.
+
+    `source`: where, and under which protocol.
+    """
+
+    row: str
+    column: str
+    value: float
+    source: str
+
+
 def chosen(sources: Iterable[tuple[str, str]]) -> tuple[str, ...]:
     """Of the values with these sources, those that are our choice."""
     return tuple(name for name, why in sources if why.startswith("our choice"))
@@ -447,11 +544,16 @@ class Experiment:
     headings: tuple[str, str] = ("Arch. base", "Method")  # of groups and rows; '' for no groups
     # lines: columns are numbers on the x axis, rows are lines. bars: rows are the groups on the
     # x axis, columns the bars of each. scatter: the columns are y and x. One plot a panel.
-    plot: Literal["", "lines", "bars", "scatter"] = ""
+    # trees, maps: pictures that runs keep, of the rows in `drawn`.
+    plot: Literal["", "lines", "bars", "scatter", "trees", "maps"] = ""
     x_label: str = ""
     y_label: str = ""
+    drawn: tuple[str, ...] = ()
+    pictures: tuple[int, ...] = ()  # which of the pictures of a run, by their place
+    traced: int = 0  # classes whose way down the tree is drawn
     claims: tuple[Claim, ...] = ()
     decisions: tuple[Decision, ...] = ()
+    cited: tuple[Cited, ...] = ()
 
     @property
     def rows(self) -> tuple[str, ...]:

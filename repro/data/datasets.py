@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repro.data import atlas, cifar, imagenet, resized
+from repro.data import atlas, cifar, composed, imagenet, resized
 from repro.data.atlas import ATLASES
 from repro.data.cifar import CIFARS
 from repro.data.images import (
@@ -70,6 +70,8 @@ def load(name: str, split: Split, root: Path | None = None) -> Images | Photos:
         images = imagenet.load(name, official, data_folder(name, root))
     elif name in ATLASES:
         images = atlas.load(name, official)
+    elif name == composed.SINGLES:
+        images = composed.singles(official)
     elif name in CIFARS:
         images = cifar.load(name, official, data_folder(name, root))
     else:
@@ -85,7 +87,14 @@ def load(name: str, split: Split, root: Path | None = None) -> Images | Photos:
 
 def names() -> tuple[str, ...]:
     """Every dataset that `load` knows."""
-    return (*CIFARS, "fashion-mnist", *ATLASES, *imagenet.SETS, *resized.RESIZED)
+    return (
+        *CIFARS,
+        "fashion-mnist",
+        *ATLASES,
+        composed.SINGLES,
+        *imagenet.SETS,
+        *resized.RESIZED,
+    )
 
 
 def splits(name: str) -> tuple[Official, ...]:

@@ -15,6 +15,7 @@ _SHARED = {
     "imagenet_recipes",
     "recipes",
     "scales",
+    "seeing",
 }  # modules of this folder that are not experiments
 
 

@@ -17,13 +17,16 @@ from repro.spec import (
     Cell,
     Classification,
     Experiment,
+    Explanation,
     Generation,
+    Localization,
     Model,
     Profiling,
     R,
     Recipe,
     Run,
     Scale,
+    Traversal,
     Value,
 )
 
@@ -36,7 +39,8 @@ PROXY_DATASETS = {
     "imagenet-64px": "fashion-mnist-6k",
 }
 SMOKE_DATASETS = {
-    name: f"{name}-smoke" for name in ("cifar10", "cifar100", "imagenet", "imagenet22k")
+    name: f"{name}-smoke"
+    for name in ("cifar10", "cifar100", "imagenet", "imagenetv2", "imagenet22k")
 } | {f"imagenet-{side}": f"imagenet-smoke-{side}" for side in (SQUARES, "64px")}
 
 _TITLES = {
@@ -45,6 +49,7 @@ _TITLES = {
     "imagenet": "ImageNet",
     "imagenet-256px": "ImageNet, 256 px",
     "imagenet-64px": "ImageNet, 64 px",
+    "fashion-singles": "Fashion-MNIST on textures",
     "imagenet22k": "ImageNet-22K",
     "fashion-mnist-6k": "Fashion-MNIST-6k",
     "glyphs": "Glyphs-100",
@@ -122,6 +127,20 @@ PROXY_MODELS |= {
 # The smallest there are, of 3 M parameters: what a RegNet is made of is no option of timm's.
 PROXY_MODELS |= {"regnety_040": Model("regnety_002"), "regnety_160": Model("regnety_004")}
 
+# Where objects are to be found: squares of 64 px with one object each, and tokens in the paper's
+# proportion: NesT and DeiT have maps of 8 x 8 (there 14 x 14), ResNet-50 of 4 x 4 (7 x 7).
+FINDING = "fashion-singles"
+_FINDERS: dict[str, Model] = {
+    model.name: model
+    for model in (
+        Model.of("nest_small_imagenet", img_size=64, patch_size=2, depths=(1, 1, 1),
+                 embed_dims=(26, 52, 104), num_heads=(1, 2, 4)),
+        Model.of("deit_small_patch16_224", img_size=64, patch_size=8, depth=5, embed_dim=64,
+                 num_heads=2),
+        Model.of("resnet50", layers=(1, 1, 1, 1), channels=(16, 32, 64, 64), output_stride=16),
+    )
+}  # fmt: skip
+
 _TRIED = "our choice: benchmarks/proxy_recipe.py, the same for all methods"
 
 PROXY = sourced(
@@ -136,6 +155,7 @@ PROXY = sourced(
 
 
 _SHORT = "our choice: what a CPU does in some minutes"
+_FINDER = replace(PROXY.recipe, epochs=8, clip_norm=1.0)  # four epochs are too few for places
 PROXY_ADVERSARIAL = adversarial(
     steps=(600, _SHORT),
     batch_size=(32, _SHORT),
@@ -190,6 +210,8 @@ def exists(cell: Cell, scale: Scale) -> bool:
 
 
 def _is_released(run: Run) -> bool:
+    if isinstance(run, Explanation):
+        return run.classifier is not None and _is_released(run.classifier)
     return isinstance(run, Classification) and isinstance(run.pretrained, str)
 
 
@@ -213,6 +235,8 @@ def at_scale(run: R, scale: Scale) -> R:
         return cast(R, _classification(run, scale))
     if isinstance(run, Generation):
         return cast(R, _generation(run, scale))
+    if isinstance(run, Explanation):
+        return cast(R, _explanation(run, scale))
     assert isinstance(run, Profiling)
     return cast(R, _profiling(run, scale))
 
@@ -257,6 +281,32 @@ def _generation(run: Generation, scale: Scale) -> Generation:
         samples=20,
         features=SMOKE_FEATURES,
     )
+
+
+def _explanation(run: Explanation, scale: Scale) -> Explanation:
+    smoke = scale == "smoke"
+    classifier = run.classifier
+    if classifier and smoke:
+        classifier = _classification(classifier, scale)
+    elif classifier:
+        classifier = Classification(
+            model=_FINDERS[classifier.model.name],
+            dataset=FINDING,
+            recipe=_FINDER,
+            train_split="fit",  # thresholds are chosen on the other part
+        )
+    dataset = SMOKE_DATASETS[run.dataset] if smoke else FINDING
+    run = replace(run, classifier=classifier, dataset=dataset)
+    run = run if smoke else replace(run, image_size=0)
+    if isinstance(run, Localization):
+        tuning = (
+            (SMOKE_DATASETS[run.tuning], run.tuning_split) if smoke else (FINDING, "validation")
+        )
+        probed = min(run.probed, 1 if smoke else 100)
+        return replace(run, tuning=tuning[0], tuning_split=tuning[1], probed=probed)
+    assert isinstance(run, Traversal)
+    pictures, ablated = (4, 1) if smoke else (500, 100)
+    return replace(run, pictures=pictures, ablated=min(run.ablated, ablated))
 
 
 def _small(recipe: AdversarialRecipe) -> AdversarialRecipe:

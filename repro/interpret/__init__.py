@@ -7,7 +7,7 @@
     tree = gradcat(model, images, classes)        # the path through NesT's blocks
 
 Each is a function of model, images and classes; no hook outlives the call, and nothing of the
-model is changed. `heatmap` scales and resizes; `metrics`, `faithfulness` and `sanity` score maps;
+model is changed. `heatmap` scales and resizes; `metrics` and `faithfulness` score maps;
 `boxes`, `localization` and `box_accuracy` make boxes of them. What no honest map can be made of is
-an `InterpretError`, in one line. Nothing here knows of the rest of the project but `models`.
+an `InterpretError`, in one line. Of the rest of the project, it knows `models` and `data`.
 """

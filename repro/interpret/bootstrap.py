@@ -13,7 +13,7 @@ _ROWS = 100  # of resamples at once, which bounds the memory
 
 @dataclass(frozen=True)
 class Estimate:
-    """A share of images, from 0 to 1, and the interval that holds it at `LEVEL`."""
+    """A mean over images, as of a share from 0 to 1, and the interval that holds it at `LEVEL`."""
 
     value: float
     low: float
@@ -34,11 +34,13 @@ class Resamples:
             drawn = generator.integers(images, size=images)
             row[:] = np.bincount(drawn, minlength=images)
 
-    def means(self, values: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    def means(self, values: npt.NDArray[np.bool_ | np.floating]) -> npt.NDArray[np.float64]:
         """The mean over images of values (N,) or (N, C), in each resample: (1 + count, ...)."""
-        numbers = values.astype(np.float32)  # whose sums of 0 and 1 are exact below 2^24
+        # Sums of 0 and 1 are exact in float32 below 2^24.
+        kind: type[np.floating] = np.float32 if values.dtype == np.bool_ else np.float64
+        numbers: npt.NDArray[np.floating] = values.astype(kind)
         parts = [
-            self.weights[at : at + _ROWS].astype(np.float32) @ numbers
+            self.weights[at : at + _ROWS].astype(numbers.dtype) @ numbers
             for at in range(0, len(self.weights), _ROWS)
         ]
         return np.concatenate(parts).astype(np.float64) / len(values)

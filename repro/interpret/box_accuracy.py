@@ -2,13 +2,13 @@
 
 All of them ask for one threshold per method and data set, never one per image; they differ in how
 it was chosen. *oracle*: the best one on the very images that are evaluated, as MaxBoxAcc is
-defined, an upper bound. *ImageNetV2*: the best one there, applied here. *fixed*: given beforehand.
+defined, an upper bound. Another set's, as ImageNetV2's: the best one there, applied here. *fixed*:
+given beforehand.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,14 +20,12 @@ IOU = 0.5  # of MaxBoxAcc, GT-known and top-1
 IOUS_V2 = (0.3, 0.5, 0.7)
 CURVE = tuple(round(0.1 * tenth, 1) for tenth in range(1, 10))
 
-Choice = Literal["oracle", "ImageNetV2", "fixed"]
-
 
 @dataclass(frozen=True)
 class Thresholds:
     """The taus of a method, and how they were chosen."""
 
-    choice: Choice
+    choice: str  # 'oracle', 'fixed', or the images they were chosen on, as 'imagenetv2'
     largest: float  # for the largest contour's box at IoU .5; top-1 takes it as well
     every: tuple[float, ...]  # for every contour's box, at each of IOUS_V2
 
@@ -45,7 +43,7 @@ class Localization:
     empty: int  # maps without a box, which miss
 
 
-def chosen_on(scores: Scores, choice: Choice = "ImageNetV2") -> Thresholds:
+def chosen_on(scores: Scores, choice: str) -> Thresholds:
     """The best thresholds for these images, the least of equals."""
     every = tuple(_best_tau(scores, "every", iou) for iou in IOUS_V2)
     return Thresholds(choice, _best_tau(scores, "largest", IOU), every)

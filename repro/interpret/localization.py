@@ -62,9 +62,12 @@ class Scores:
 
     def hits_at(self, contours: Contours, iou: float, tau: float) -> Flags:
         """Whether a box of each image (N,) reaches `iou` at one tau."""
+        return np.asarray(self.best_at(contours, tau) >= _parts(iou))
+
+    def best_at(self, contours: Contours, tau: float) -> npt.NDArray[np.uint16]:
+        """The best IoU of each image (N,) at one tau, in 1 / PARTS."""
         cut = cuts_of(np.array([tau]), self.top)[:, 0]
-        best = self.iou[np.arange(len(self)), CONTOURS.index(contours), cut]
-        return np.asarray(best >= _parts(iou))
+        return np.asarray(self.iou[np.arange(len(self)), CONTOURS.index(contours), cut])
 
     def _distinct(self) -> tuple[dict[int, npt.NDArray[np.int64]], npt.NDArray[np.int64]]:
         """The cuts (1000,) of maps by their largest value, and the taus that make a difference."""

@@ -140,7 +140,7 @@ def test_the_oracle_is_max_box_acc_and_its_second_version() -> None:
 
 def test_thresholds_of_another_set_are_applied_as_they_are() -> None:
     other = score(*some_maps(20, 7))
-    thresholds = chosen_on(other)
+    thresholds = chosen_on(other, "ImageNetV2")
     found = localization(scores(), thresholds, CLASSIFIED)
     largest, every = reference("largest"), reference("every")
     known = largest[:, THRESHOLDS.index(thresholds.largest)]
