@@ -83,16 +83,27 @@ def singles(split: Official, side: int = SIDE) -> Images:
     the border. The mean and std are those of 64 px. ValueError for a side that is no multiple of 32
     or another split; for 'fit' and 'validation' see `datasets.load`.
     """
+    pixels, _ = _singles(split, side)
+    labels = objects(split).labels.numpy().copy()
+    return images_of(pixels.numpy(), labels, atlas.load(SOURCE, split).classes, MEAN, STD)
+
+
+def boxes(split: Official, side: int = SIDE) -> Tensor:
+    """The box of the object of each of `singles`, int64 (N, 4): x0, y0, x1, y1, both corners in."""
+    return _singles(split, side)[1]
+
+
+def _singles(split: Official, side: int) -> tuple[Tensor, Tensor]:
+    """Pixels (N, 3, S, S) and boxes (N, 4)."""
     _check(split, side)
-    every = objects(split)
+    every, found = objects(split), list[Tensor]()
     keys = picture_keys("singles", split, 0, torch.arange(len(every.labels)))
     pixels = torch.empty(len(keys), 3, side, side, dtype=torch.uint8)
     for chunk in torch.arange(len(keys)).split(_CHUNK):
         canvas = textures(keys[chunk], side)
-        _put(canvas, every.take(chunk), _object_keys(keys[chunk], 0), side)
+        found.append(_put(canvas, every.take(chunk), _object_keys(keys[chunk], 0), side)[1])
         pixels[chunk] = canvas
-    classes = atlas.load(SOURCE, split).classes
-    return images_of(pixels.numpy(), every.labels.numpy().copy(), classes, MEAN, STD)
+    return pixels, torch.cat(found)
 
 
 def fours(split: Official, count: int, seed: int = 0, *, side: int = SIDE, first: int = 0) -> Fours:

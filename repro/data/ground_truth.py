@@ -14,6 +14,7 @@ The coordinates are those of the original picture, counted from 0; the three say
 from __future__ import annotations
 
 import gzip
+import io
 import re
 import xml.etree.ElementTree as ElementTree
 import zlib
@@ -24,9 +25,14 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from PIL import Image
 
+from repro.data import composed, datasets, smoke_photos
 from repro.data.imagenet import synsets
-from repro.data.images import DataError, Labels, reason
+from repro.data.images import DataError, Images, Labels, reason
+from repro.data.images import Split as AnySplit
+from repro.data.photos import Photos
 
 Split = Literal["test", "val"]  # ImageNet's validation images; ImageNetV2, as wsolevaluation says
 Ints = npt.NDArray[np.int64]
@@ -99,6 +105,63 @@ def read(
     places = [str(wsol / "localization.txt"), f"{data / ANNOTATIONS}/*.xml", str(data / SOLUTION)]
     wanted = ", ".join(places if split == "test" else places[:1])
     raise DataError(f"{data}: no ground-truth boxes; put one of these there: {wanted}")
+
+
+def load(name: str, split: AnySplit, images: Images | Photos, root: Path) -> GroundTruth:
+    """The ground truth of the images of a dataset's split, in their order.
+
+    Of composed pictures, whose pixels are known, a box ends where the pixel after its last begins,
+    so that it covers all of them at any scale. DataError for a set without boxes, an image without
+    one, or one of another class.
+    """
+    if isinstance(images, Images):
+        return _composed(name, split, images)
+    if name in smoke_photos.SOURCE and split == "test":
+        truth = read_wsol(smoke_photos.boxes_folder(name, root))
+    elif name == "imagenetv2":
+        truth = read(root, "val")
+    elif name == "imagenet" and split == "test":
+        truth = read(root, "test", None if _has_sizes(root) else _sizes(images))
+    else:
+        raise DataError(f"{name}, {split}: there are no ground-truth boxes of it")
+    truth = truth.take([images.name(number) for number in range(len(images))])
+    other = truth.labels != images.labels.numpy()
+    if other.any():
+        number = int(other.argmax())
+        found = f"class {truth.labels[number]} where the images have {int(images.labels[number])}"
+        raise DataError(f"{truth.ids[number]}: {found}; take boxes and images from the same set")
+    return truth
+
+
+def _composed(name: str, split: AnySplit, images: Images) -> GroundTruth:
+    if name != composed.SINGLES:
+        raise DataError(f"{name}: there are no ground-truth boxes of it")
+    boxes = composed.boxes("test" if split == "test" else "train")
+    if split in ("fit", "validation"):
+        labels = composed.objects("train").labels
+        boxes = boxes[datasets.validation(labels) == (split == "validation")]
+    side, count = images.pixels.shape[-1], len(images.labels)
+    return GroundTruth(
+        tuple(map(str, range(count))),
+        np.full((count, 2), side, np.int64),
+        images.labels.numpy(),
+        (boxes + torch.tensor([0, 0, 1, 1])).numpy(),
+        np.arange(count + 1),
+    )
+
+
+def _has_sizes(data: Path) -> bool:
+    """Whether what `read` finds first says how large images are."""
+    return (data / "wsol" / "test").is_dir() or (data / ANNOTATIONS).is_dir()
+
+
+def _sizes(photos: Photos) -> dict[str, tuple[int, int]]:
+    """Width and height of each image by its header; of 50,000 that takes minutes."""
+    found = {}
+    for number in range(len(photos)):
+        with Image.open(io.BytesIO(photos.read(number))) as image:
+            found[image_id(photos.name(number))] = image.size
+    return found
 
 
 # ---- wsolevaluation -----------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""ImageNet-1K and 22K as users have them: a folder tree, tar files or WebDataset shards.
+"""ImageNet-1K, 22K and V2 as users have them: a folder tree, tar files or WebDataset shards.
 
 Under `root / name`, whichever is found first:
 
@@ -8,7 +8,8 @@ Under `root / name`, whichever is found first:
     train/<wnid>.tar and val/<wnid>.tar            (22K: also <wnid>.tar, fall11_whole.tar)
     *train-000000.tar and *val-000000.tar          (pairs of key.jpg and key.cls or key.json)
 
-The first use scans it, in minutes, into `root / name-index`; so the data itself may be read-only.
+ImageNetV2 is in <number of the class>/*.jpeg. The first use scans a set, in minutes, into
+`root / name-index`; so the data itself may be read-only.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class Set:
     per_class: dict[Official, tuple[int, int]]  # fewest and most images of a class
     classes: tuple[str, ...] | None = None  # None: those that are found
     devkit_md5: str | None = None
+    numbered: bool = False  # whether folders are called by the number of their class
 
 
 @cache
@@ -63,10 +65,12 @@ SETS = {
         {"train": (732, 1300), "test": (50, 50)},
         devkit_md5=ARCHIVES[devkit.ARCHIVE],
     ),
+    "imagenetv2": Set({"test": 10_000}, {"test": (10, 10)}, numbered=True),
     "imagenet22k": Set({}, {"train": (0, 1 << 30)}),
     "imagenet-smoke": Set(
         {"train": 40, "test": 20}, {"train": (4, 4), "test": (2, 2)}, SMOKE_CLASSES
     ),
+    "imagenetv2-smoke": Set({"test": 20}, {"test": (2, 2)}, SMOKE_CLASSES, numbered=True),
     "imagenet22k-smoke": Set({"train": 48}, {"train": (4, 4)}),
 }
 # Images and classes of the releases of ImageNet-22K: what image-net.org gave out, and shards of
@@ -81,12 +85,13 @@ RELEASES = {
 
 def classes_of(name: str) -> tuple[str, ...] | None:
     """The classes that a set must have, in order; None where they are those that are found."""
-    return synsets() if name == "imagenet" else SETS[name].classes
+    return synsets() if name in ("imagenet", "imagenetv2") else SETS[name].classes
 
 
 def splits(name: str) -> tuple[Official, ...]:
-    """The official splits of a set: 22K has no test split."""
-    return ("train", "test") if "test" in SETS[name].per_class else ("train",)
+    """The official splits of a set: 22K has no test split, and ImageNetV2 is one."""
+    both: tuple[Official, ...] = ("train", "test")
+    return tuple(split for split in both if split in SETS[name].per_class)
 
 
 def load(name: str, split: Official, root: Path) -> Photos:
@@ -110,7 +115,7 @@ def load(name: str, split: Official, root: Path) -> Photos:
 
 def found(name: str, split: Official, root: Path) -> list[Container]:
     """The folders or tars of a split; a DataError that says what to put where, for none."""
-    containers = layouts.find(root / name, split, one_split=splits(name) == ("train",))
+    containers = layouts.find(root / name, split, one_split=len(splits(name)) == 1)
     if not containers:
         raise DataError(_wanted(name, split, root))
     return containers
@@ -118,6 +123,12 @@ def found(name: str, split: Official, root: Path) -> list[Container]:
 
 def _wanted(name: str, split: Official, root: Path) -> str:
     part, folder = "train" if split == "train" else "val", root / name
+    if SETS[name].numbered:
+        return (
+            f"{name}: no images in {folder}; put ImageNetV2 (threshold-0.7, as wsolevaluation has "
+            f"it) there as <number of the class>/<number>.jpeg, and run `repro prepare {name} "
+            f"--data {root}`"
+        )
     extra = " with its devkit" if split == "test" else ""
     archive = "<wnid>.tar" if splits(name) == ("train",) else f"ILSVRC2012_img_{part}.tar{extra}"
     return (
@@ -174,7 +185,8 @@ def _labels(
         return classes, labels
     of_images = [_wnids(name, root, unit, part) for unit, part in scanned]
     classes = known or tuple(sorted({wnid for wnids in of_images for wnid in wnids}))
-    index = {wnid: label for label, wnid in enumerate(classes)}
+    names = map(str, range(len(classes))) if SETS[name].numbered else classes
+    index = {wnid: label for label, wnid in enumerate(names)}
     for (unit, _), wnids in zip(scanned, of_images, strict=True):
         for wnid in wnids[:1] if unit.wnid else wnids:
             if wnid not in index:

@@ -18,6 +18,9 @@ SHARD: dict[Official, re.Pattern[str]] = {
 }
 
 
+CLASS = re.compile(rf"{WNID.pattern}|\d{{1,3}}")  # ImageNetV2's folders are numbered
+
+
 def find(folder: Path, split: Official, one_split: bool) -> list[Container]:
     """The folders or tars of a split, in the first form that there is; none where there is none.
 
@@ -50,7 +53,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _class_folders(place: Path) -> list[Container]:
-    entries = (entry for entry in _entries(place) if WNID.fullmatch(entry.name))
+    entries = (entry for entry in _entries(place) if CLASS.fullmatch(entry.name))
     return [Container(e.path, "folder", e.name) for e in entries if e.is_dir()]
 
 

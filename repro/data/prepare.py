@@ -24,6 +24,7 @@ from torch import Tensor
 from repro.data import imagenet, resized, sample, smoke_photos
 from repro.data.atlas import ATLASES
 from repro.data.cifar import CIFARS
+from repro.data.composed import SINGLES
 from repro.data.datasets import (
     FASHION_FOLDER,
     FASHION_MD5,
@@ -81,7 +82,7 @@ def prepare(name: str, root: Path | None, debian: Path = DEBIAN_FASHION_MNIST) -
     Raises DataError with the next step: which file to put where, or which one to remove.
     """
     check_name(name)
-    if name in ATLASES:
+    if name in (*ATLASES, SINGLES):
         return [f"{name} is embedded; nothing to fetch", _verified(name, None)]
     root = data_folder(name, root)
     try:
@@ -105,7 +106,7 @@ def _verified(name: str, root: Path | None) -> str:
     found = {split: load(name, split, root) for split in splits(name)}
     counts = " and ".join(f"{len(images.labels):,} {split}" for split, images in found.items())
     marks = ", ".join(images.fingerprint for images in found.values())
-    classes = len(found["train"].classes)
+    classes = len(next(iter(found.values())).classes)
     return f"{name}: {counts} images of {classes:,} classes, verified ({marks})"
 
 

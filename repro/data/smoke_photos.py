@@ -16,10 +16,15 @@ import torch
 from PIL import Image
 
 from repro.data import atlas, imagenet
+from repro.data.composed import INK
 from repro.data.imagenet import SMOKE_CLASSES
 from repro.data.images import Bytes, Official
 
-SOURCE = {"imagenet-smoke": "fashion-mnist-6k", "imagenet22k-smoke": "glyphs"}
+SOURCE = {
+    "imagenet-smoke": "fashion-mnist-6k",
+    "imagenetv2-smoke": "fashion-mnist-6k",
+    "imagenet22k-smoke": "glyphs",
+}
 TAR_CLASSES, TAR_IMAGES = 12, 4  # of imagenet22k-smoke
 TREE_IMAGES: dict[Official, int] = {"train": 4, "test": 2}  # a class
 GREY, CMYK, PNG = 5, 14, 23  # which train images of imagenet-smoke are odd
@@ -28,8 +33,11 @@ GREY, CMYK, PNG = 5, 14, 23  # which train images of imagenet-smoke are odd
 def write(name: str, root: Path) -> list[str]:
     """Write the files of a smoke set that are not there, or not so; the lines to print."""
     folder = root / name
-    files = _tree() if name == "imagenet-smoke" else _tars()
+    make = {"imagenet-smoke": _tree, "imagenetv2-smoke": _numbered, "imagenet22k-smoke": _tars}
+    files = make[name]()
     changed = [_write(folder / path, data) for path, data in files.items()]
+    for path, data in _boxes(name).items():
+        _write(boxes_folder(name, root) / path, data)
     if any(changed):  # as with another Pillow; what was known of the old ones is void
         imagenet.manifest(name, root).unlink(missing_ok=True)
     return [f"{name}: written to {folder}, from {SOURCE[name]}"]
@@ -47,6 +55,49 @@ def _tree() -> dict[str, bytes]:
             base = f"{wnid}_{number}" if odd >= 0 else f"ILSVRC2012_val_{number + 1:08}"
             files[f"{part}/{wnid}/{base}.JPEG"] = _encoded(_photo(grey, number), odd)
     return files
+
+
+def _test_photos(name: str) -> list[tuple[str, int, Bytes, int]]:
+    """The test images that have boxes: path, label, grey (32, 32) and number."""
+    count = TREE_IMAGES["test"]
+    chosen = _chosen("imagenet-smoke", "test", len(SMOKE_CLASSES), 2 * count)
+    places = [(label, n % (2 * count), grey) for n, (label, grey) in enumerate(chosen)]
+    if name == "imagenet-smoke":
+        first = [(label, grey) for label, place, grey in places if place < count]
+        return [
+            (f"val/{SMOKE_CLASSES[label]}/ILSVRC2012_val_{n + 1:08}.JPEG", label, grey, n)
+            for n, (label, grey) in enumerate(first)
+        ]
+    later = [(label, place - count, grey) for label, place, grey in places if place >= count]
+    return [(f"{lab}/{place}.jpeg", lab, grey, n) for n, (lab, place, grey) in enumerate(later)]
+
+
+def _numbered() -> dict[str, bytes]:
+    photos = _test_photos("imagenetv2-smoke")
+    return {path: _encoded(_photo(grey, number), -1) for path, _, grey, number in photos}
+
+
+def boxes_folder(name: str, root: Path) -> Path:
+    """Where the boxes of a set's test images are, in wsolevaluation's form."""
+    return root / f"{name}-boxes"
+
+
+def _boxes(name: str) -> dict[str, bytes]:
+    """Boxes around what is lighter than the threshold of an embedded image, as it was enlarged."""
+    if name == "imagenet22k-smoke":
+        return {}
+    lines: dict[str, list[str]] = {"class_labels": [], "image_sizes": [], "localization": []}
+    for path, label, grey, number in _test_photos(name):
+        width, height = _photo(grey, number).size
+        y, x = np.nonzero(grey > INK)
+        low, high = (x.min(), y.min()), (x.max() + 1, y.max() + 1)
+        scale = width / grey.shape[1], height / grey.shape[0]
+        x0, y0 = (int(at * s) for at, s in zip(low, scale, strict=True))
+        x1, y1 = (int(at * s) for at, s in zip(high, scale, strict=True))
+        lines["class_labels"].append(f"{path},{label}")
+        lines["image_sizes"].append(f"{path},{width},{height}")
+        lines["localization"].append(f"{path},{x0},{y0},{x1},{y1}")
+    return {f"{kind}.txt": "".join(f"{x}\n" for x in rows).encode() for kind, rows in lines.items()}
 
 
 def _tars() -> dict[str, bytes]:

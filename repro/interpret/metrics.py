@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+import cv2
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from repro.interpret.gradcat import GradCat
@@ -106,15 +107,11 @@ def _block_hit(tree: GradCat, masks: Tensor, depth: int, rule: Rule) -> Hit:
 
 def _grown(masks: Tensor, tolerance: float) -> Tensor:
     """All pixels whose centres lie at most `tolerance` px from one of the mask's."""
-    reach = int(tolerance)
-    line = torch.arange(-reach, reach + 1, device=masks.device)
-    grown = torch.zeros_like(masks)
-    for dy in line.tolist():  # a row of the disc at a time: a run of 2 half + 1 pixels
-        half = int((tolerance**2 - dy**2) ** 0.5)
-        wide = F.max_pool2d(masks[:, None].float(), (1, 2 * half + 1), 1, (0, half))[:, 0] > 0
-        rows = F.pad(wide, (0, 0, max(dy, 0), max(-dy, 0)))
-        grown |= rows[:, max(-dy, 0) : max(-dy, 0) + masks.shape[1]]
-    return grown
+    far = [
+        cv2.distanceTransform(1 - mask, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) > tolerance
+        for mask in masks.cpu().numpy().astype(np.uint8)
+    ]
+    return torch.from_numpy(~np.stack(far)).to(masks.device)
 
 
 def _masks(masks: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 from repro.results import ResultsError
-from repro.spec import Generation, Run, dataset_of
+from repro.spec import Generation, Localization, Run, dataset_of
 
 INCEPTION = "inception"  # what measures generated images, and the folder of its weights
 
@@ -42,7 +42,8 @@ def of(runs: Iterable[Run]) -> list[str]:
     runs = list(runs)
     judged = {INCEPTION for run in runs if isinstance(run, Generation)
               and run.features == INCEPTION}  # fmt: skip
-    return sorted({dataset_of(run) for run in runs} - {""} | judged)
+    tuned = {run.tuning for run in runs if isinstance(run, Localization) and run.classifier}
+    return sorted({dataset_of(run) for run in runs} - {""} | judged | tuned)
 
 
 def check(names: Sequence[str], root: Path) -> None:

@@ -1,0 +1,102 @@
+"""What runs that explain a classifier share: the classifier, and the pictures that it is shown.
+
+They are measured by one process, in fp32, and begin anew if they are interrupted: they take
+minutes.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import load_file
+from timm.data.imagenet_info import ImageNetInfo
+from torch import Tensor, nn
+
+from repro.data import augment, datasets, loader
+from repro.data.crops import CentreCrop
+from repro.data.images import Images
+from repro.data.photos import Photos
+from repro.models.released import load_released, released
+from repro.spec import Explanation
+from repro.tasks import Interrupted, Job
+from repro.tasks.classification import TOLERATED, create
+
+AT_ONCE = 64  # images
+
+
+def classifier_of(run: Explanation, classes: int, job: Job, device: torch.device) -> nn.Module:
+    """The run's classifier, trained here or released, ready to be asked."""
+    trained = run.trained
+    assert trained is not None
+    net = create(trained.model, classes, 0.0, trained.seed)
+    if isinstance(trained.pretrained, str) and not trained.recipe.epochs:
+        load_released(net, released(trained.pretrained.removeprefix("timm:"), job.weights))
+    else:
+        net.load_state_dict(load_file(job.weights_of(trained)))
+    return net.to(device).eval().requires_grad_(False)
+
+
+def photographs(
+    images: Images | Photos, side: int, indices: Tensor, device: torch.device, job: Job
+) -> Iterator[Tensor]:
+    """The images of these numbers, uint8 (B, 3, S, S), some at a time, squeezed to `side` px.
+
+    Bilinear with antialias, as the protocol's. With 0, as they are stored.
+    """
+    crop = CentreCrop(side, 0.0, "bilinear") if side else None
+    parts = list(indices.split(AT_ONCE))
+    feed = loader.batches(
+        images,
+        ((part, torch.zeros_like(part)) for part in parts),
+        crop,
+        device,
+        workers=loader.default_workers(),
+        tolerated=TOLERATED,
+    )
+    for done, batch in enumerate(feed):
+        if job.stopping():
+            raise Interrupted(f"stopped at {done * AT_ONCE} of {len(indices)} images")
+        job.progress(done * AT_ONCE, len(indices), {})
+        yield batch.pixels
+
+
+def inputs(pixels: Tensor, images: Images | Photos, run: Explanation) -> Tensor:
+    """Pixels (B, 3, S, S) as the classifier takes them, float32."""
+    mean, std = images.mean, images.std
+    how = run.trained.evaluation if run.trained else None
+    if how and how.normalize:
+        mean, std = (how.normalize[0],) * 3, (how.normalize[1],) * 3
+    return augment.normalize(pixels, mean, std)
+
+
+def spread(count: int, among: int) -> Tensor:
+    """`count` of the numbers below `among`, evenly, in their order; all of them for 0."""
+    count = min(count or among, among)
+    return torch.arange(count) * among // count
+
+
+def load(run: Explanation, job: Job) -> Images | Photos:
+    """The images that the run asks about."""
+    return datasets.load(run.dataset, run.split, job.data)
+
+
+def described(classes: Sequence[str]) -> list[str]:
+    """The names of classes for a reader: of a wnid what it stands for."""
+    info = ImageNetInfo("imagenet-1k")
+    known = set(info.label_names())
+    return [
+        info.label_name_to_description(name, detailed=False) if name in known else name
+        for name in classes
+    ]
+
+
+def packed(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
+    """Arrays as the bytes of an .npz."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
