@@ -237,6 +237,8 @@ class Profiling(Run):
 
 Attribution = Literal["cam", "grad_cam_pp", "rollout", "gradient_rollout"]
 Baseline = Literal["whole image", "centre box"]
+Sign = Literal["ascent", "literal"]
+TopTap = Literal["input", "norm"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -303,14 +305,16 @@ class Traversal(Explanation):
     `quadrant`, `leaf` (whether the path enters one that holds a part of the object), `leaf_most`
     (the largest part), and of each `..._chance`; `undecided`. On the first `ablated` pictures
     `faithful` (rank correlation of the leaves' values with what each leaf's absence costs the
-    logit) and `best_leaf` (whether the path ends in the leaf that costs most).
+    logit), `best_leaf` (whether the path ends in the leaf that costs most), and what ablation by
+    itself would find: `ablation_quadrant` and `ablation_leaf` (whether the costliest one holds a
+    part of the object).
     """
 
     kind: ClassVar[str] = "traversal"
     objects: Literal[1, 4] = 4  # in a picture; four of them are composed, one a quadrant
     pictures: int = 0  # the first of them; 0: all, of one object each
-    sign: Literal["ascent", "literal"] = "ascent"
-    top_tap: Literal["input", "norm"] = "input"
+    sign: Sign = "ascent"
+    top_tap: TopTap = "input"
     tap_below: Literal["output", "input"] = "output"
     ablated: int = 0
 

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from repro.experiments.table2 import METHODS, RELEASES, released
-from repro.spec import Attribution, Baseline, Classification, Decision, Localization, Traversal
+from repro.spec import (
+    Attribution,
+    Baseline,
+    Classification,
+    Decision,
+    Localization,
+    Sign,
+    TopTap,
+    Traversal,
+)
 
 HERE, RELEASED = "Trained here", "Released weights"
 SIDE = 224  # px
@@ -38,15 +49,19 @@ def localization(
     )
 
 
-def traversal(group: str = HERE, **reading: str) -> Traversal:
-    """GradCAT on pictures of four photographs, with NesT-S."""
+def traversal(
+    group: str, objects: Literal[1, 4], pictures: int, sign: Sign, top_tap: TopTap
+) -> Traversal:
+    """GradCAT with NesT-S, by a reading of Algorithm 1; 0 pictures are all."""
     return Traversal(
         classifier=classifier("NesT-S", group),
         dataset="imagenet",
         image_size=SIDE,
-        pictures=5_000,
+        objects=objects,
+        pictures=pictures,
+        sign=sign,
+        top_tap=top_tap,
         ablated=500,
-        **reading,  # type: ignore[arg-type]
     )
 
 

@@ -36,6 +36,7 @@ TRACED = 4  # classes that are traced in each of these, the most probable ones (
 _ORDER = 21  # what a seed is for: which photographs make a picture of four
 
 MEASURES = ("quadrant", "quadrant_chance", "leaf", "leaf_chance", "leaf_most", "leaf_most_chance")
+ABLATED = ("best_leaf", "ablation_quadrant", "ablation_leaf")
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def _measured(run: Traversal, job: Job, device: torch.device) -> Result:
         labels.append(part.labels)
         here = [at for at, number in enumerate(numbers) if number in ablated]
         if here:
-            faithful.append(_faithful(net, x[here], part.labels[here], trees, here))
+            faithful.append(_faithful(net, x, part, trees, here))
         here = [at for at, number in enumerate(numbers) if number in chosen]
         if here:
             shown.append(_kept(run, net, x[here], part, here))
@@ -89,8 +90,8 @@ def _measured(run: Traversal, job: Job, device: torch.device) -> Result:
     metrics["undecided"] = 100 * float((path[:, :, -1] < 0).double().mean())
     if faithful:
         of_leaves = torch.cat(faithful).double().numpy()
-        rank, best = estimates(Resamples(len(of_leaves)).means(of_leaves))
-        metrics |= percent({"best_leaf": best})
+        rank, *shares = estimates(Resamples(len(of_leaves)).means(of_leaves))
+        metrics |= percent(dict(zip(ABLATED, shares, strict=True)))
         metrics |= {"faithful": rank.value, "faithful_low": rank.low, "faithful_high": rank.high}
     kept = {key: np.concatenate([one[key] for one in shown]) for key in shown[0]}
     kept["names"] = np.array(explain.described(images.classes))
@@ -127,20 +128,31 @@ def _hits(tree: GradCat, masks: Tensor) -> Tensor:
 
 
 def _faithful(
-    net: nn.Module, x: Tensor, labels: Tensor, trees: list[GradCat], here: list[int]
+    net: nn.Module, x: Tensor, part: Pictures, trees: list[GradCat], here: list[int]
 ) -> Tensor:
-    """Of some pictures of a batch, (B, 2), means over their objects: the rank correlation of the
-    leaves' values with the fall of the logit when a leaf is taken away, and whether the path's leaf
-    is the one that costs most."""
+    """Of some pictures of a batch, (B, 4), means over their objects: the rank correlation of the
+    leaves' values with the fall of the logit when a leaf is taken away, and what ABLATED counts."""
     columns = []
-    for classes, tree in zip(labels.T, trees, strict=True):
+    for place, tree in enumerate(trees):
+        classes, masks = part.labels[here, place].to(x.device), part.masks[here, place]
         nodes = tree.nodes[-1][here]
-        falls = block_ablation(net, x, classes.to(x.device), rows=nodes.shape[-1])
+        side = nodes.shape[-1]
+        falls = block_ablation(net, x[here], classes, rows=side)
         rank = rank_correlation(nodes.flatten(1), falls).nan_to_num(0.0)
         row, column = tree.leaf[here].unbind(1)
-        best = falls.argmax(1) == row * nodes.shape[-1] + column
-        columns.append(torch.stack([rank, best.double()], dim=1))
-    return torch.stack(columns).mean(0).cpu()
+        costliest = falls.argmax(1)
+        quadrant = block_ablation(net, x[here], classes, rows=2).argmax(1)
+        found = [rank, costliest == row * side + column]
+        found += [_holds(masks, quadrant, 2), _holds(masks, costliest, side)]
+        columns.append(torch.stack([one.double().cpu() for one in found], dim=1))
+    return torch.stack(columns).mean(0)
+
+
+def _holds(masks: Tensor, block: Tensor, side: int) -> Tensor:
+    """Whether the block of each number, of side by side, has a part of the object (B, S, S)."""
+    parts = masks.unflatten(2, (side, -1)).unflatten(1, (side, -1)).any(4).any(2).flatten(1)
+    held: Tensor = parts.gather(1, block.cpu()[:, None])[:, 0]
+    return held
 
 
 def _kept(

@@ -8,14 +8,14 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from repro.data import composed, datasets, ground_truth, prepare
+from repro.data import composed, datasets, ground_truth, loader, prepare
 from repro.data.images import DataError
 from repro.interpret.boxes import centre_box, overlap
 from repro.interpret.cam import cam
@@ -75,9 +75,9 @@ def followed(**changes: Any) -> Traversal:
 class Job:
     """As much of a job as these tasks need: initial weights stand for trained ones."""
 
-    weights = None
-    decode = "cpu"
-    micro_batch = None
+    weights: Path | None = None
+    decode: Literal["cpu", "nvjpeg"] = "cpu"
+    micro_batch: int | None = None
     checkpoint_seconds = 60.0
     stop = False
 
@@ -185,7 +185,7 @@ def test_a_box_needs_no_model_and_chance_no_threshold(job: Job) -> None:
 
 def test_several_processes_score_as_one(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = localization.execute(located("cam"), job)
-    monkeypatch.setattr(localization.loader, "default_workers", lambda: 2)
+    monkeypatch.setattr(loader, "default_workers", lambda: 2)
     shared = localization.execute(located("cam"), job)
     assert alone.metrics == shared.metrics
     for name, values in alone.predictions.items():
@@ -249,8 +249,8 @@ def test_a_leaf_that_is_taken_away_is_asked_of_the_model(job: Job) -> None:
     made = composed.fours("test", 1)
     assert run.trained
     net, x = network(run.trained), explained.inputs(made.pixels, images, run)
-    orders = []
-    for label in made.labels[0].tolist():
+    orders, quadrants, leaves = [], [], []
+    for place, label in enumerate(made.labels[0].tolist()):
         nodes = gradcat(net, x, label).nodes[-1].flatten().argsort().argsort()
         falls = []
         with torch.no_grad():
@@ -261,7 +261,19 @@ def test_a_leaf_that_is_taken_away_is_asked_of_the_model(job: Job) -> None:
                     falls.append((net(x) - net(holed))[0, label])
         ranks = torch.stack(falls).argsort().argsort()
         orders.append(np.corrcoef(nodes.numpy(), ranks.numpy())[0, 1])
+        row, column = divmod(int(ranks.argmax()), 4)
+        leaf = made.masks[0, place, 16 * row : 16 * row + 16, 16 * column : 16 * column + 16]
+        leaves.append(bool(leaf.any()))
+        falls = []
+        for corner in ((0, 0), (0, 32), (32, 0), (32, 32)):
+            holed = x.clone()
+            holed[..., corner[0] : corner[0] + 32, corner[1] : corner[1] + 32] = 0
+            with torch.no_grad():
+                falls.append(float((net(x) - net(holed))[0, label]))
+        quadrants.append(int(np.argmax(falls)) == place)
     assert metrics["faithful"] == pytest.approx(np.mean(orders), abs=1e-6)
+    assert metrics["ablation_quadrant"] == 100 * np.mean(quadrants)
+    assert metrics["ablation_leaf"] == 100 * np.mean(leaves)
 
 
 def test_trees_are_kept_of_the_most_probable_classes(job: Job) -> None:
