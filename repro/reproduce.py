@@ -312,7 +312,11 @@ def _draw(experiment: Experiment, given: Any) -> None:
         ("tables", "csv"): tables.csv(frame),
     }
     print(drawn["tables", "md"])
-    if experiment.plot:
+    if experiment.plot in ("trees", "maps"):
+        from repro.render import pictures
+
+        drawn["figures", "svg"] = pictures.svg(experiment, given.scale, given.results)
+    elif experiment.plot:
         from repro.render import figures  # and with it matplotlib: only where there is a plot
 
         drawn["figures", "svg"] = figures.svg(experiment, frame, given.scale)

@@ -5,6 +5,7 @@ results/<run id>/
   metrics.jsonl      one line an epoch or an evaluation, as it goes; a function of the run alone
   predictions.npz    the label and the top-5 of every test sample
   samples.png, interpolation.png  what a generator draws; samples/ has such grids of the way there
+  maps.npz, trees.npz  some pictures, with what a classifier sees in them
   weights.safetensors  the trained model; stays here, not in git
   result.json        metrics and provenance, written last and by rename: it exists, so it is done
 """
@@ -15,6 +16,7 @@ import contextlib
 import hashlib
 import json
 import os
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,6 +164,23 @@ def finish(path: Path, result: dict[str, Any], files: Mapping[str, bytes] | None
         raise ResultsError(f"cannot write {path / RESULT}: {error.strerror}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def arrays(root: Path, run: Run, name: str) -> dict[str, Any] | None:
+    """The arrays of a finished run's .npz; None if it is not finished. Executes no code from it.
+
+    Raises ResultsError if the file is missing or damaged.
+    """
+    import numpy as np
+
+    if outcome(root, run).state != "done":
+        return None
+    path = folder(root, run) / name
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return {key: stored[key] for key in stored.files}
+    except (OSError, ValueError, zipfile.BadZipFile, KeyError, EOFError) as error:
+        raise ResultsError(f"{path} is missing or damaged; move {path.parent} away") from error
 
 
 # --- metrics.jsonl -------------------------------------------------------------------------------

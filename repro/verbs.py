@@ -394,6 +394,54 @@ def sample(words: Sequence[str]) -> int:
     return 0
 
 
+MOST_CLASSES = 4  # as many as there are colours
+
+
+def explain(words: Sequence[str]) -> int:
+    """what a classifier sees in a picture: explain IMAGE --run RUN --classes tench,3"""
+    from jsonargparse.typing import PositiveInt
+
+    about = "GradCAT's tree, if the classifier is NesT, and attribution maps, as SVG and PNG."
+    parser = parser_of("explain IMAGE", about)
+    parser.add_argument("image", type=path_of, help="a JPEG or PNG file")
+    parser.add_argument("--run", required=True, metavar="RUN", help="a trained classifier: its id, "
+                        "or its beginning; or timm:<tag>, released weights of Table 2")  # fmt: skip
+    parser.add_argument("--weights", type=path_of, metavar="PATH", help="a file in place of the "
+                        "run's weights; for timm:<tag>, the folder of released ones")  # fmt: skip
+    parser.add_argument("--classes", metavar="CLASS,...", help="names or numbers (default: the "
+                        "most probable ones)")  # fmt: skip
+    parser.add_argument("--top", type=PositiveInt, default=4, metavar="N", help="how many of the "
+                        "most probable ones (default and most: 4)")  # fmt: skip
+    parser.add_argument("--out", type=path_of, default=Path(), metavar="DIR", help="default: here")
+    add_places(parser)
+    given = parser.parse_args(list(words))
+
+    from repro.launch import explanation
+    from repro.render import pictures
+    from repro.results import write
+
+    released = given.run.startswith(explanation.RELEASED)
+    name = given.run if released else _run_named(given.run, given.results)
+    run = explanation.run_of(name, given.results)
+    asked = given.classes.split(",") if given.classes else []
+    if len(asked) > MOST_CLASSES or given.top > MOST_CLASSES:
+        raise UsageError(f"at most {MOST_CLASSES} classes can be told apart in one picture")
+    found = explanation.explain(
+        given.image, run, given.weights, asked, given.top, given.results, given.data
+    )
+    try:
+        given.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot write to {given.out}: {error.strerror}") from error
+    title = f"{given.image.name}, {name}"
+    drawn = pictures.files(title, found.trees, found.maps, found.method, found.classes)
+    for ending, content in drawn.items():
+        path = given.out / f"{given.image.stem}-{ending}"
+        write(path, content)
+        print(path)
+    return 0
+
+
 def prepare(words: Sequence[str]) -> int:
     """fetch and check a dataset, or Inception's weights, or say which file to put where"""
     parser = parser_of(
@@ -476,6 +524,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "cancel": cancel,
     "retry": retry,
     "sample": sample,
+    "explain": explain,
     "prepare": prepare,
     "doctor": doctor,
     "testbed": testbed,

@@ -1,78 +1,32 @@
-"""Figures: a pure function from a tidy frame to SVG; the same bytes everywhere.
-
-Text stays text: it can be searched and read out, and the file does not depend on how a version of
-FreeType draws. It is measured in DejaVu Sans, which comes with matplotlib and is wider than what a
-reader without it sees, so that nothing runs into anything there.
-"""
+"""Figures: a pure function from a tidy frame to SVG; the same bytes everywhere."""
 
 from __future__ import annotations
 
-import io
-import textwrap
 from typing import Any
 
-import matplotlib.style
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from repro.render import plots, scatter
+from repro.render import page, plots, scatter
 from repro.render.notes import data_note, scale_note
+from repro.render.page import LINE, TITLE, TITLE_FONT, WIDTH, wrapped
 from repro.render.text import HOLE, heading, measure, panels
 from repro.spec import Experiment, Scale
 
-WIDTH = 6.4  # inches; its smallest letters are 8 points there, 5 in a column of 8.5 cm
-_LINE, _TITLE = 100, 72  # letters of a note and of the title in that width
 _SIDE = 36  # letters of the label of a y axis
-_TITLE_FONT = {"size": 10, "weight": "bold"}
-
-STYLE: dict[str, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "repro",  # of the ids in the file, which are random without
-    "text.parse_math": False,  # a name may have dollars in it
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.titlelocation": "left",
-    "axes.labelsize": 9,
-    "axes.edgecolor": "#555555",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "grid.color": "#e4e4e4",
-    "grid.linewidth": 0.7,
-    "xtick.color": "#333333",
-    "ytick.color": "#333333",
-    "lines.linewidth": 1.5,
-    "lines.markersize": 5,
-    "errorbar.capsize": 2,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "legend.handlelength": 2.4,
-    "figure.facecolor": "white",
-    "savefig.facecolor": "white",
-}
 
 
 def svg(experiment: Experiment, frame: pd.DataFrame, scale: Scale) -> str:
     """The experiment's figure."""
-    return _written(experiment, frame, scale, "svg").decode()
+    with page.styled():
+        return page.svg(_drawn(experiment, frame, scale), heading(experiment, scale))
 
 
 def png(experiment: Experiment, frame: pd.DataFrame, scale: Scale) -> bytes:
     """The same as pixels, to look at where SVG is not shown."""
-    return _written(experiment, frame, scale, "png")
-
-
-def _written(experiment: Experiment, frame: pd.DataFrame, scale: Scale, kind: str) -> bytes:
-    name = heading(experiment, scale)
-    metadata = {"Title": name, "Creator": None, "Date": None} if kind == "svg" else {"Title": name}
-    buffer = io.BytesIO()
-    # after_reset: whatever a reader's own matplotlibrc says.
-    with matplotlib.style.context([STYLE], after_reset=True):
-        _drawn(experiment, frame, scale).savefig(buffer, format=kind, dpi=150, metadata=metadata)
-    return buffer.getvalue()
+    with page.styled():
+        return page.png(_drawn(experiment, frame, scale), heading(experiment, scale))
 
 
 def _drawn(experiment: Experiment, frame: pd.DataFrame, scale: Scale) -> Figure:
@@ -80,7 +34,7 @@ def _drawn(experiment: Experiment, frame: pd.DataFrame, scale: Scale) -> Figure:
     if scale != "paper":  # the data are other ones: the paper's numbers have no place beside ours
         frame = frame.assign(paper=None)
     names = panels(frame, scale)
-    title = _wrapped(heading(experiment, scale), _TITLE)
+    title = wrapped(heading(experiment, scale), TITLE)
     figure = Figure(figsize=(WIDTH, 1.3 + 2.6 * len(names)), layout="constrained")
     draw = {"lines": plots.lines, "bars": plots.bars, "scatter": scatter.scatter}[experiment.plot]
     handles: dict[str, Any] = {}
@@ -89,19 +43,19 @@ def _drawn(experiment: Experiment, frame: pd.DataFrame, scale: Scale) -> Figure:
         cells = frame[frame["panel"] == panel]
         axes.set_title(name)
         label = experiment.y_label or _capital(measure(cells["metric"].iloc[0]).name)
-        axes.set_ylabel(_wrapped(label, _SIDE))
+        axes.set_ylabel(wrapped(label, _SIDE))
         axes.set_xlabel(experiment.x_label if name == list(names.values())[-1] else "")
         handles |= draw(axes, cells)
     handles |= _marks(frame, experiment.plot)
     if handles:  # the legend carries the title, as otherwise the one would cover the other
         legend = figure.legend(
             list(handles.values()), list(handles), loc="outside upper left", title=title, ncols=4,
-            alignment="left", borderaxespad=0.2, title_fontproperties=_TITLE_FONT,
+            alignment="left", borderaxespad=0.2, title_fontproperties=TITLE_FONT,
         )  # fmt: skip
         legend.get_title().set_multialignment("left")
     else:
-        figure.suptitle(title, x=0.01, ha="left", fontproperties=_TITLE_FONT)
-    note = _wrapped(_note(experiment, frame, scale), _LINE)
+        figure.suptitle(title, x=0.01, ha="left", fontproperties=TITLE_FONT)
+    note = wrapped(_note(experiment, frame, scale), LINE)
     figure.supxlabel(note, x=0.01, ha="left", fontsize=plots.SMALL, color=plots.DARK)
     if experiment.plot == "scatter":
         figure.draw_without_rendering()  # makes the layout
@@ -155,10 +109,6 @@ def _seeds(frame: pd.DataFrame) -> str:
         return "One seed each."
     number = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
     return f"Mean and standard deviation over {number} seeds."
-
-
-def _wrapped(text: str, letters: int) -> str:
-    return textwrap.fill(text, letters, break_on_hyphens=False)
 
 
 def _capital(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pandas as pd
 from repro import results
 from repro.experiments.scales import exists, metric_of, run_of, sources, title
 from repro.render.text import ACCURACIES
-from repro.spec import Cell, Experiment, Run, Scale, chosen, dataset_of, with_seeds
+from repro.spec import Cell, Cited, Experiment, Run, Scale, chosen, dataset_of, with_seeds
 from repro.verdict import summarize
 
 
@@ -24,23 +25,42 @@ def tidy(
 
     Columns: `group`, `row`, `panel`, `column` (the paper's), `dataset` (here), `metric`, `paper`
     and `paper_starred` (what the paper prints), `published` and `published_place` (what others
-    measured), `mean`, `spread` (standard deviation), `n`, `diverged` (runs), `drawn` (whether
-    chance has a part in it), `values` (a tuple, in the order of the seeds), `difference` (mean -
-    paper of an accuracy; at paper scale only, as elsewhere the data differ), `references` (what
-    images were compared with, as JSON), `choices` (the values of the recipe that the paper leaves
-    open).
+    measured), `mean`, `spread` (standard deviation), `low` and `high` (of a bootstrap over images,
+    averaged over seeds), `n`, `diverged` (runs), `drawn` (whether chance has a part in it),
+    `values` (a tuple, in the order of the seeds), `difference` (mean - paper of an accuracy; at
+    paper scale only, as elsewhere the data differ), `references` (what images were compared with,
+    as JSON), `choices` (the values of the recipe that the paper leaves open).
     """
     rows, warnings = [], list[str]()
     for cell in (c for c in experiment.cells if exists(c, scale)):
         row, notes = _tidy_row(cell, scale, root, seeds)
         rows.append(row)
         warnings += notes
+    if scale == "paper":
+        rows += [_cited(cited, metrics(experiment)[cited.column]) for cited in experiment.cited]
     return pd.DataFrame(rows), list(dict.fromkeys(warnings))  # cells share runs
+
+
+def metrics(experiment: Experiment) -> dict[str, str]:
+    """What each column of an experiment measures."""
+    return {cell.column: cell.metric for cell in experiment.cells}
+
+
+def _cited(cited: Cited, metric: str) -> dict[str, Any]:
+    """The row of a number that others published, of what is not run here."""
+    of_cell = {"group": "", "row": cited.row, "column": cited.column, "metric": metric}
+    known = {"published": cited.value, "published_place": "published"}
+    empty = {"panel": "", "dataset": "", "paper": None, "paper_starred": False, "choices": ""}
+    nothing = {"mean": None, "spread": None, "low": None, "high": None, "difference": None}
+    return of_cell | known | empty | nothing | {
+        "n": 0, "diverged": 0, "drawn": False, "values": (), "references": ()
+    }  # fmt: skip
 
 
 def _tidy_row(cell: Cell, scale: Scale, root: Path, seeds: int) -> tuple[dict[str, Any], list[str]]:
     run, metric = run_of(cell, scale), metric_of(cell, scale)
-    values, diverged, references, warnings = _values(root, with_seeds(run, seeds), metric, cell.at)
+    found, warnings = _values(root, with_seeds(run, seeds), metric, cell.at)
+    values, diverged = found.values, found.diverged
     summary = summarize(values, diverged)
     paper, published = cell.paper, cell.published
     comparable = scale == "paper" and metric in ACCURACIES
@@ -58,31 +78,42 @@ def _tidy_row(cell: Cell, scale: Scale, root: Path, seeds: int) -> tuple[dict[st
         "published_place": published.place if published else "",
         "mean": summary.mean,
         "spread": summary.spread,
+        "low": found.low,
+        "high": found.high,
         "n": summary.n,
         "diverged": summary.diverged,
         "drawn": run.is_drawn,
         "values": tuple(values),
         "difference": (summary.mean or 0) - (paper.value if paper else 0) if known else None,
-        "references": references,
+        "references": found.references,
         "choices": " ".join(chosen(sources(cell, scale))),
     }, warnings
 
 
-def _values(
-    root: Path, runs: Sequence[Run], metric: str, at: float
-) -> tuple[list[float], int, tuple[str, ...], list[str]]:
-    """What the finished runs measured, how many diverged, compared with what, and warnings."""
+@dataclass(frozen=True)
+class _Values:
+    """What the runs of a cell measured."""
+
+    values: list[float]
+    low: float | None  # the mean of the lower ends of their intervals, where they have any
+    high: float | None
+    diverged: int
+    references: tuple[str, ...]
+
+
+def _values(root: Path, runs: Sequence[Run], metric: str, at: float) -> tuple[_Values, list[str]]:
+    """What the finished runs measured, how many diverged, compared with what; and warnings."""
     found, told = results.frame(root, runs, at)
     done = found[found["status"] == "done"]
-    values = done.reindex(columns=["run", metric])  # where all diverged, there is no such column
+    ends = [f"{metric}_low", f"{metric}_high"]
+    values = done.reindex(columns=["run", metric, *ends])  # where all diverged, there is none
     lacking = values["run"][values[metric].isna()]
     warnings = [
         f"{root / name} has a result without {metric!r}; move it away and run again"
         for name in lacking
     ]
-    return (
-        [float(v) for v in values[metric].dropna()],
-        len(found) - len(done),
-        tuple(done["reference"].dropna().unique()) if "reference" in done else (),
-        [*told, *warnings],
-    )
+    means = [values[end].astype(float).mean() for end in ends]
+    low, high = (None if pd.isna(mean) else float(mean) for mean in means)
+    references = tuple(done["reference"].dropna().unique()) if "reference" in done else ()
+    of_seeds = [float(value) for value in values[metric].dropna()]
+    return _Values(of_seeds, low, high, len(found) - len(done), references), [*told, *warnings]

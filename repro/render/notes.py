@@ -55,6 +55,7 @@ def notes(experiment: Experiment, frame: pd.DataFrame, scale: Scale) -> list[Not
     lists: list[Note] = [("Generated images are compared with:", _references(frame))]
     if scale == "paper":
         lists.append((released.HEADING, released.told(experiment, frame)))
+        lists.append(("Published, where and how:", _cited(experiment)))
     if scale != "smoke":
         lists.append((claims.TEST, claims.told(experiment, frame, scale)))
         lists.append(("Decisions where the paper is silent.", _decisions(experiment)))
@@ -64,17 +65,23 @@ def notes(experiment: Experiment, frame: pd.DataFrame, scale: Scale) -> list[Not
 def _measure(frame: pd.DataFrame) -> str:
     """'Top-1 accuracy in percent: mean ± standard deviation (number of seeds). Best in bold.'"""
     metrics = list(frame["metric"].unique())
-    text = "; ".join(measure(metric).name for metric in metrics)
+    text = "; ".join(dict.fromkeys(measure(metric).name for metric in metrics))
     text = _capital(text)
     if frame["drawn"].any():
         text += ": mean ± standard deviation (number of seeds)"
     orders = {measure(metric).best for metric in metrics}
+    if frame["low"].notna().any():
+        text += "; in brackets a 95 % bootstrap interval over images, its ends averaged over seeds"
     if orders == {""}:
         return f"{text}."
     if orders == {"least"}:
         return f"{text}. Least, which is best, in bold."
-    what = "Least distance" if "least" in orders else "Best accuracy"
-    return f"{text}. {'Best' if orders == {'most'} else what} in bold."
+    what = "Best"
+    if "" in orders and set(metrics) & set(ACCURACIES):
+        what = "Best accuracy"
+    elif orders == {"", "least"}:
+        what = "Least distance"
+    return f"{text}. {what} in bold."
 
 
 def scale_note(experiment: Experiment, frame: pd.DataFrame, scale: Scale) -> str:
@@ -143,6 +150,14 @@ def _reference(about: Mapping[str, Any]) -> str:
         f"{about['image_size']} px{made} (pixels {about['fingerprint']}); features of "
         f"{about['extractor']} (weights {about['digest'][:16]})."
     )
+
+
+def _cited(experiment: Experiment) -> list[str]:
+    """A line for each source, with the numbers that are from there."""
+    by_source: dict[str, list[str]] = {}
+    for cited in experiment.cited:
+        by_source.setdefault(cited.source, []).append(f"{cited.row} {cited.value:g}")
+    return [f"{', '.join(rows)}: {source}." for source, rows in by_source.items()]
 
 
 def _decisions(experiment: Experiment) -> list[str]:

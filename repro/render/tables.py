@@ -119,7 +119,8 @@ def _columns(
     """Titles and texts of a measured column: the paper's number, ours, Δ, those of others."""
     kind = cells["metric"].iloc[0]
     order = measure(kind).best
-    best = cells["mean"].min() if order == "least" else cells["mean"].max()
+    rivals = cells["mean"][cells["metric"] == kind]  # beside them there may be what chance gives
+    best = rivals.min() if order == "least" else rivals.max()
     has_paper, accurate = cells["paper"].notna().any(), kind in ACCURACIES
     typed = digits(cells["paper"].dropna())
 
@@ -132,7 +133,8 @@ def _columns(
 
     def here(cell: Row) -> str:
         text = escape(measured(cell))  # what prints alike is a tie
-        is_best = cell["n"] and order and number(cell["mean"], kind) == number(best, kind)
+        rival = cell["n"] and order and cell["metric"] == kind
+        is_best = rival and number(cell["mean"], kind) == number(best, kind)
         return bold(text) if is_best else text
 
     columns: list[tuple[str, Show]] = [(f"{names[0]}, paper", paper)] if has_paper else []

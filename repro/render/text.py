@@ -30,6 +30,14 @@ class Measure:
 
 _BY = "by a classifier trained here"  # and not by Inception
 
+
+def _share(what: str, best: Literal["", "most", "least"] = "most") -> Measure:
+    return Measure(f"{what}, in percent", digits=1, best=best)
+
+
+ABLATION = _share("what ablating every block would find", best="")
+CHANCE = _share("what chance gives of these", best="")
+
 MEASURES: Mapping[str, Measure] = {
     "top1": Measure("top-1 accuracy in percent", best="most"),
     "top5": Measure("top-5 accuracy in percent", best="most"),
@@ -49,6 +57,26 @@ MEASURES: Mapping[str, Measure] = {
     "proxy_kid": Measure(f"kernel distance of features {_BY}", digits=4, best="least"),
     "proxy_precision": Measure(f"precision {_BY}", digits=3, best="most"),
     "proxy_recall": Measure(f"recall {_BY}", digits=3, best="most"),
+    "top1_error": _share("images whose class or box is wrong", best="least"),
+    "gt_known": _share("images whose box is right, the class given"),
+    "gt_known_fixed": _share("the same with a fixed threshold"),
+    "max_box_acc": _share("the same with the best threshold for these images"),
+    "max_box_acc_v2": _share("the same for every contour, mean over IoUs of 0.3, 0.5 and 0.7"),
+    "pointing": _share("maps that are largest on an object"),
+    "energy": _share("positive values that lie on objects"),
+    "insertion": _share("mean probability while pixels come"),
+    "deletion": _share("mean probability while pixels go", best="least"),
+    "randomised": Measure("rank correlation with the map of a random model"),
+    "quadrant": _share("paths that enter a quadrant with the object"),
+    "leaf": _share("paths that end in a leaf with a part of it"),
+    "leaf_most": _share("paths that end in the leaf with most of it"),
+    "best_leaf": _share("paths that end in the leaf whose absence costs the logit most"),
+    "faithful": Measure("rank correlation of the leaves' values with that cost", best="most"),
+    "ablation_quadrant": ABLATION,
+    "ablation_leaf": ABLATION,
+    "quadrant_chance": CHANCE,
+    "leaf_chance": CHANCE,
+    "leaf_most_chance": CHANCE,
 }
 
 Row = Mapping[Hashable, Any]  # of the tidy frame
@@ -78,7 +106,7 @@ def number(value: float, metric: str) -> str:
 
 
 def measured(cell: Row) -> str:
-    """'71.20 ± 0.35 (3)', '71.20 (1)', with the number of diverged runs, or the hole."""
+    """'71.20 ± 0.35 (3)', '71.2 (1) [70.1, 72.3]', with how many diverged, or the hole."""
     diverged = f"{cell['diverged']} diverged" if cell["diverged"] else ""
     if not cell["n"]:
         return diverged or HOLE
@@ -86,7 +114,10 @@ def measured(cell: Row) -> str:
     spread = known(cell, "spread")
     width = "" if spread is None else f" ± {number(spread, metric)}"
     seeds = f" ({cell['n']})" if cell["drawn"] else ""
-    return f"{mean}{width}{seeds}" + (f", {diverged}" if diverged else "")
+    ends = [known(cell, end) for end in ("low", "high")]
+    interval = ", ".join(number(end, metric) for end in ends if end is not None)
+    shown = f"{mean}{width}{seeds}" + f" [{interval}]" * bool(interval)
+    return shown + (f", {diverged}" if diverged else "")
 
 
 def printed(value: float, metric: str, digits: int) -> str:

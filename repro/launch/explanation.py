@@ -1,0 +1,206 @@
+"""The bridge from the command line to a classifier that explains a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from repro import results, spec
+from repro.results import ResultsError
+from repro.spec import Classification, Traversal
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+RELEASED = "timm:"  # before a tag, in place of a run's name
+
+
+@dataclass(frozen=True)
+class Explained:
+    """What a classifier makes of a picture, in the form in which runs keep it."""
+
+    trees: dict[str, Any] | None  # None: the classifier is no NesT
+    maps: list[dict[str, Any]]  # of each class
+    method: str  # of the maps, as a title has it
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Set:
+    """What has to be known of the data that the classifier was trained on."""
+
+    classes: tuple[str, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    side: int  # px
+
+
+def explain(
+    image: Path,
+    run: Classification,
+    weights: Path | None,
+    asked: Sequence[str],
+    count: int,
+    root: Path,
+    data: Path,
+) -> Explained:
+    """GradCAT, if it is NesT, and maps of a picture, which is squeezed to the model's square.
+
+    `asked`: classes by name or number; none: the `count` most probable ones. Raises ResultsError
+    for a picture that is none, a class that is not known, or weights that are not here.
+    """
+    import torch
+
+    from repro.data import augment
+    from repro.interpret.taps import InterpretError
+    from repro.tasks import explained, traversal
+    from repro.train import device
+
+    about = _set(run, data)
+    pixels = _pixels(image, about.side)
+    here = device.choose()
+    net = _network(run, weights, len(about.classes), root).to(here).eval().requires_grad_(False)
+    names = tuple(explained.described(about.classes))
+    x = augment.normalize(pixels.to(here), about.mean, about.std)
+    try:
+        with torch.no_grad():
+            probable = net(x).softmax(1)
+        chosen = _numbers(asked, names, about.classes)
+        top = probable.topk(min(count, len(names))).indices[0].tolist()
+        classes = torch.tensor([chosen or top], device=here)
+        trees = None
+        kept = {"pixels": pixels.permute(0, 2, 3, 1).numpy(), "names": names}
+        if "nest" in run.model.name:
+            reading = Traversal(classifier=run, dataset=run.dataset)
+            trees = kept | {"shows": [[]], **traversal.trees_of(reading, net, x, classes, probable)}
+        method, maps = _maps(net, x, classes[0])
+    except InterpretError as error:
+        raise ResultsError(f"{run.id} cannot be asked: {error}") from error
+    best = names[int(probable.argmax())]
+    shown = [
+        kept | {"maps": one, "shows": [""], "predicted": [best], "boxes": [], "counts": _none()}
+        for one in maps
+    ]
+    return Explained(trees, shown, method, tuple(names[c] for c in classes[0].tolist()))
+
+
+def _none() -> Any:
+    import numpy as np
+
+    return np.zeros(1, np.int64)
+
+
+def _maps(net: nn.Module, x: Tensor, classes: Tensor) -> tuple[str, list[Any]]:
+    """The map (1, h, w) of each class: CAM, or rollout for what has a class token."""
+    from repro.interpret.cam import cam
+    from repro.interpret.layouts import prefix_tokens
+    from repro.interpret.rollout import gradient_rollout
+
+    if prefix_tokens(net):
+        every = [gradient_rollout(net, x, int(c), discard=0.9) for c in classes]
+        return "Gradient rollout", [one.cpu().numpy() for one in every]
+    return "CAM", [cam(net, x, int(c)).cpu().numpy() for c in classes]
+
+
+def _numbers(words: Sequence[str], names: Sequence[str], wnids: Sequence[str]) -> list[int]:
+    found = [_number(word, names, wnids) for word in words]
+    for place, number in enumerate(found):
+        if number in found[:place]:
+            raise ResultsError(f"class {words[place]!r} is asked for twice: {names[number]}")
+    return found
+
+
+def _number(word: str, names: Sequence[str], wnids: Sequence[str]) -> int:
+    """The class that a word names: its number, its wnid, its name or a part that one name has."""
+    if word.isdigit() and int(word) < len(names):
+        return int(word)
+    exact = [n for n, pair in enumerate(zip(names, wnids, strict=True)) if word in pair]
+    found = exact or [n for n, name in enumerate(names) if word.lower() in name.lower()]
+    if len(found) == 1:
+        return found[0]
+    some = ", ".join(f"{n} {names[n]}" for n in found[:3])
+    what = f"may be {some}" if found else f"is none of the {len(names)} classes, such as {names[0]}"
+    raise ResultsError(f"class {word!r} {what}; name it in full, or by its number")
+
+
+def _pixels(path: Path, side: int) -> Tensor:
+    """The picture as uint8 (1, 3, side, side)."""
+    from repro.data.crops import CentreCrop, Unreadable, decode
+
+    try:
+        return CentreCrop(side, 0.0, "bilinear")(decode(path.read_bytes()), [])[None]
+    except (OSError, Unreadable) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise ResultsError(f"{path}: {reason}; name a JPEG or PNG file") from error
+
+
+def _set(run: Classification, data: Path) -> _Set:
+    from repro.data import datasets, imagenet, photos
+    from repro.data.images import DataError
+
+    how = run.evaluation
+    side = how.image_size if how else 0
+    if run.dataset.split("-")[0] == "imagenet" and not run.dataset.endswith("smoke"):
+        mean, std = photos.MEAN, photos.STD
+        if how and how.normalize:
+            mean, std = (how.normalize[0],) * 3, (how.normalize[1],) * 3
+        return _Set(imagenet.synsets(), mean, std, side)
+    try:
+        images = datasets.load(run.dataset, "test", data)
+    except DataError as error:
+        raise ResultsError(str(error)) from error
+    if not side:
+        side = images.pixels.shape[-1]
+    return _Set(images.classes, images.mean, images.std, side)
+
+
+def _network(run: Classification, weights: Path | None, classes: int, root: Path) -> nn.Module:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from repro.models.released import NoWeights, load_released, released
+    from repro.tasks.classification import create
+
+    net = create(run.model, classes, 0.0, run.seed)
+    try:
+        if isinstance(run.pretrained, str) and not run.recipe.epochs:
+            load_released(net, released(run.pretrained.removeprefix(RELEASED), weights))
+            return net
+        path = weights or results.folder(root, run) / results.WEIGHTS
+        if not path.exists():
+            raise ResultsError(
+                f"{path} is missing: weights are not in git; train the run in another --results "
+                "DIR, or name its file with --weights"
+            )
+        net.load_state_dict(load_file(path))
+    except NoWeights as error:
+        raise ResultsError(str(error)) from error
+    except SafetensorError as error:
+        raise ResultsError(f"{weights} is not a safetensors file: {error}") from error
+    except (RuntimeError, ValueError) as error:
+        wrong = str(error).splitlines()[-1].strip()
+        raise ResultsError(f"{weights} has no weights of {run.model.name}: {wrong}") from error
+    return net
+
+
+def run_of(name: str, root: Path) -> Classification:
+    """The run of a folder in results, or of the weights 'timm:<tag>' that Table 2 tests.
+
+    Raises ResultsError for a run that classifies nothing, or a tag that Table 2 does not have.
+    """
+    if name.startswith(RELEASED):
+        from repro.experiments import table2
+
+        for cell in table2.EXPERIMENT.cells:
+            if isinstance(cell.run, Classification) and cell.run.pretrained == name:
+                return cell.run
+        known = ", ".join(tag for tag, *_ in table2.RELEASES.values())
+        raise ResultsError(f"{name} is none of the released weights of Table 2: {known}")
+    run = spec.from_json((root / name / results.SPEC).read_text())
+    if isinstance(run, Classification):
+        return run
+    if isinstance(run, spec.Explanation) and run.trained:
+        return run.trained
+    raise ResultsError(f"{name} is no classifier; `repro status table2` lists runs that are")

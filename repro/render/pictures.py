@@ -1,0 +1,115 @@
+"""The figures that are pictures: what a classifier sees, as its run keeps it, of the first seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from repro import results
+from repro.experiments.scales import exists, run_of
+from repro.render import maps, page, trees
+from repro.render.maps import Seen
+from repro.render.notes import data_note
+from repro.render.text import HOLE, heading
+from repro.spec import Experiment, Run, Scale
+
+Arrays = Mapping[str, Any]
+
+TREES = (
+    "The number on a block is the mean of activation times gradient in it, for the class of that "
+    "colour; a way enters the largest of four. Values of different steps are not to be compared."
+)
+MAPS = "A map goes from its own least to its own largest value."
+
+
+def svg(experiment: Experiment, scale: Scale, root: Path) -> str:
+    """The experiment's pictures; where none of its runs has any, a hole that says so."""
+    title = heading(experiment, scale)
+    return page.svg(_figure(experiment, scale, root, title), title)
+
+
+def files(
+    name: str, kept: Arrays | None, seen_: Sequence[Arrays], method: str, classes: Sequence[str]
+) -> dict[str, bytes]:
+    """What is drawn of one picture that somebody asks about, by the ends of the files' names.
+
+    `kept`: the tree, if there is one; `seen_`: a map for each class.
+    """
+    figures = {}
+    if kept is not None:
+        title = f"GradCAT. {name}"
+        figures["gradcat"] = title, trees.drawn([tree(kept, 0, len(classes))], title, TREES)
+    title = f"{method}. {name}"
+    of_classes = tuple(one["maps"][0] for one in seen_)
+    picture = replace(seen([seen_[0]], 0), maps=of_classes, predicted=("",) * len(classes))
+    figures["maps"] = title, maps.drawn([picture], classes, title, MAPS)
+    return {
+        f"{kind}.{ending}": content
+        for kind, (title, figure) in figures.items()
+        for ending, content in (
+            ("svg", page.svg(figure, title).encode()),
+            ("png", page.png(figure, title)),
+        )
+    }
+
+
+def _figure(experiment: Experiment, scale: Scale, root: Path, title: str) -> Figure:
+    runs = [_run(experiment, scale, row) for row in experiment.drawn]
+    data = data_note(experiment, scale, "")
+    if experiment.plot == "trees":
+        kept = results.arrays(root, runs[0], "trees.npz")
+        there = [n for n in experiment.pictures if _has(kept, n)]
+        if kept is not None and there:
+            shown = [tree(kept, number, experiment.traced) for number in there]
+            return trees.drawn(shown, title, f"{TREES} {data}".strip())
+    else:
+        every = [results.arrays(root, run, "maps.npz") for run in runs]
+        there = [n for n in experiment.pictures if any(_has(kept, n) for kept in every)]
+        if there:
+            pictures = [seen(every, number) for number in there]
+            return maps.drawn(pictures, experiment.drawn, title, f"{MAPS} {data}".strip())
+    with page.styled():
+        return page.sheet(title, f"{HOLE.capitalize()} yet.", 0.1)[0]
+
+
+def tree(kept: Arrays, number: int, traced: int) -> trees.Tree:
+    """A picture of a run's, with the ways of its most probable classes."""
+    names, part = kept["names"], slice(traced)
+    levels = sorted(key for key in kept if key.startswith("nodes"))
+    return trees.Tree(
+        pixels=kept["pixels"][number],
+        shows=tuple(str(names[label]) for label in kept["shows"][number]),
+        classes=tuple(str(names[label]) for label in kept["classes"][number][part]),
+        probabilities=tuple(float(p) for p in kept["probabilities"][number][part]),
+        paths=kept["paths"][number][part],
+        nodes=tuple(kept[level][number][part] for level in levels),
+    )
+
+
+def seen(every: Sequence[Arrays | None], number: int) -> Seen:
+    """A picture, with the map of each run that has it."""
+    one = next(kept for kept in every if kept is not None and _has(kept, number))
+    first = int(one["counts"][:number].sum())
+    boxes = np.asarray(one["boxes"], np.int64).reshape(-1, 4)
+    return Seen(
+        pixels=one["pixels"][number],
+        shows=str(one["shows"][number]),
+        boxes=boxes[first : first + int(one["counts"][number])],
+        maps=tuple(kept["maps"][number] if kept else None for kept in every),
+        predicted=tuple(str(kept["predicted"][number]) if kept else "" for kept in every),
+    )
+
+
+def _has(kept: Arrays | None, number: int) -> bool:
+    return kept is not None and number < len(kept["pixels"])
+
+
+def _run(experiment: Experiment, scale: Scale, row: str) -> Run:
+    """The run of a row."""
+    cells = (cell for cell in experiment.cells if cell.row == row and exists(cell, scale))
+    return run_of(next(cells), scale)

@@ -1,0 +1,183 @@
+"""Maps beside each other, and the pictures that experiments draw from what runs keep."""
+
+from __future__ import annotations
+
+import io
+import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from repro import experiments, results
+from repro.experiments.scales import run_of
+from repro.render import maps, page, pictures
+from repro.render.maps import Seen
+from repro.spec import Run
+
+METHODS = ("NesT-S, CAM", "DeiT-S, rollout")
+
+
+def picture(**changes: object) -> Seen:
+    hot = np.zeros((8, 8), np.float32)
+    hot[1, 6] = 5.0  # at the upper right
+    one = Seen(
+        pixels=np.full((64, 64, 3), 80, np.uint8),
+        shows="Bag",
+        boxes=np.array([[40, 4, 60, 20]]),
+        maps=(hot, -hot),
+        predicted=("Bag", "Coat"),
+    )
+    return replace(one, **changes)  # type: ignore[arg-type]
+
+
+def texts(svg: str) -> list[str]:
+    root = ElementTree.fromstring(svg)
+    return ["".join(element.itertext()).strip() for element in root.iter() if "text" in element.tag]
+
+
+def drawn(seen: Seen) -> Figure:
+    return maps.drawn([seen], METHODS, "A title", "a note")
+
+
+def test_the_brightest_colour_is_where_the_map_is_largest() -> None:
+    one = picture()
+    assert one.maps[0] is not None
+    colours = maps.overlay(one.pixels, one.maps[0])
+    assert colours is not None
+    assert colours.shape == (128, 128, 3)
+    row, column = np.unravel_index(colours.astype(int).sum(2).argmax(), (128, 128))
+    assert (row // 16, column // 16) == (1, 6)
+    ramp = matplotlib.colormaps[maps.COLOURS]
+    brightest = 255 * (maps.SHARE * np.array(ramp(1.0)[:3]) + (1 - maps.SHARE) * 80 / 255)
+    assert np.abs(colours[row, column] - brightest).max() <= 1
+
+
+def test_scale_and_offset_of_a_map_do_not_show() -> None:
+    raw = np.random.default_rng(0).normal(size=(5, 5)).astype(np.float32)
+    first, second = (maps.overlay(picture().pixels, one) for one in (raw, 3 * raw - 7))
+    assert first is not None
+    assert second is not None
+    assert np.abs(first.astype(int) - second).max() <= 1
+
+
+def test_holes_are_seen_and_wrong_classes_named() -> None:
+    flat = np.ones((4, 4), np.float32)
+    found = texts(page.svg(drawn(picture(maps=(None, flat))), "A title"))
+    assert "not run" in found
+    assert "constant" in found
+    found = texts(page.svg(drawn(picture()), "A title"))
+    assert "taken for Coat" in found
+    assert "taken for Bag" not in found
+    assert {"Input", *METHODS, "Bag", "A title", "a note"} <= set(found)
+
+
+def test_boxes_lie_where_they_are() -> None:
+    figure = drawn(picture())
+    frames = [
+        p for axes in figure.axes for p in axes.patches if tuple(p.get_edgecolor()[:3]) == BLUE
+    ]
+    assert len(frames) == 4  # of the input and two maps, and in the legend
+    scale = frames[0].get_width() / 21  # type: ignore[attr-defined]
+    assert frames[0].get_height() / 17 == pytest.approx(scale)  # type: ignore[attr-defined]
+
+
+BLUE = matplotlib.colors.to_rgb(maps.BOX)
+
+
+def test_the_same_maps_are_the_same_file_within_the_page() -> None:
+    figures = [drawn(picture(shows="A very long name of a class, in Latin as well")) for _ in "ab"]
+    first, second = (page.svg(figure, "t") for figure in figures)
+    assert first == second
+    figure = figures[0]
+    figure.canvas.draw()
+    width, height = figure.get_size_inches() * figure.dpi
+    for text in figure.axes[0].texts:
+        box = text.get_window_extent()
+        assert box.x0 >= -1
+        assert box.x1 <= width + 1
+        assert box.y0 >= -1
+        assert box.y1 <= height + 1
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="0 pictures by 2 methods do not fit"):
+        maps.drawn([], METHODS, "t", "n")
+    with pytest.raises(ValueError, match="do not fit"):
+        drawn(picture(maps=(None,)))
+
+
+# --- from results --------------------------------------------------------------------------------
+
+
+def keep(root: Path, run: Run, name: str, arrays: dict[str, Any]) -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    folder = results.begin(root, run)
+    finished = {"status": "done", "metrics": {"gt_known": 1.0}}
+    results.finish(folder, finished, {name: buffer.getvalue()})
+
+
+def kept(value: float, count: int = 3) -> dict[str, Any]:
+    return {
+        "pixels": np.full((count, 64, 64, 3), 90, np.uint8),
+        "maps": np.arange(count * 4, dtype=np.float32).reshape(count, 2, 2) * value,
+        "shows": np.array(["Bag", "Coat", "Shirt"][:count]),
+        "predicted": np.array(["Bag", "Bag", "Shirt"][:count]),
+        "boxes": np.array([[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12], [13, 14, 15, 16]]),
+        "counts": np.array([1, 2, 1][:count]),
+    }
+
+
+def test_a_figure_has_the_maps_of_its_runs_and_a_hole_where_one_is_missing(tmp_path: Path) -> None:
+    experiment = experiments.get("figure4")
+    assert "Not run yet." in pictures.svg(experiment, "proxy", tmp_path)
+    rows = {c.row: run_of(c, "proxy") for c in experiment.cells}
+    for row in experiment.drawn[:2]:
+        keep(tmp_path, rows[row], "maps.npz", kept(2.0))
+    found = texts(pictures.svg(experiment, "proxy", tmp_path))
+    assert found.count("not run") == 2  # of the pictures 0 and 2, the third method
+    assert found.count("Bag") == 1  # the picture 1 is not drawn here
+    assert "Shirt" in found
+
+
+def test_a_picture_has_its_own_boxes() -> None:
+    seen = pictures.seen([None, kept(1.0)], 1)
+    assert seen.boxes.tolist() == [[5, 6, 7, 8], [9, 10, 11, 12]]
+    assert seen.maps[0] is None
+    assert seen.predicted == ("", "Bag")
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    experiment = experiments.get("figure4")
+    run = next(run_of(c, "proxy") for c in experiment.cells if c.row == experiment.drawn[0])
+    keep(tmp_path, run, "maps.npz", kept(1.0))
+    (results.folder(tmp_path, run) / "maps.npz").write_bytes(b"nothing")
+    with pytest.raises(results.ResultsError, match=r"maps.npz is missing or damaged; move"):
+        pictures.svg(experiment, "proxy", tmp_path)
+
+
+def test_trees_are_those_of_the_first_seed(tmp_path: Path) -> None:
+    experiment = experiments.get("figure2")
+    run = next(run_of(c, "proxy") for c in experiment.cells if c.row == experiment.drawn[0])
+    arrays = {
+        "pixels": np.zeros((2, 64, 64, 3), np.uint8),
+        "shows": np.array([[0, 1, 2, 3], [3, 2, 1, 0]]),
+        "classes": np.array([[1, 2, 3, 0], [0, 3, 1, 2]]),
+        "probabilities": np.full((2, 4), 0.25, np.float32),
+        "paths": np.zeros((2, 4, 2), np.int64),
+        "nodes1": np.ones((2, 4, 2, 2), np.float32),
+        "nodes2": np.ones((2, 4, 4, 4), np.float32),
+        "names": np.array(["zero", "one", "two", "three"]),
+    }
+    keep(tmp_path, run, "trees.npz", arrays)
+    found = texts(pictures.svg(experiment, "proxy", tmp_path))
+    assert "Shows zero, one, two, three" in found
+    assert "Shows three, two, one, zero" in found
+    tree = pictures.tree(arrays, 1, traced=2)
+    assert tree.classes == ("zero", "three")
+    assert len(tree.paths) == len(tree.nodes[1]) == 2

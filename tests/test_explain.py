@@ -1,0 +1,135 @@
+"""`repro explain`: anyone's picture, any trained classifier, and what is wrong in one line."""
+
+from __future__ import annotations
+
+import os
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from repro import results
+from repro.cli import main
+from repro.data import composed
+from repro.interpret.gradcat import gradcat
+from repro.spec import Classification, Model, Profiling, Recipe
+from repro.tasks.classification import create
+
+SMALL = Model.of(
+    "nest_small_imagenet", img_size=64, patch_size=4, depths=(1, 1, 1), embed_dims=(8, 16, 32),
+    num_heads=(1, 2, 4),
+)  # fmt: skip
+VIT = Model.of("deit_small_patch16_224", img_size=64, depth=2, embed_dim=16, num_heads=2)
+
+
+def trained(model: Model) -> Classification:
+    return Classification(
+        model=model, dataset=composed.SINGLES, recipe=Recipe(epochs=1, batch_size=4, lr=1e-3)
+    )
+
+
+def repro(line: str) -> int:
+    return main(line.split())
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a photograph, and results with a NesT and a ViT in them."""
+    monkeypatch.chdir(tmp_path)
+    for model in (SMALL, VIT):
+        run = trained(model)
+        folder = results.begin(tmp_path / "results", run)
+        save_file(create(model, 10, 0.0, 0).state_dict(), folder / results.WEIGHTS)
+    pixels = np.random.default_rng(0).integers(0, 255, (90, 130, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.jpg", quality=95)
+    return tmp_path
+
+
+def test_a_photograph_has_a_tree_and_maps(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert repro("explain photo.jpg --run nest-small --classes Bag,8,boot --out drawn") == 2
+    assert "class '8' is asked for twice" in capsys.readouterr().err
+    assert repro("explain photo.jpg --run nest-small --classes Bag,boot --out drawn") == 0
+    names = ["gradcat.svg", "gradcat.png", "maps.svg", "maps.png"]
+    assert capsys.readouterr().out.split() == [f"drawn/photo-{name}" for name in names]
+    text = "".join(
+        ElementTree.fromstring((here / "drawn" / "photo-gradcat.svg").read_text()).itertext()
+    )
+    assert "Bag" in text
+    assert "Ankle boot" in text
+    with Image.open(here / "drawn" / "photo-maps.png") as image:
+        assert image.width > 500
+    before = (here / "drawn" / "photo-gradcat.svg").read_bytes()
+    repro("explain photo.jpg --run nest-small --classes Bag,boot --out drawn")
+    assert (here / "drawn" / "photo-gradcat.svg").read_bytes() == before
+
+
+def test_the_tree_is_that_of_the_squeezed_picture(here: Path) -> None:
+    from repro.launch import explanation
+
+    run = trained(SMALL)
+    place = (here / "photo.jpg", run, None, ["8"], 1, here / "results", here)
+    found = explanation.explain(*place)
+    assert found.trees
+    net = create(SMALL, 10, 0.0, 0).eval()
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (composed.MEAN, composed.STD))
+    x = (torch.from_numpy(found.trees["pixels"]).permute(0, 3, 1, 2) / 255 - mean) / std
+    tree = gradcat(net, x.float(), 8)
+    assert found.trees["paths"][0, 0].tolist() == tree.path[0].tolist()
+    with Image.open(here / "photo.jpg") as image:
+        square = np.asarray(image.convert("RGB").resize((64, 64), Image.Resampling.BILINEAR))
+    assert np.abs(found.trees["pixels"][0].astype(int) - square).max() <= 1
+
+
+def test_what_is_no_nest_has_maps_only(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert repro("explain photo.jpg --run deit --top 2") == 0
+    assert capsys.readouterr().out.split() == ["photo-maps.svg", "photo-maps.png"]
+    text = (here / "photo-maps.svg").read_text()
+    assert "Gradient rollout" in text
+
+
+def test_weights_of_another_place(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = results.folder(here / "results", trained(SMALL)) / results.WEIGHTS
+    os.replace(source, here / "mine.safetensors")
+    assert repro("explain photo.jpg --run nest-small") == 2
+    assert "weights are not in git; train the run in another" in capsys.readouterr().err
+    line = "explain photo.jpg --run nest-small --weights mine.safetensors"
+    assert repro(line) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("nothing.jpg --run nest", "nothing.jpg: No such file or directory; name a JPEG or PNG"),
+        ("text.jpg --run nest", "text.jpg: "),
+        ("photo.jpg --run nest --classes tench", "class 'tench' is none of the 10 classes"),
+        ("photo.jpg --run nest --classes 10", "class '10' is none of the 10 classes"),
+        ("photo.jpg --run nest --classes o", "class 'o' may be 0 T-shirt/top, 1 Trouser"),
+        ("photo.jpg --run nest --classes 1,2,3,4,5", "at most 4 classes"),
+        ("photo.jpg --run nest --top 5", "at most 4 classes"),
+        ("photo.jpg --run vgg", "no run 'vgg'"),
+        ("photo.jpg --run counted", "counted by nobody"),
+        ("photo.jpg --run timm:resnet18", "none of the released weights of Table 2: resnet50.tv"),
+        ("photo.jpg --run nest --weights text.jpg", "text.jpg is not a safetensors file"),
+        ("photo.jpg --run deit --weights other.safetensors", "has no weights of deit_small"),
+        ("photo.jpg --run timm:nest_tiny_jx.goog_in1k --weights .", "nest_tiny_jx.goog_in1k.safet"),
+        ("photo.jpg", "required: run"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(
+    words: str, said: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "text.jpg").write_text("not a picture")
+    save_file({"a": torch.zeros(1)}, here / "other.safetensors")
+    if "counted" in words:
+        run = Profiling(model=VIT, classes=10, image_size=64)
+        folder = results.begin(here / "results", run)
+        words, said = words.replace("counted", folder.name), f"{folder.name} is no classifier"
+    assert main(["explain", *words.split()]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1, error
+    assert said in error
+    assert not list(here.glob("*.svg"))
