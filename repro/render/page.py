@@ -37,7 +37,6 @@ STYLE: Mapping[str, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "repro",  # of the ids in the file, which are random without
     "text.parse_math": False,  # a name may have dollars in it
-    "image.composite_image": False,  # every picture with its own pixels
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.titlesize": 9,

@@ -161,6 +161,17 @@ def test_values_stand_where_a_class_decides_and_the_one_entered_is_filled(name: 
         assert len(own) == wide
 
 
+def test_values_stand_from_left_to_right_as_the_children_are() -> None:
+    """Top left, top right, bottom left, bottom right: of all, and then of the top right block."""
+    top = np.arange(1, 5, dtype=np.float32).reshape(1, 2, 2)
+    leaves = np.arange(10, 26, dtype=np.float32).reshape(1, 4, 4)
+    figure = drawn(replace(tree([[1, 2]]), nodes=(top, leaves)))
+    values = [text for text in figure.axes[0].texts if re.fullmatch(r"[0-9.]+", text.get_text())]
+    values.sort(key=lambda text: (round(text.get_position()[1], 1), text.get_position()[0]))
+    words = [text.get_text() for text in values]
+    assert words == ["1.0", "2.0", "3.0", "4.0", "12", "13", "16", "17"]
+
+
 def test_values_of_a_step_are_written_in_one_unit() -> None:
     case = tree([[3, 1]])
     top = np.array([[[1.26e-4, -2e-5], [0, 9.94e-4]]], np.float32)
