@@ -380,7 +380,7 @@ def test_doctor_tells_what_is_here_and_what_keeps_from_training(
     absent = [line for line in out.splitlines() if line.startswith("--")]
     for name in ("cifar10", "cifar100", "fashion-mnist"):
         assert any(f"repro prepare {name} " in line for line in absent)
-    assert len(absent) == 7
+    assert len(absent) == 8
     (here / "a-file").write_text("")
     status, out, err = call(capsys, "doctor --results a-file")
     assert (status, err) == (2, "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -19,6 +20,7 @@ from repro.render.text import HOLE
 COLOURS = "inferno"  # perceptually uniform, from black to a pale yellow
 BOX = "#56b4e9"  # of the true boxes: seen on dark and on light, by colour-blind readers too
 SHARE = 0.62  # of the colours, before the picture
+BETWEEN = 0.3  # grey of a picture that is neither dark nor light
 LEAST_SIDE = 128  # px, of a drawn map
 
 _LARGEST = 1.42  # inches: a picture's side
@@ -61,20 +63,33 @@ def drawn(pictures: Sequence[Seen], methods: Sequence[str], title: str, note: st
 
 
 def overlay(pixels: NDArray[np.uint8], raw: NDArray[np.float32]) -> NDArray[np.uint8] | None:
-    """The map's colours over the picture in grey, (T, T, 3); None if the map is constant.
+    """The map's colours over the picture in grey, (T, T, 3); None if it has nothing to show.
 
     It is enlarged bicubically, then scaled from its least to its largest value.
     """
+    if _empty(raw):
+        return None
     times = -(-LEAST_SIDE // len(pixels))
     side = times * len(pixels)
     large = np.asarray(
         Image.fromarray(raw.astype(np.float32)).resize((side, side), Image.Resampling.BICUBIC)
     )
-    spread = float(large.max() - large.min())
-    if not 0 < spread < np.inf or float(raw.max()) == float(raw.min()):
-        return None
-    colours = matplotlib.colormaps[COLOURS]((large - large.min()) / spread)[:, :, :3]
     grey = pixels.mean(2).repeat(times, 0).repeat(times, 1)[:, :, None] / 255
+    return _coloured((large - large.min()) / (large.max() - large.min()), grey)
+
+
+def _empty(raw: NDArray[np.float32] | None) -> str:
+    """Why there is nothing to show of a map; '' if there is."""
+    if raw is None:
+        return HOLE
+    if not np.isfinite(raw).all():
+        return "not finite"
+    return "constant" if raw.max() == raw.min() else ""
+
+
+def _coloured(values: NDArray[np.float32], grey: Any) -> NDArray[np.uint8]:
+    """Values from 0 to 1 as colours over something grey."""
+    colours = matplotlib.colormaps[COLOURS](values)[:, :, :3]
     mixed = SHARE * colours + (1 - SHARE) * grey
     return np.asarray(np.rint(255 * mixed).astype(np.uint8))
 
@@ -91,10 +106,10 @@ def _draw_row(axes: Axes, picture: Seen, y: float, side: float) -> None:
         shown = None if raw is None else overlay(picture.pixels, raw)
         if shown is None:
             page.frame(axes, (x, y), (side, side), FAINT, 1, fill=True, facecolor=FAINT, zorder=2)
-            label(axes, x + side / 2, y + side / 2, HOLE if raw is None else "constant", color=GREY)
-            continue
-        page.picture(axes, shown, x, y, side)
-        _draw_boxes(axes, picture, x, y, side)
+            label(axes, x + side / 2, y + side / 2, _empty(raw), color=GREY)
+        else:
+            page.picture(axes, shown, x, y, side)
+            _draw_boxes(axes, picture, x, y, side)
         if taken and taken != picture.shows:
             page.write(axes, x, below, page.shortened(f"taken for {taken}", letters), 7, color=GREY)
 
@@ -111,7 +126,7 @@ def _draw_boxes(axes: Axes, picture: Seen, x: float, y: float, side: float) -> N
 def _draw_scale(axes: Axes, y: float) -> None:
     """What the colours are, and the frames."""
     width, height, middle = 1.1, 0.11, y + 0.09
-    ramp = matplotlib.colormaps[COLOURS](np.linspace(0, 1, 64))[None, :, :3]
+    ramp = _coloured(np.linspace(0, 1, 64, dtype=np.float32)[None], BETWEEN)
     extent = (EDGE + 0.36, EDGE + 0.36 + width, middle + height / 2, middle - height / 2)
     axes.imshow(ramp, extent=extent, aspect="auto", clip_on=False, zorder=3)
     label(axes, EDGE, middle, "least", ha="left")

@@ -70,6 +70,8 @@ def test_holes_are_seen_and_wrong_classes_named() -> None:
     found = texts(page.svg(drawn(picture(maps=(None, flat))), "A title"))
     assert "not run" in found
     assert "constant" in found
+    bad = np.full((4, 4), np.nan, np.float32)
+    assert "not finite" in texts(page.svg(drawn(picture(maps=(bad, bad))), "A title"))
     found = texts(page.svg(drawn(picture()), "A title"))
     assert "taken for Coat" in found
     assert "taken for Bag" not in found
