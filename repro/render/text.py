@@ -62,6 +62,10 @@ MEASURES: Mapping[str, Measure] = {
     "gt_known_fixed": _share("the same with a fixed threshold"),
     "max_box_acc": _share("the same with the best threshold for these images"),
     "max_box_acc_v2": _share("the same for every contour, mean over IoUs of 0.3, 0.5 and 0.7"),
+    **{
+        f"gt_known_iou{iou}": _share("images whose box is right, by the IoU that is asked for")
+        for iou in range(10, 100, 10)
+    },
     "pointing": _share("maps that are largest on an object"),
     "energy": _share("positive values that lie on objects"),
     "insertion": _share("mean probability while pixels come"),

@@ -70,7 +70,7 @@ class Seen:
     """What remains of the maps of N images."""
 
     scores: Scores  # of maps from their least value to their largest
-    legacy: Scores  # of their positive values over the largest
+    fixed: Scores  # of their positive values over the largest, cut at FIXED_TAU
     points: Floats  # (N, 2): the pointing game, and its energy form
     predicted: npt.NDArray[np.int64]  # (N,)
 
@@ -105,15 +105,15 @@ def _measured(run: Localization, job: Job, device: torch.device) -> Result:
     resamples = Resamples(len(labels))
     tuned = box_accuracy.localization(here.scores, chosen, right, resamples)
     oracle = box_accuracy.localization(here.scores, None, right, resamples)
-    legacy = box_accuracy.fixed(FIXED_TAU)
-    by_fixed = box_accuracy.localization(here.legacy, legacy, right, resamples)
+    fixed = box_accuracy.fixed(FIXED_TAU)
+    by_fixed = box_accuracy.localization(here.fixed, fixed, right, resamples)
     metrics = _by_boxes(tuned, oracle, by_fixed)
     metrics["top1"] = 100 * float(right.mean())
     points = estimates(resamples.means(here.points))
     metrics |= percent({"pointing": points[0], "energy": points[1]})
     if run.probed:
         metrics |= _probed(run, net, images, job, device)
-    arrays = _per_image(here.scores, here.legacy, tuned, oracle)
+    arrays = _per_image(here.scores, here.fixed, tuned, oracle)
     arrays |= {"label": labels.astype(np.uint16), "predicted": here.predicted.astype(np.uint16)}
     taus = {
         "tuned": chosen.largest,
@@ -193,9 +193,11 @@ def scored(raw: npt.NDArray[np.float32], truths: list[Boxes], names: list[str]) 
         pointing_game(torch.from_numpy(by_range), masks).hit,
         energy_pointing(torch.from_numpy(by_max), masks).nan_to_num(0.0),  # of an empty map
     ]
+    # Of one threshold alone: what passes it has all cuts alike, and one set of contours.
+    passed = (by_max.astype(np.float64) * 255).astype(np.uint8) > int(FIXED_TAU * 255)
     return (
         score(by_range, truths, names),
-        score(by_max, truths, names),
+        score(passed.astype(np.float32), truths, names),
         torch.stack(points, dim=1).double().numpy(),
     )
 
@@ -242,7 +244,7 @@ def _by_boxes(
 
 def _per_image(
     scores: Scores,
-    legacy: Scores,
+    fixed: Scores,
     tuned: box_accuracy.Localization,
     oracle: box_accuracy.Localization,
 ) -> dict[str, npt.NDArray[Any]]:
@@ -251,7 +253,7 @@ def _per_image(
     return {
         "iou": scores.best_at("largest", tuned.thresholds.largest),
         "iou_oracle": scores.best_at("largest", best),
-        "iou_fixed": legacy.best_at("largest", FIXED_TAU),
+        "iou_fixed": fixed.best_at("largest", FIXED_TAU),
         "iou_every_oracle": np.stack([scores.best_at("every", tau) for tau in every], axis=1),
     }
 
