@@ -58,7 +58,8 @@ def drawn(pictures: Sequence[Seen], methods: Sequence[str], title: str, note: st
             page.write(axes, x, top, name, 8, weight="bold")
         for number, picture in enumerate(pictures):
             _draw_row(axes, picture, head + number * row, side)
-        _draw_scale(axes, head + row * len(pictures) + 0.02)
+        boxed = any(len(picture.boxes) for picture in pictures)
+        _draw_scale(axes, head + row * len(pictures) + 0.02, boxed)
     return figure
 
 
@@ -123,13 +124,14 @@ def _draw_boxes(axes: Axes, picture: Seen, x: float, y: float, side: float) -> N
         page.frame(axes, corner, size, BOX, 1)
 
 
-def _draw_scale(axes: Axes, y: float) -> None:
-    """What the colours are, and the frames."""
+def _draw_scale(axes: Axes, y: float, boxed: bool) -> None:
+    """What the colours are, and the frames, if there are any."""
     width, height, middle = 1.1, 0.11, y + 0.09
     ramp = _coloured(np.linspace(0, 1, 64, dtype=np.float32)[None], BETWEEN)
     extent = (EDGE + 0.36, EDGE + 0.36 + width, middle + height / 2, middle - height / 2)
     axes.imshow(ramp, extent=extent, aspect="auto", clip_on=False, zorder=3)
     label(axes, EDGE, middle, "least", ha="left")
     label(axes, EDGE + 0.42 + width, middle, "largest", ha="left", color=DARK)
-    page.frame(axes, (EDGE + 2.25, middle - height / 2), (0.16, height), BOX, 1)
-    label(axes, EDGE + 2.47, middle, "a true box", ha="left")
+    if boxed:
+        page.frame(axes, (EDGE + 2.25, middle - height / 2), (0.16, height), BOX, 1)
+        label(axes, EDGE + 2.47, middle, "a true box", ha="left")

@@ -88,6 +88,12 @@ def test_boxes_lie_where_they_are() -> None:
     assert frames[0].get_height() / 17 == pytest.approx(scale)  # type: ignore[attr-defined]
 
 
+def test_where_there_are_no_boxes_none_are_explained() -> None:
+    none = picture(boxes=np.zeros((0, 4), np.int64))
+    assert "a true box" not in texts(page.svg(drawn(none), "A title"))
+    assert "a true box" in texts(page.svg(drawn(picture()), "A title"))
+
+
 BLUE = matplotlib.colors.to_rgb(maps.BOX)
 
 
