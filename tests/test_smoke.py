@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-ROWS = ("NesT-T", "NesT3-T, S=2", "AvgPool3x3")
-ITEMS = ("table2", "figure_a1", "figure7")
+ROWS = ("NesT-T", "NesT3-T, S=2", "AvgPool3x3", "Centre box")
+ITEMS = ("table2", "figure_a1", "figure7", "figure3_right")
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +40,7 @@ def test_trained_tested_counted_and_drawn(out: tuple[Path, str]) -> None:
     assert "not run" in row(folder, "table2", "NesT-S")
     assert re.fullmatch(r"\*{0,2}[\d.]+ \(1\)\*{0,2}", trained[6])
     assert "not run" not in row(folder, "figure7", "AvgPool3x3")
+    assert "not run" not in row(folder, "figure3_right", "Centre box")
     assert "Smoke scale" in printed
 
 
