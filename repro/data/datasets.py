@@ -40,7 +40,14 @@ from repro.data.photos import Photos
 
 __all__ = ["DataError", "Images", "Photos", "Split", "check_name", "load", "names", "splits"]
 
-PhotosName = Literal["imagenet", "imagenet22k", "imagenet-smoke", "imagenet22k-smoke"]
+PhotosName = Literal[
+    "imagenet",
+    "imagenetv2",
+    "imagenet22k",
+    "imagenet-smoke",
+    "imagenetv2-smoke",
+    "imagenet22k-smoke",
+]
 
 
 @overload
@@ -98,7 +105,7 @@ def names() -> tuple[str, ...]:
 
 
 def splits(name: str) -> tuple[Official, ...]:
-    """The official splits of a dataset: 'train', and 'test' if it has one."""
+    """The official splits of a dataset, 'train' and 'test', or the one that it has."""
     return imagenet.splits(name) if name in imagenet.SETS else ("train", "test")
 
 

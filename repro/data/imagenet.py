@@ -100,7 +100,8 @@ def load(name: str, split: Official, root: Path) -> Photos:
     Raises DataError for what is missing, damaged, or not what the dataset's name says.
     """
     if split not in splits(name):
-        raise DataError(f"{name} has no {split} split; there are 'train', 'fit' and 'validation'")
+        others = "is 'test' alone" if split == "train" else "are 'train', 'fit' and 'validation'"
+        raise DataError(f"{name} has no {split} split; there {others}")
     folder = root / name
     index = index_folder(name, root) / f"{split}.npz"
     try:
@@ -115,7 +116,8 @@ def load(name: str, split: Official, root: Path) -> Photos:
 
 def found(name: str, split: Official, root: Path) -> list[Container]:
     """The folders or tars of a split; a DataError that says what to put where, for none."""
-    containers = layouts.find(root / name, split, one_split=len(splits(name)) == 1)
+    one_split, numbered = len(splits(name)) == 1, SETS[name].numbered
+    containers = layouts.find(root / name, split, one_split, numbered)
     if not containers:
         raise DataError(_wanted(name, split, root))
     return containers

@@ -17,24 +17,26 @@ SHARD: dict[Official, re.Pattern[str]] = {
     "test": re.compile(r"(.*[-_.])?val(idation)?[-_.]\d+\.tar"),
 }
 
+NUMBER = re.compile(r"\d{1,3}")  # of a class of ImageNetV2
 
-CLASS = re.compile(rf"{WNID.pattern}|\d{{1,3}}")  # ImageNetV2's folders are numbered
 
-
-def find(folder: Path, split: Official, one_split: bool) -> list[Container]:
+def find(folder: Path, split: Official, one_split: bool, numbered: bool = False) -> list[Container]:
     """The folders or tars of a split, in the first form that there is; none where there is none.
 
-    A set of one split may also have its classes in `folder` itself. DataError: not readable.
+    A set of one split may also have its classes in `folder` itself. `numbered` is a set whose
+    folders have the number of their class for a wnid. DataError: not readable.
     """
-    for found in _forms(folder, split, one_split):
+    for found in _forms(folder, split, one_split, NUMBER if numbered else WNID):
         if found:
             return [Container(str(Path(c.path).relative_to(folder)), c.kind, c.wnid) for c in found]
     return []
 
 
-def _forms(folder: Path, split: Official, one_split: bool) -> Iterator[list[Container]]:
+def _forms(
+    folder: Path, split: Official, one_split: bool, of_class: re.Pattern[str]
+) -> Iterator[list[Container]]:
     places = [folder / place for place in FOLDERS[split]] + [folder] * one_split
-    yield from map(_class_folders, places)
+    yield from (_class_folders(place, of_class) for place in places)
     if split == "test":
         yield from map(_flat, places)
     yield _archive(folder, split)
@@ -52,8 +54,8 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         raise DataError(f"{folder}: {reason(error)}; make it readable and try again") from error
 
 
-def _class_folders(place: Path) -> list[Container]:
-    entries = (entry for entry in _entries(place) if CLASS.fullmatch(entry.name))
+def _class_folders(place: Path, of_class: re.Pattern[str]) -> list[Container]:
+    entries = (entry for entry in _entries(place) if of_class.fullmatch(entry.name))
     return [Container(e.path, "folder", e.name) for e in entries if e.is_dir()]
 
 

@@ -54,7 +54,8 @@ _UNSHARE_AS_USER = f"{_UNSHARE} --user --map-current-user --keep-caps"
 # The shell is the node's process 1, for slurmd does not wait for orphans.
 _NODE = 'hostname "$0" && mount --bind "$1" /etc/hosts && shift && { "$@" & wait $!; }'
 
-# cred_expire is also how long a requeued job waits: 5 s is the least.
+# cred_expire is also how long a requeued job waits: 5 s is the least. A node is given up after
+# SlurmdTimeout, which is longer than a busy machine stands still.
 _CONFIGURATION = """
 ClusterName=testbed
 SlurmctldHost={host}(127.0.0.1)
@@ -84,7 +85,7 @@ PreemptMode=REQUEUE
 FirstJobId={first_job}
 JobRequeue=1
 ReturnToService=2
-SlurmdTimeout=5
+SlurmdTimeout=15
 MessageTimeout=5
 KillWait=3
 MinJobAge=3600

@@ -218,6 +218,13 @@ def test_val_that_is_missing_is_asked_for(root: Path) -> None:
     assert len(load(NAME, "train", root)) == 40
 
 
+def test_a_folder_with_a_number_is_no_class_of_imagenet(root: Path) -> None:
+    """As those of ImageNetV2 are, which may have been unpacked beside."""
+    place = root / NAME / "train"
+    shutil.copytree(next(place.glob("n*")), place / "17")
+    assert len(load(NAME, "train", root)) == 40
+
+
 # ---- what it must be ----------------------------------------------------------------------------
 
 

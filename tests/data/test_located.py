@@ -111,7 +111,7 @@ def test_a_set_that_is_not_there_says_where_to_put_it(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"put ImageNetV2 .* there as <number of the class>/"):
         datasets.load("imagenetv2", "test", tmp_path)
     assert datasets.splits("imagenetv2") == ("test",)
-    with pytest.raises(DataError, match="imagenetv2 has no train split"):
+    with pytest.raises(DataError, match="imagenetv2 has no train split; there is 'test' alone"):
         datasets.load("imagenetv2", "train", tmp_path)
 
 

@@ -166,11 +166,9 @@ def test_a_warning_saves_and_requeues(
     """As a preemption warns, with four ranks that must agree on the step, and with one."""
     site = replace(SITE, resources=(replace(ONE, runs=LONG.id), FOUR_RANKS.resources[0]))
     four = replace(LONG, seed=1)
-    submit(tmp_path, LONG, four, site=site)
-    for run in (LONG, four):
-        job = wait_training(tmp_path, run)
-        bed.ask("scancel", f"--signal={number}", job)
-    for run in (LONG, four):
+    for run in (LONG, four):  # one after the other: it is seen in the queue for seconds only
+        submit(tmp_path, run, site=site)
+        bed.ask("scancel", f"--signal={number}", wait_training(tmp_path, run))
         wait_until(lambda run=run: look(tmp_path, run).name == "queued")  # type: ignore[misc]
         assert "again, after: preempted" in look(tmp_path, run).note
         assert "stopped after step" in log(tmp_path, run)
