@@ -69,7 +69,9 @@ READING = (
     Decision("GradCAT's sign", "the gradient itself: h = A · ∂Y/∂A",
              "minus that, as Algorithm 1 has it, which is measured beside it",
              "for a logit the ascent direction is the gradient, and the text wants higher values "
-             "to be more important"),
+             "to be more important. At the input of the top, however, minus the gradient asks for "
+             "what the top adds at a position, its embedding and layers: the norms make the h of "
+             "that and of the input cancel"),
     Decision("GradCAT's activation at the top", "what the aggregation gives, before the attention "
              "of the top mixes the four blocks", "what follows the final norm, of which h is the "
              "CAM, measured beside it; ahead of that norm h sums to 0 over channels",

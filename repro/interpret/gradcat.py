@@ -111,6 +111,9 @@ def gradcat(
         classes: (B,) integers, or one for all. The paper takes the predicted class.
         sign: 'ascent': h = A · ∂logit/∂A, by which higher means more important, as the paper's
             text wants it. 'literal': minus that, as its formula says, which is right for a loss.
+            At the top's 'input' that is also the h of what the top adds there, its position
+            embedding and what its layers compute: the norms hide the scale of a position's sum,
+            so that over channels the h of all its parts sum to 0.
         top_tap: what A is at the top: 'input', as the aggregation gives it, before its attention
             mixes the four blocks; 'norm', after the final norm, where the sum is the CAM over H·W.
             'output', ahead of that norm, is refused: a layer norm does not see the scale of its

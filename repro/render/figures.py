@@ -94,7 +94,7 @@ def _note(experiment: Experiment, frame: pd.DataFrame, scale: Scale) -> str:
             texts.append(f"{_capital(state)}: {names}.")
     if scale != "paper":
         if experiment.plot == "lines":
-            texts.append("The places on the x axis are the paper's.")
+            texts.append("The places on the x axis are those at paper scale.")
         shown = " ".join(panels(frame, scale).values())
         texts += [data_note(experiment, scale, shown), scale_note(experiment, frame, scale)]
     return " ".join(text for text in texts if text)

@@ -123,6 +123,24 @@ def test_ahead_of_the_norm_activation_times_gradient_cancels_so_it_is_refused() 
         gradcat(model, images, CLASSES, top_tap="output")
 
 
+@pytest.mark.parametrize("build", [small.our_nest, small.our_deep_nest])
+def test_ahead_of_layers_it_is_minus_what_they_add(build: Callable[[], Any]) -> None:
+    """At each position, a layer norm hides the scale of the sum of what came in, the position
+    embedding, and what each layer adds; so activation times gradient of all these sums to 0."""
+    model, images = build(), small.pictures(3)
+    top = len(model.transformers) - 1
+    layers = range(len(model.transformers[top]))
+    added = [f"transformers.{top}.{n}.{branch}" for n in layers for branch in ("attn", "mlp")]
+    taps = tap(model, images, [f"aggregations.{top - 1}", *added])
+    came, *slopes = gradients(taps, CLASSES)
+    embedding = unblockify(model.pos_embed[top], model.block_side)
+    input_h = (taps.kept[0] * came).sum(-1)
+    added_h = (embedding * came).sum(-1)
+    for output, slope in zip(taps.kept[1:], slopes, strict=True):
+        added_h += unblockify((output * slope).sum(-1, keepdim=True), model.block_side)[..., 0]
+    assert (input_h + added_h).abs().max() < 1e-4 * input_h.abs().max()
+
+
 @pytest.mark.parametrize("build", [small.our_nest, small.timm_nest, small.our_deep_nest])
 def test_the_tree_holds_together(build: Callable[[], Any]) -> None:
     """The values between which each step decides are nodes; their indices run row by row."""
