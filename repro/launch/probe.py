@@ -10,13 +10,10 @@ from __future__ import annotations
 import getpass
 import io
 import json
-import os
 import platform
 import re
 import secrets
 import shutil
-import signal
-import subprocess
 import tempfile
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
@@ -27,20 +24,17 @@ from pathlib import Path
 from typing import Any
 
 from repro import results
-from repro.launch import cluster, fit, queue, ranks, slurm
-from repro.launch.cluster import Cluster, ClusterError, Gpus, Resources
+from repro.launch import cluster, fit, queue, slurm, survey
+from repro.launch.cluster import Cluster, ClusterError, Resources
+from repro.launch.survey import Line
+from repro.launch.visit import Visit, read
 
 QUEUE_SECONDS = 600.0  # for the job to start
 _TELL_SECONDS = 5.0  # in the queue, then it is said why
 RUN_SECONDS = 420.0  # for it to end: loading torch from a busy disk can take minutes
 _END_SECONDS = 45.0  # for a cancelled job to be gone; SLURM's KillWait is 30 s by default
 _VISIBLE_SECONDS = 5.0  # for files of the nodes to be seen here; NFS is not always prompt
-_ANSWER_SECONDS = 20.0  # for commands of SLURM that are asked out of curiosity
-_MEMORY_GB = 4.0  # of a task: what the probe asks for at most, and what a run needs at least
-_CPUS_PER_TASK = 12  # of a first site file, at most
 _LIMIT_MINUTES = 10
-
-Line = tuple[str, str]  # 'ok', '--' (worth knowing) or 'MISS' (keeps runs from working), and words
 
 
 def examine(file: Path, root: Path) -> Iterator[Line]:
@@ -54,12 +48,12 @@ def examine(file: Path, root: Path) -> Iterator[Line]:
         yield "MISS", str(error)
         return
     try:
-        yield from _system()
+        yield from survey.system()
         offered = queue.partitions()
-        yield from _partitions(offered)
-        first = None if file.exists() else guess(offered)
+        yield from survey.partitions(offered)
+        first = None if file.exists() else survey.guess(offered)
         if first:
-            yield _written(file, first)
+            yield survey.written(file, first)
         site = cluster.load(file)
         try:
             fit.check(site, site.resources, root)
@@ -68,234 +62,11 @@ def examine(file: Path, root: Path) -> Iterator[Line]:
         yield "ok", f"{file} fits the partitions"
         proven = yield from _probe(site, file, offered, root)
         if proven and not site.shared:
-            yield _shared(file, first, root)
+            yield survey.keep_shared(file, first, root)
     except queue.QueueError as error:
         yield "MISS", f"{error}; ask the site's support, or try again later"
     except (ClusterError, results.ResultsError) as error:
         yield "MISS", str(error)
-
-
-# --- what SLURM says of itself -------------------------------------------------------------------
-
-
-def _system() -> Iterator[Line]:
-    config = queue.config()
-    version = _ask("sbatch", "--version").split()
-    name = config.get("ClusterName", "without a name")
-    yield "ok", f"SLURM {version[-1] if version else '?'}; the controller of {name} answers"
-    yield _accounting()
-    most = int(config.get("MaxArraySize", 1001)) - 1
-    if most < 1:
-        yield "MISS", "SLURM takes no job arrays here (MaxArraySize); ask the site to allow them"
-    else:
-        yield "ok", f"arrays of at most {most} runs"
-    yield _preemption(config)
-    if config.get("JobRequeue", "1") == "1":
-        yield "ok", "jobs may be requeued"
-    else:
-        yield "--", "jobs are requeued only if they ask for it (JobRequeue=0); ours do"
-
-
-def _accounting() -> Line:
-    """The accounts and qualities of service that are ours."""
-    user = getpass.getuser()
-    command = ("sacctmgr", "-nP", "show", "assoc", f"user={user}", "format=account,qos")
-    answer = _ask(*command, otherwise="none")
-    if answer == "none":
-        return "--", "no accounting: not needed"
-    rows = sorted({tuple(line.split("|")) for line in answer.split() if line.count("|") == 1})
-    if not rows:
-        return "--", f"accounting knows no account of {user}"
-    told = [f"{account} (qos {qos or 'of the site'})" for account, qos in rows]
-    return "ok", f"accounts: {', '.join(told)}"
-
-
-def _preemption(config: Mapping[str, str]) -> Line:
-    if config.get("PreemptType", "preempt/none") == "preempt/none":
-        return "ok", "jobs are not preempted"
-    mode = config.get("PreemptMode", "?")
-    after = "goes on by itself" if "REQUEUE" in mode else "goes on when it is launched again"
-    warned = "send_user_signal" in " ".join(
-        config.get(name, "") for name in ("SlurmctldParameters", "PreemptParameters")
-    )
-    if not warned:  # TERM is heeded as well
-        return "--", f"jobs may be preempted ({mode}), warned by TERM alone; a run {after}"
-    return (
-        "ok",
-        f"jobs may be preempted ({mode}), and are warned; a run saves its state and {after}",
-    )
-
-
-def _partitions(offered: Mapping[str, queue.Partition]) -> Iterator[Line]:
-    if not offered:
-        yield "MISS", "SLURM shows us no partition; ask the site for access to one"
-    for name, part in offered.items():
-        label = f"{name} (default)" if part.is_default else name
-        limit = f"{_time(part.minutes)} at most" if part.minutes < float("inf") else "no time limit"
-        gpus = [f"{count} {kind}".rstrip() for kind, count in part.gpus.items()]
-        features = f"; features {', '.join(sorted(part.features))}" if part.features else ""
-        only = f"; for {', '.join(sorted(part.accounts))} only" if part.accounts else ""
-        yield (
-            "ok",
-            f"partition {label}: {limit}; nodes: {part.nodes}, each with CPUs: {part.cpus}, "
-            f"memory: {part.memory_gb:.0f} GiB, GPUs: {' or '.join(gpus) or 'none'}"
-            f"{features}{only}",
-        )
-
-
-def _ask(*command: str, otherwise: str = "") -> str:
-    """What a command prints, or else this if it is not there, refuses, or is silent."""
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_ANSWER_SECONDS, check=True,
-            stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return otherwise
-    return done.stdout
-
-
-# --- a first site file ---------------------------------------------------------------------------
-
-
-def guess(offered: Mapping[str, queue.Partition]) -> Cluster:
-    """A site in the default partition, or else in the one with most GPUs; one GPU a run."""
-    if not offered:
-        raise ClusterError("without a partition there is nothing to write a site file from")
-    default = next((part for part in offered.values() if part.is_default), None)
-    open_to_all = [part for part in offered.values() if not part.accounts]
-    richest = max(open_to_all or offered.values(), key=lambda part: part.nodes * _gpus(part))
-    chosen = default if default and (_gpus(default) or not _gpus(richest)) else richest
-    gpus, kinds = _gpus(chosen), [kind for kind in chosen.gpus if kind]
-    cpus = max(1, min(_CPUS_PER_TASK, chosen.cpus // max(1, gpus)))
-    minutes = int(min(24 * 60, chosen.minutes))
-    few = gpus and queue.config().get("SelectType", "") != "select/cons_tres"
-    by_default = _default_memory_gb(chosen.name, cpus)
-    enough = max(1, min(4 * _MEMORY_GB, chosen.memory_gb / max(1, gpus)) // 1)
-    return Cluster(
-        partition=None if chosen is default else chosen.name,
-        gpus=Gpus(
-            request="gres" if few else "gpus-per-node",
-            type=kinds[0] if len(chosen.gpus) == 1 and kinds else None,
-        ),
-        resources=(
-            Resources(
-                gpus=min(1, gpus),
-                cpus=cpus,
-                memory_gb=enough if by_default < min(_MEMORY_GB, enough) else None,
-                time=_time(minutes),
-            ),
-        ),
-        warning_seconds=min(Cluster().warning_seconds, 30 * minutes),
-    )
-
-
-def _gpus(part: queue.Partition) -> int:
-    """GPUs of a node. Of several types each node has one, as a rule."""
-    return max(part.gpus.values(), default=0)
-
-
-def _time(minutes: float) -> str:
-    """A time limit as site files write it.
-
-    >>> _time(1440), _time(720), _time(90)
-    ('1d', '12h', '90m')
-    """
-    for unit, length in (("d", 24 * 60), ("h", 60)):
-        if minutes % length == 0:
-            return f"{minutes / length:.0f}{unit}"
-    return f"{int(minutes)}m"
-
-
-def _default_memory_gb(partition: str, cpus: int) -> float:
-    """GiB that a task of so many CPUs gets if it asks for none; inf if there is no such rule."""
-    for command in (("partition", partition), ("config",)):
-        said = _ask("scontrol", "show", *command)
-        if rule := re.search(r"DefMemPer(CPU|GPU|Node)\s*=\s*([1-9]\d*)", said):
-            return int(rule[2]) / 1024 * (cpus if rule[1] == "CPU" else 1)
-    return float("inf")
-
-
-def _written(file: Path, site: Cluster) -> Line:
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ClusterError(f"cannot make {file.parent}: {error.strerror}; name another") from error
-    results.write(file, cluster.dump(site))
-    shape = site.resources[0]
-    asks = f"GPUs: {shape.gpus}, CPUs: {shape.cpus}, {shape.time} at a time"
-    where = f"partition {site.partition}" if site.partition else "the default partition"
-    return "ok", f"wrote {file}, a first guess: runs in {where}, each with {asks}; look at it"
-
-
-def _shared(file: Path, first: Cluster | None, root: Path) -> Line:
-    """Keep what was proven, if the file is still the one that we wrote."""
-    if first and file.read_text() == cluster.dump(first):
-        results.write(file, cluster.dump(replace(first, shared=(str(root),))))
-        return "ok", f"wrote into {file} that the nodes share {root}"
-    return "--", f"{file} names no folders that the nodes share; it could: shared: [{root}]"
-
-
-# --- on the nodes --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Visit:
-    """What submitit carries to the nodes: a rank says what it sees, and meets the others."""
-
-    folder: str
-    token: str
-
-    def __call__(self) -> None:
-        signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # of a time limit
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR2, signal.SIGTERM, signal.SIGINT])
-        ranks.from_slurm()
-        folder, rank = Path(self.folder), os.environ.get("RANK", "0")
-        said: dict[str, Any] = {
-            "node": os.environ.get("SLURMD_NODENAME", platform.node()),
-            "python": platform.python_version(),
-            "sees": _read(folder / "token") == self.token,
-            "scontrol": queue.answers(),
-        }
-        status = 0
-        results.write(folder / f"answer-{rank}", json.dumps(said))
-        try:
-            said |= _torch()
-        except Exception as error:
-            said["error"] = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            status = 1
-        results.write(folder / f"answer-{rank}", json.dumps(said))
-        os._exit(status)  # submitit would write a pickle of a result
-
-
-def _torch() -> dict[str, Any]:
-    """What torch sees on this node, and whether the ranks find each other. Apart if not."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    import torch
-
-    from repro.train import distributed
-
-    count = torch.cuda.device_count()
-    gpus = [torch.cuda.get_device_name(i) for i in range(count)]
-    began = time.monotonic()
-    with distributed.join(torch.device("cpu")) as ours:
-        met = int(ours.sum(torch.ones(1)).item())
-    return {
-        "torch": metadata.version("torch"),
-        "cuda": torch.version.cuda,
-        "gpus": gpus,
-        "ranks": met,
-        "seconds": time.monotonic() - began,
-    }
-
-
-def _read(path: Path) -> str:
-    """What a file says; '' if it cannot be read."""
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""
 
 
 # --- the job, from here --------------------------------------------------------------------------
@@ -323,7 +94,7 @@ class _Job:
         file = self.printed / f"{self.id}_{rank}_log.err"
         if not file.exists():
             return None
-        lines = [line.strip() for line in _read(file).splitlines()]
+        lines = [line.strip() for line in read(file).splitlines()]
         told = [line for line in lines if line and not line.startswith("--- attempt")]
         own = [line for line in told if not line.startswith("srun: ")]
         last = (own or told or [f"SLURM says {self.state}, {self.reason}"])[-1]
@@ -337,11 +108,11 @@ def _probe(
     refusal = ""
     with _folder(root) as home:
         for shape in _shapes(site, offered):
-            visit = Visit(str(home), secrets.token_hex(8))
-            results.write(home / "token", visit.token)
+            carried = Visit(str(home), secrets.token_hex(8))
+            results.write(home / "token", carried.token)
             try:
                 with redirect_stderr(io.StringIO()):  # submitit repeats there what sbatch says
-                    submitted = slurm.submit_probe(site, shape, home, visit)
+                    submitted = slurm.submit_probe(site, shape, home, carried)
             except queue.QueueError as error:
                 refusal = str(error)
                 continue
@@ -396,7 +167,7 @@ def _shapes(site: Cluster, offered: Mapping[str, queue.Partition]) -> Iterator[R
         nodes=min(2, max([part.nodes for part in parts], default=1)),
         gpus=0,
         cpus=1,
-        memory_gb=run.memory_gb and min(run.memory_gb, _MEMORY_GB),
+        memory_gb=run.memory_gb and min(run.memory_gb, survey.MEMORY_GB),
         time=f"{limit}m",
         partition=run.partition,
     )
@@ -566,7 +337,7 @@ def _answers(job: _Job) -> dict[int, dict[str, Any]]:
         found = {
             rank: json.loads(text)
             for rank in range(job.count)
-            if (text := _read(job.home / f"answer-{rank}"))
+            if (text := read(job.home / f"answer-{rank}"))
         }
         if len(found) == job.count or time.monotonic() > patience:
             return found
@@ -575,7 +346,7 @@ def _answers(job: _Job) -> dict[int, dict[str, Any]]:
 
 def _nodes(job: _Job) -> list[str]:
     """The node of each rank."""
-    names = _ask("scontrol", "show", "hostnames", job.nodes).split() if job.nodes else []
+    names = survey.ask("scontrol", "show", "hostnames", job.nodes).split() if job.nodes else []
     names += [f"node {i + 1}" for i in range(len(names), job.shape.nodes)]
     return [name for name in names for _ in range(job.shape.tasks_per_node)]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from repro.launch import cluster, probe, queue
+from repro.launch import cluster, probe, queue, survey
 from repro.launch.cluster import Cluster, Gpus, Resources
 from repro.launch.testbed import Testbed
 
@@ -219,8 +219,8 @@ def guessed(
     memory: str = "DefMemPerNode = UNLIMITED",
 ) -> Cluster:
     monkeypatch.setattr(queue, "config", lambda: {"SelectType": select})
-    monkeypatch.setattr(probe, "_ask", lambda *_, **__: memory)
-    return probe.guess({part.name: part for part in offered})
+    monkeypatch.setattr(survey, "ask", lambda *_, **__: memory)
+    return survey.guess({part.name: part for part in offered})
 
 
 def partition(
