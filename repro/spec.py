@@ -147,6 +147,9 @@ class Run(ABC):
         return f"{self.slug}-{digest[:8]}"
 
 
+TIMM = "timm:"  # before the tag of released weights
+
+
 @dataclass(frozen=True, kw_only=True)
 class Classification(Run):
     """Train a classifier and test it. Metrics: `top1`, `top5` in percent, `loss`.
@@ -167,6 +170,12 @@ class Classification(Run):
     @property
     def starts_from(self) -> Run | None:
         return None if isinstance(self.pretrained, str) else self.pretrained
+
+    @property
+    def release(self) -> str:
+        """timm's tag of the released weights that are tested; '' for others."""
+        name = self.pretrained if isinstance(self.pretrained, str) else ""
+        return name.removeprefix(TIMM)
 
     @property
     def is_drawn(self) -> bool:

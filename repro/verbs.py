@@ -26,7 +26,7 @@ from repro.options import (
     split_items,
     split_words,
 )
-from repro.spec import SCALES, Experiment, Run, Scale
+from repro.spec import SCALES, TIMM, Experiment, Run, Scale
 
 if TYPE_CHECKING:
     from repro.launch.state import State
@@ -420,7 +420,7 @@ def explain(words: Sequence[str]) -> int:
     from repro.render import pictures
     from repro.results import write
 
-    released = given.run.startswith(explanation.RELEASED)
+    released = given.run.startswith(TIMM)
     name = given.run if released else _run_named(given.run, given.results)
     run = explanation.run_of(name, given.results)
     asked = given.classes.split(",") if given.classes else []

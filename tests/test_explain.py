@@ -98,6 +98,9 @@ def test_weights_of_another_place(here: Path, capsys: pytest.CaptureFixture[str]
     assert "weights are not in git; train the run in another" in capsys.readouterr().err
     line = "explain photo.jpg --run nest-small --weights mine.safetensors"
     assert repro(line) == 0
+    source.write_bytes(b"damaged")
+    assert repro("explain photo.jpg --run nest-small") == 2
+    assert f"{results.WEIGHTS} is not a safetensors file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -107,6 +110,7 @@ def test_weights_of_another_place(here: Path, capsys: pytest.CaptureFixture[str]
         ("text.jpg --run nest", "text.jpg: "),
         ("photo.jpg --run nest --classes tench", "class 'tench' is none of the 10 classes"),
         ("photo.jpg --run nest --classes 10", "class '10' is none of the 10 classes"),
+        ("photo.jpg --run nest --classes ²", "class '²' is none of the 10 classes"),
         ("photo.jpg --run nest --classes o", "class 'o' may be 0 T-shirt/top, 1 Trouser"),
         ("photo.jpg --run nest --classes 1,2,3,4,5", "at most 4 classes"),
         ("photo.jpg --run nest --top 5", "at most 4 classes"),
@@ -114,6 +118,7 @@ def test_weights_of_another_place(here: Path, capsys: pytest.CaptureFixture[str]
         ("photo.jpg --run counted", "counted by nobody"),
         ("photo.jpg --run timm:resnet18", "none of the released weights of Table 2: resnet50.tv"),
         ("photo.jpg --run nest --weights text.jpg", "text.jpg is not a safetensors file"),
+        ("photo.jpg --run nest --weights .", ". is not a safetensors file"),
         ("photo.jpg --run deit --weights other.safetensors", "has no weights of deit_small"),
         ("photo.jpg --run timm:nest_tiny_jx.goog_in1k --weights .", "nest_tiny_jx.goog_in1k.safet"),
         ("photo.jpg", "required: run"),

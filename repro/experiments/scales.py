@@ -212,7 +212,7 @@ def exists(cell: Cell, scale: Scale) -> bool:
 def _is_released(run: Run) -> bool:
     if isinstance(run, Explanation):
         return run.classifier is not None and _is_released(run.classifier)
-    return isinstance(run, Classification) and isinstance(run.pretrained, str)
+    return isinstance(run, Classification) and bool(run.release)
 
 
 def metric_of(cell: Cell, scale: Scale) -> str:

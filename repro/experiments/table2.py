@@ -9,6 +9,7 @@ from __future__ import annotations
 from repro.experiments import imagenet_recipes as recipes
 from repro.experiments.recipes import Sourced
 from repro.spec import (
+    TIMM,
     Cell,
     Claim,
     Classification,
@@ -113,7 +114,7 @@ def released(model: Model, tag: str, test: Evaluation) -> Classification:
         model=model,
         dataset="imagenet",
         recipe=Recipe(epochs=0, batch_size=0, lr=0.0),
-        pretrained=f"timm:{tag}",
+        pretrained=f"{TIMM}{tag}",
         evaluation=test,
     )
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from repro import results, spec
 from repro.results import ResultsError
-from repro.spec import Classification, Traversal
+from repro.spec import TIMM, Classification, Traversal
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-RELEASED = "timm:"  # before a tag, in place of a run's name
+    from repro.data.images import RGB
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class _Set:
     """What has to be known of the data that the classifier was trained on."""
 
     classes: tuple[str, ...]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: RGB
+    std: RGB
     side: int  # px
 
 
@@ -94,14 +94,11 @@ def _none() -> Any:
 
 def _maps(net: nn.Module, x: Tensor, classes: Tensor) -> tuple[str, list[Any]]:
     """The map (1, h, w) of each class: CAM, or rollout for what has a class token."""
-    from repro.interpret.cam import cam
     from repro.interpret.layouts import prefix_tokens
-    from repro.interpret.rollout import gradient_rollout
+    from repro.tasks.localization import METHODS
 
-    if prefix_tokens(net):
-        every = [gradient_rollout(net, x, int(c), discard=0.9) for c in classes]
-        return "Gradient rollout", [one.cpu().numpy() for one in every]
-    return "CAM", [cam(net, x, int(c)).cpu().numpy() for c in classes]
+    title, name = ("Gradient rollout", "gradient_rollout") if prefix_tokens(net) else ("CAM", "cam")
+    return title, [METHODS[name](net, x, one).cpu().numpy() for one in classes[:, None]]
 
 
 def _numbers(words: Sequence[str], names: Sequence[str], wnids: Sequence[str]) -> list[int]:
@@ -114,7 +111,7 @@ def _numbers(words: Sequence[str], names: Sequence[str], wnids: Sequence[str]) -
 
 def _number(word: str, names: Sequence[str], wnids: Sequence[str]) -> int:
     """The class that a word names: its number, its wnid, its name or a part that one name has."""
-    if word.isdigit() and int(word) < len(names):
+    if word.isdecimal() and int(word) < len(names):
         return int(word)
     exact = [n for n, pair in enumerate(zip(names, wnids, strict=True)) if word in pair]
     found = exact or [n for n, name in enumerate(names) if word.lower() in name.lower()]
@@ -139,50 +136,43 @@ def _pixels(path: Path, side: int) -> Tensor:
 def _set(run: Classification, data: Path) -> _Set:
     from repro.data import datasets, imagenet, photos
     from repro.data.images import DataError
+    from repro.tasks.classification import normalization
 
     how = run.evaluation
     side = how.image_size if how else 0
     if run.dataset.split("-")[0] == "imagenet" and not run.dataset.endswith("smoke"):
-        mean, std = photos.MEAN, photos.STD
-        if how and how.normalize:
-            mean, std = (how.normalize[0],) * 3, (how.normalize[1],) * 3
-        return _Set(imagenet.synsets(), mean, std, side)
+        return _Set(imagenet.synsets(), *normalization(how, photos.MEAN, photos.STD), side)
     try:
         images = datasets.load(run.dataset, "test", data)
     except DataError as error:
         raise ResultsError(str(error)) from error
     if not side:
         side = images.pixels.shape[-1]
-    return _Set(images.classes, images.mean, images.std, side)
+    return _Set(images.classes, *normalization(how, images.mean, images.std), side)
 
 
 def _network(run: Classification, weights: Path | None, classes: int, root: Path) -> nn.Module:
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
-    from repro.models.released import NoWeights, load_released, released
-    from repro.tasks.classification import create
+    from repro.models.released import NoWeights
+    from repro.tasks.explained import load_classifier
 
-    net = create(run.model, classes, 0.0, run.seed)
+    path = weights if weights or run.release else results.folder(root, run) / results.WEIGHTS
+    if path and not path.exists() and not run.release:
+        raise ResultsError(
+            f"{path} is missing: weights are not in git; train the run in another --results DIR, "
+            "or name its file with --weights"
+        )
+    where = run.release or path
     try:
-        if isinstance(run.pretrained, str) and not run.recipe.epochs:
-            load_released(net, released(run.pretrained.removeprefix(RELEASED), weights))
-            return net
-        path = weights or results.folder(root, run) / results.WEIGHTS
-        if not path.exists():
-            raise ResultsError(
-                f"{path} is missing: weights are not in git; train the run in another --results "
-                "DIR, or name its file with --weights"
-            )
-        net.load_state_dict(load_file(path))
+        return load_classifier(run, classes, path)
     except NoWeights as error:
         raise ResultsError(str(error)) from error
-    except SafetensorError as error:
-        raise ResultsError(f"{weights} is not a safetensors file: {error}") from error
+    except (SafetensorError, OSError) as error:
+        raise ResultsError(f"{where} is not a safetensors file: {error}") from error
     except (RuntimeError, ValueError) as error:
         wrong = str(error).splitlines()[-1].strip()
-        raise ResultsError(f"{weights} has no weights of {run.model.name}: {wrong}") from error
-    return net
+        raise ResultsError(f"{where} has no weights of {run.model.name}: {wrong}") from error
 
 
 def run_of(name: str, root: Path) -> Classification:
@@ -190,7 +180,7 @@ def run_of(name: str, root: Path) -> Classification:
 
     Raises ResultsError for a run that classifies nothing, or a tag that Table 2 does not have.
     """
-    if name.startswith(RELEASED):
+    if name.startswith(TIMM):
         from repro.experiments import table2
 
         for cell in table2.EXPERIMENT.cells:

@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 import repro.models  # noqa: F401  (registers our architectures with timm)
 from repro.data import augment, datasets, loader, randomness
 from repro.data.crops import CentreCrop, RandomCrop
-from repro.data.images import Images
+from repro.data.images import RGB, Images
 from repro.data.photos import Photos
 from repro.models.released import load_released, released, start_from
 from repro.spec import Classification, Evaluation, Model, Recipe
@@ -55,9 +55,8 @@ def _test_weights(run: Classification, job: Job, ranks: Ranks) -> Result:
     assert run.test_split != "none"
     test = datasets.load(run.dataset, run.test_split, job.data)
     net = create(run.model, len(test.classes), 0.0, run.seed)
-    if isinstance(run.pretrained, str):
-        tag = run.pretrained.removeprefix("timm:")
-        load_released(net, released(tag, job.weights))
+    if run.release:
+        load_released(net, released(run.release, job.weights))
     metrics, predictions = evaluate(net.to(ranks.device), test, run.evaluation, ranks, exact=True)
     facts = _facts(net, ranks, test=test) | {"precision": "fp32"}
     return Result("done", metrics, predictions, provenance=facts)
@@ -287,6 +286,13 @@ def _micro_batches(size: int, limit: int | None) -> Iterator[slice]:
         yield slice(start, min(start + length, size))
 
 
+def normalization(how: Evaluation | None, mean: RGB, std: RGB) -> tuple[RGB, RGB]:
+    """Mean and standard deviation of test inputs: what the evaluation says, or the dataset's."""
+    if how and how.normalize:
+        return (how.normalize[0],) * 3, (how.normalize[1],) * 3
+    return mean, std
+
+
 @torch.no_grad()
 def evaluate(
     net: nn.Module,
@@ -305,9 +311,7 @@ def evaluate(
     size, kept = len(test.labels), min(5, len(test.classes))
     top = torch.zeros(size, kept, dtype=torch.int64, device=ranks.device)
     losses = torch.zeros(size, dtype=torch.float64, device=ranks.device)
-    mean, std = test.mean, test.std
-    if how and how.normalize:
-        mean, std = (how.normalize[0],) * 3, (how.normalize[1],) * 3
+    mean, std = normalization(how, test.mean, test.std)
     crop = CentreCrop(how.image_size, how.crop_fraction, how.resize) if how else None
     mine = ranks.share(size)
     at_once = _TEST_CROPS if crop else _TEST_BATCH

@@ -7,7 +7,8 @@ minutes.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,23 +23,45 @@ from repro.data.crops import CentreCrop
 from repro.data.images import Images
 from repro.data.photos import Photos
 from repro.models.released import load_released, released
-from repro.spec import Explanation
-from repro.tasks import Interrupted, Job
-from repro.tasks.classification import TOLERATED, create
+from repro.spec import Classification, Explanation
+from repro.tasks import Interrupted, Job, Result
+from repro.tasks.classification import TOLERATED, create, normalization
+from repro.train import device as devices
+from repro.train.distributed import join
 
 AT_ONCE = 64  # images
+
+
+def by_first(measured: Callable[[torch.device], Result]) -> Result:
+    """What the first of several ranks measures, while the others wait."""
+    devices.speed_up_fp32_matmul()
+    with join(devices.choose()) as ranks:
+        result = measured(ranks.device) if ranks.first else Result("done", {})
+        ranks.any(False)  # the others wait here
+        return result
 
 
 def classifier_of(run: Explanation, classes: int, job: Job, device: torch.device) -> nn.Module:
     """The run's classifier, trained here or released, ready to be asked."""
     trained = run.trained
     assert trained is not None
-    net = create(trained.model, classes, 0.0, trained.seed)
-    if isinstance(trained.pretrained, str) and not trained.recipe.epochs:
-        load_released(net, released(trained.pretrained.removeprefix("timm:"), job.weights))
+    weights = job.weights if trained.release else job.weights_of(trained)
+    return load_classifier(trained, classes, weights).to(device)
+
+
+def load_classifier(run: Classification, classes: int, weights: Path | None) -> nn.Module:
+    """The run's model with its weights, in eval mode, to be asked and not to be trained.
+
+    `weights`: their file, or of released ones the folder, if not the hub's. Raises NoWeights, or
+    what torch and safetensors raise for a file that does not fit.
+    """
+    net = create(run.model, classes, 0.0, run.seed)
+    if run.release:
+        load_released(net, released(run.release, weights))
     else:
-        net.load_state_dict(load_file(job.weights_of(trained)))
-    return net.to(device).eval().requires_grad_(False)
+        assert weights is not None
+        net.load_state_dict(load_file(weights))
+    return net.eval().requires_grad_(False)
 
 
 def photographs(
@@ -67,11 +90,8 @@ def photographs(
 
 def inputs(pixels: Tensor, images: Images | Photos, run: Explanation) -> Tensor:
     """Pixels (B, 3, S, S) as the classifier takes them, float32."""
-    mean, std = images.mean, images.std
     how = run.trained.evaluation if run.trained else None
-    if how and how.normalize:
-        mean, std = (how.normalize[0],) * 3, (how.normalize[1],) * 3
-    return augment.normalize(pixels, mean, std)
+    return augment.normalize(pixels, *normalization(how, images.mean, images.std))
 
 
 def spread(count: int, among: int) -> Tensor:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from repro.data import datasets, ground_truth, loader
+from repro.data.ground_truth import GroundTruth
 from repro.data.images import Images
 from repro.data.photos import Photos
 from repro.interpret import box_accuracy
@@ -40,11 +41,10 @@ from repro.interpret.localization import (
 )
 from repro.interpret.metrics import box_masks, energy_pointing, pointing_game
 from repro.interpret.rollout import gradient_rollout, rollout
-from repro.spec import Localization, Split
+from repro.spec import Localization
 from repro.tasks import Job, Result
 from repro.tasks import explained as explain
 from repro.train import device as devices
-from repro.train.distributed import join
 
 DISCARD = 0.9  # of attention, and the largest over heads: what vit-explain's command line takes
 STEPS = 32  # of insertion and deletion
@@ -77,16 +77,13 @@ class Seen:
 
 def execute(run: Localization, job: Job) -> Result:
     """Score the maps of every image, and choose thresholds. Of several ranks the first does it."""
-    devices.speed_up_fp32_matmul()
-    with join(devices.choose()) as ranks:
-        result = _measured(run, job, ranks.device) if ranks.first else Result("done", {})
-        ranks.any(False)  # the others wait here
-        return result
+    return explain.by_first(partial(_measured, run, job))
 
 
 def _measured(run: Localization, job: Job, device: torch.device) -> Result:
     images = explain.load(run, job)
-    truths = boxes_of(run.dataset, run.split, images, job)
+    truth = ground_truth.load(run.dataset, run.split, images, job.data)
+    truths = targets(truth)
     if run.attribution in BASELINES:
         scores = score_box(BASELINES[run.attribution], truths)
         found = box_accuracy.localization(scores, None)
@@ -96,7 +93,7 @@ def _measured(run: Localization, job: Job, device: torch.device) -> Result:
 
     tuning = datasets.load(run.tuning, run.tuning_split, job.data)
     net = explain.classifier_of(run, len(images.classes), job, device)
-    there = boxes_of(run.tuning, run.tuning_split, tuning, job)
+    there = targets(ground_truth.load(run.tuning, run.tuning_split, tuning, job.data))
     chosen = box_accuracy.chosen_on(seen(run, net, tuning, there, job, device).scores, run.tuning)
     here = seen(run, net, images, truths, job, device)
 
@@ -121,13 +118,8 @@ def _measured(run: Localization, job: Job, device: torch.device) -> Result:
         "oracle_every": oracle.thresholds.every,
     }
     facts = _facts(images, device) | {"thresholds": taus, "tuning_images": len(there)}
-    shown = _shown(run, net, images, job, device)
+    shown = _shown(run, net, images, truth, job, device)
     return Result("done", metrics, arrays, provenance=facts, files={"maps.npz": shown})
-
-
-def boxes_of(name: str, split: Split, images: Images | Photos, job: Job) -> list[Boxes]:
-    """The true boxes (K, 4) of every image, on the square of the maps."""
-    return targets(ground_truth.load(name, split, images, job.data))
 
 
 def seen(
@@ -289,7 +281,12 @@ def _of(explained: Method, x: Tensor, labels: Tensor, model: nn.Module) -> Tenso
 
 
 def _shown(
-    run: Localization, net: nn.Module, images: Images | Photos, job: Job, device: torch.device
+    run: Localization,
+    net: nn.Module,
+    images: Images | Photos,
+    truth: GroundTruth,
+    job: Job,
+    device: torch.device,
 ) -> bytes:
     """Some images, evenly among all, with their raw maps, boxes and names, as .npz."""
     numbers = explain.spread(SHOWN, len(images.labels))
@@ -298,9 +295,8 @@ def _shown(
     with torch.no_grad():
         predicted = net(x).argmax(1).cpu()
     maps = METHODS[run.attribution](net, x, labels.to(device)).float().cpu().numpy()
-    truth = ground_truth.load(run.dataset, run.split, images, job.data)
-    side = pixels.shape[-1]
-    boxes = [targets(truth, side)[number] for number in numbers.tolist()]
+    every = targets(truth, pixels.shape[-1])
+    boxes = [every[number] for number in numbers.tolist()]
     names = explain.described(images.classes)
     kept = {
         "pixels": pixels.permute(0, 2, 3, 1).cpu().numpy(),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,6 @@ from repro.tasks import Job, Result
 from repro.tasks import explained as explain
 from repro.tasks.localization import estimates, percent
 from repro.train import device as devices
-from repro.train.distributed import join
 
 SHOWN = 12  # pictures whose trees are kept
 TRACED = 4  # classes that are traced in each of these, the most probable ones (Figure 2)
@@ -50,11 +50,7 @@ class Pictures:
 
 def execute(run: Traversal, job: Job) -> Result:
     """Follow all paths and count. Of several ranks the first does it."""
-    devices.speed_up_fp32_matmul()
-    with join(devices.choose()) as ranks:
-        result = _measured(run, job, ranks.device) if ranks.first else Result("done", {})
-        ranks.any(False)  # the others wait here
-        return result
+    return explain.by_first(partial(_measured, run, job))
 
 
 def _measured(run: Traversal, job: Job, device: torch.device) -> Result:
