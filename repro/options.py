@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -45,10 +46,12 @@ def _one_line(message: str, flags: Iterable[str]) -> str:
 
 
 def hint(word: str, known: Iterable[str]) -> str:
-    """The nearest of what is known, capitals aside, or all of it."""
+    """The nearest of what is known, capitals aside, or what of it fits into a line or two."""
     spelled = {name.lower(): name for name in known}
     near = difflib.get_close_matches(word.lower(), spelled, 1, cutoff=0.5)
-    some = ", ".join([*spelled.values()][:20]) + ", ..." * (len(spelled) > 20)
+    some = textwrap.shorten(
+        ", ".join(spelled.values()), 300, placeholder=" ...", break_on_hyphens=False
+    )
     return f"did you mean {spelled[near[0]]}?" if near else f"there are {some}"
 
 
