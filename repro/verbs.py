@@ -394,9 +394,6 @@ def sample(words: Sequence[str]) -> int:
     return 0
 
 
-MOST_CLASSES = 4  # as many as there are colours
-
-
 def explain(words: Sequence[str]) -> int:
     """what a classifier sees in a picture: explain IMAGE --run RUN --classes tench,3"""
     from jsonargparse.typing import PositiveInt
@@ -417,15 +414,15 @@ def explain(words: Sequence[str]) -> int:
     given = parser.parse_args(list(words))
 
     from repro.launch import explanation
-    from repro.render import pictures
+    from repro.render import pictures, trees
     from repro.results import write
 
     released = given.run.startswith(TIMM)
     name = given.run if released else _run_named(given.run, given.results)
     run = explanation.run_of(name, given.results)
     asked = given.classes.split(",") if given.classes else []
-    if len(asked) > MOST_CLASSES or given.top > MOST_CLASSES:
-        raise UsageError(f"at most {MOST_CLASSES} classes can be told apart in one picture")
+    if max(len(asked), given.top) > trees.MOST:
+        raise UsageError(f"at most {trees.MOST} classes can be told apart in one picture")
     found = explanation.explain(
         given.image, run, given.weights, asked, given.top, given.results, given.data
     )
