@@ -135,8 +135,11 @@ class _Row:
             inside = _TAG / 2 + 0.015  # where there is room; else above, or below the first row
             beside = -inside if block.row else leaf + inside
             down = inside if leaf > 2 * _TAG else beside
-            for i, place in enumerate(places if len(self.layout.ways) > 1 else ()):
-                self._tag(corner[0] + inside + 1.1 * i * _TAG, corner[1] + down, place)
+            tagged = places if len(self.layout.ways) > 1 else ()
+            last = EDGE + at.INPUT - inside - 1.1 * _TAG * (len(tagged) - 1)
+            first = min(corner[0] + inside, last)  # all are on the picture
+            for i, place in enumerate(tagged):
+                self._tag(first + 1.1 * i * _TAG, corner[1] + down, place)
 
     def _legend(self, y: float) -> None:
         """Which class is which, and how probable."""

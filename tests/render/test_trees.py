@@ -139,6 +139,11 @@ def test_one_patch_for_all_that_end_in_it() -> None:
     assert len(pictures(figure)) == 2
     colours = {to_hex(patch.get_edgecolor()) for patch in figure.axes[0].patches}
     assert {colour.lower() for colour in COLOURS[:4]} < colours
+    # The leaf is at the right edge; the numbers of its four classes are on the picture yet.
+    _, right, low, high = figure.axes[0].images[0].get_extent()
+    near = [x for _, x, y in pills(figure) if high < y < low and right - 0.6 < x < right + 0.6]
+    assert len(near) == 4
+    assert max(near) < right
 
 
 @pytest.mark.parametrize("name", CASES)
