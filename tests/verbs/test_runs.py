@@ -1,4 +1,4 @@
-"""The verbs that look at runs and mend them, on files alone: no SLURM is here, or none answers."""
+"""The verbs about runs, on files alone: no SLURM is here, or none answers."""
 
 from __future__ import annotations
 

@@ -1,0 +1,78 @@
+"""Verbs that put a finished run to use: its generator draws, its classifier explains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from repro.options import UsageError, add_places, parser_of, path_of
+from repro.spec import TIMM
+from repro.verbs.runs import run_named
+
+
+def sample(words: Sequence[str]) -> int:
+    """draw images from a finished run's generator: sample RUN --n 64 --seed 0"""
+    from jsonargparse.typing import NonNegativeInt, PositiveInt
+
+    parser = parser_of("sample RUN", "Draw images from a finished run's generator, as a PNG grid.")
+    parser.add_argument("run", help="a run's id, or its beginning")
+    parser.add_argument("--n", type=PositiveInt, default=64, metavar="N", help="default: 64")
+    parser.add_argument("--seed", type=NonNegativeInt, default=0, metavar="N", help="default: 0")
+    parser.add_argument("--out", type=path_of, metavar="FILE",
+                        help="default: <run>-<seed>.png, here")  # fmt: skip
+    add_places(parser)
+    given = parser.parse_args(list(words))
+
+    from repro import results
+    from repro.launch import samples
+
+    name = run_named(given.run, given.results)
+    out = Path(given.out or f"{name}-{given.seed}.png")
+    results.write(out, samples.draw(given.results, name, given.n, given.seed))
+    print(out)
+    return 0
+
+
+def explain(words: Sequence[str]) -> int:
+    """what a classifier sees in a picture: explain IMAGE --run RUN --classes tench,3"""
+    from jsonargparse.typing import PositiveInt
+
+    about = "GradCAT's tree, if the classifier is NesT, and attribution maps, as SVG and PNG."
+    parser = parser_of("explain IMAGE", about)
+    parser.add_argument("image", type=path_of, help="a JPEG or PNG file")
+    parser.add_argument("--run", required=True, metavar="RUN", help="a trained classifier: its id, "
+                        "or its beginning; or timm:<tag>, released weights of Table 2")  # fmt: skip
+    parser.add_argument("--weights", type=path_of, metavar="PATH", help="a file in place of the "
+                        "run's weights; for timm:<tag>, the folder of released ones")  # fmt: skip
+    parser.add_argument("--classes", metavar="CLASS,...", help="names or numbers (default: the "
+                        "most probable ones)")  # fmt: skip
+    parser.add_argument("--top", type=PositiveInt, default=4, metavar="N", help="how many of the "
+                        "most probable ones (default and most: 4)")  # fmt: skip
+    parser.add_argument("--out", type=path_of, default=Path(), metavar="DIR", help="default: here")
+    add_places(parser)
+    given = parser.parse_args(list(words))
+
+    from repro.launch import explanation
+    from repro.render import pictures, trees
+    from repro.results import write
+
+    released = given.run.startswith(TIMM)
+    name = given.run if released else run_named(given.run, given.results)
+    run = explanation.run_of(name, given.results)
+    asked = given.classes.split(",") if given.classes else []
+    if max(len(asked), given.top) > trees.MOST:
+        raise UsageError(f"at most {trees.MOST} classes can be told apart in one picture")
+    found = explanation.explain(
+        given.image, run, given.weights, asked, given.top, given.results, given.data
+    )
+    try:
+        given.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot write to {given.out}: {error.strerror}") from error
+    title = f"{given.image.name}, {name}"
+    drawn = pictures.files(title, found.trees, found.maps, found.method, found.classes)
+    for ending, content in drawn.items():
+        path = given.out / f"{given.image.stem}-{ending}"
+        write(path, content)
+        print(path)
+    return 0
