@@ -26,7 +26,7 @@ from repro.train.distributed import Ranks
 
 RECIPE = Recipe(
     epochs=2,
-    batch_size=200,
+    batch_size=100,
     lr=1e-3,
     warmup_epochs=0.1,
     weight_decay=0.05,
@@ -48,7 +48,7 @@ RUN = Classification(
     model=NEST,
     dataset="fashion-mnist-6k",
     recipe=RECIPE,
-    train_split="validation",  # 1,000 images: two epochs of five steps
+    train_split="validation",  # 1,000 images: two epochs of ten steps
     test_split="validation",
 )
 JOB = [sys.executable, "-m", "repro.launch.job"]
@@ -233,7 +233,7 @@ def test_metrics_have_a_line_an_epoch(undisturbed: tuple[object, ...]) -> None:
     metrics = undisturbed[1]
     assert isinstance(metrics, bytes)
     lines = [json.loads(line) for line in metrics.splitlines()]
-    assert [(line["epoch"], line["step"]) for line in lines] == [(1, 5), (2, 10)]
+    assert [(line["epoch"], line["step"]) for line in lines] == [(1, 10), (2, 20)]
     assert lines[0]["test_images"] == 1000
     assert 0 < lines[0]["top1"] < 100
     assert "top1" not in lines[1]

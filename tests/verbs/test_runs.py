@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from repro import experiments, options, results
 from repro.experiments.scales import at_scale
-from repro.launch import attempt, lease, submission
+from repro.launch import attempt, lease, submission, watch
 from repro.launch.ending import Cause, Ending
 from repro.spec import Run, with_seeds
 from tests.test_cli import Capture, call, finish, refused, works
@@ -166,33 +166,32 @@ def test_a_job_that_never_came_to_its_run_has_printed_something(capsys: Capture)
     assert works(capsys, f"logs {SMALL.id}") == "module: command not found\n"
 
 
-def test_following_shows_all_until_the_run_is_done(capsys: Capture) -> None:
-    """From the job's own lines to the run's, as they come."""
+def test_following_shows_all_until_the_run_is_done(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the job's own lines to the run's, as they come: one more with every look."""
     planned = submitted(TINY)
     folder = submission.folder(ROOT, planned.token) / "jobs"
     folder.mkdir()
     (folder / "55_0_log.err").write_text("the job's line\n")
 
-    def train() -> None:
-        time.sleep(0.8)
+    def train() -> Iterator[None]:
         held = lease.acquire(results.begin(ROOT, TINY), {"submission": planned.token})
         log = attempt.log_path(results.folder(ROOT, TINY))
         for word in ("one", "two"):
             with log.open("a") as file:
                 file.write(f"{word}\n")
-            time.sleep(0.8)
+            yield
         finish(TINY, top1=10.0)
         with log.open("a") as file:
             file.write("three\n")
         held.release()
+        yield
 
-    training = threading.Thread(target=train)
-    training.start()
-    try:
-        out = works(capsys, f"logs {TINY.id} -f")
-    finally:
-        training.join()
-    assert out == "the job's line\none\ntwo\nthree\n"
+    training = train()
+    monkeypatch.setattr(watch, "REFRESH_SECONDS", 0)
+    monkeypatch.setattr(time, "sleep", lambda _: next(training))
+    assert works(capsys, f"logs {TINY.id} -f") == "the job's line\none\ntwo\nthree\n"
 
 
 # --- cancel and retry ----------------------------------------------------------------------------
