@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from multiprocessing import resource_tracker
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -15,6 +16,10 @@ settings.load_profile("untimed")
 # this starts in turn; what is tested is a command in the foreground.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# multiprocessing's helper keeps the environment of whoever needs it first. That shall not be a test
+# on a cluster, which on its end takes down all processes that know of it.
+resource_tracker.ensure_running()
 
 
 @pytest.fixture(autouse=True)
