@@ -167,6 +167,14 @@ class Classification(Run):
     pretrained: Classification | str | None = None  # whose weights are the initial ones
     evaluation: Evaluation | None = None  # None: test images are as they are stored
 
+    def __post_init__(self) -> None:
+        name = self.pretrained
+        if isinstance(name, str) and (self.recipe.epochs or not name.startswith(TIMM)):
+            raise SpecError(
+                f"pretrained: {name!r}; a name is '{TIMM}<tag>', of released weights that are "
+                "tested with zero epochs"
+            )
+
     @property
     def starts_from(self) -> Run | None:
         return None if isinstance(self.pretrained, str) else self.pretrained

@@ -17,6 +17,7 @@ import pytest
 from repro import cli, experiments, results, verbs
 from repro.experiments.scales import at_scale
 from repro.launch import lease
+from repro.options import hint
 from repro.spec import Run
 
 TABLE1 = experiments.get("table1")
@@ -125,6 +126,15 @@ def test_wrong_usage(capsys: Capture, here: Path, line: str, said: str) -> None:
     assert error.count("did you mean") <= 1
     assert "<" not in error  # no Python object shows through
     assert list(here.iterdir()) == []
+
+
+def test_the_nearest_name_is_looked_for_among_all_and_few_are_listed() -> None:
+    known = [f"run-{number}" for number in range(100)]
+    assert hint("rnu-97", known) == "did you mean run-97?"
+    listed = hint("?", known)
+    assert listed.startswith("there are run-0, run-1, ")
+    assert listed.endswith(", ...")
+    assert len(listed) < 320
 
 
 def test_an_option_that_is_right_is_not_suggested(capsys: Capture) -> None:

@@ -133,5 +133,15 @@ def test_an_unknown_spec_is_refused(text: str, message: str) -> None:
         spec.from_json(text)
 
 
+def test_released_weights_are_tested_and_never_trained() -> None:
+    tested = replace(RUN, recipe=replace(RUN.recipe, epochs=0), pretrained="timm:nest_tiny")
+    assert tested.release == "nest_tiny"
+    assert replace(RUN, pretrained=RUN).release == RUN.release == ""
+    with pytest.raises(SpecError, match="tested with zero epochs"):
+        replace(tested, recipe=RUN.recipe)
+    with pytest.raises(SpecError, match="'nest_tiny'; a name is 'timm:<tag>'"):
+        replace(tested, pretrained="nest_tiny")
+
+
 if __name__ == "__main__":
     GOLDEN.write_text("".join(f"{run.id}\n" for run in all_runs()))

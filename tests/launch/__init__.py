@@ -42,6 +42,21 @@ def wait_until(condition: Callable[[], object]) -> None:
         time.sleep(0.1)
 
 
+def status(pid: int, field: str) -> str:
+    """What the kernel says of a process, such as its State; '' of one that is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except (ProcessLookupError, FileNotFoundError):
+        return ""
+    return dict(line.split(":\t", 1) for line in lines)[field]
+
+
+def is_pending(pid: int, number: int) -> bool:
+    """Whether a signal waits for a process that stands still."""
+    waiting = status(pid, "ShdPnd") or "0"
+    return bool(int(waiting, 16) >> (number - 1) & 1)
+
+
 @contextmanager
 def full_disk(folder: Path, kib: int = 64) -> Iterator[Path]:
     """A file system of this size at `folder`."""

@@ -18,7 +18,7 @@ from repro import results
 from repro.launch import lease
 from repro.launch.attempt import log_path
 from repro.spec import Classification, to_json
-from tests.launch import BROKEN, RUN, outputs, wait_until
+from tests.launch import BROKEN, RUN, is_pending, outputs, status, wait_until
 
 OTHER = replace(RUN, seed=1)
 
@@ -106,16 +106,6 @@ def paused(pid: int | None) -> Iterator[int]:
         yield pid
     finally:
         os.kill(pid, signal.SIGCONT)
-
-
-def is_pending(pid: int, number: int) -> bool:
-    """Whether a signal waits for a process that stands still."""
-    return bool(int(status(pid, "ShdPnd"), 16) >> (number - 1) & 1)
-
-
-def status(pid: int, field: str) -> str:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return dict(line.split(":\t", 1) for line in lines)[field]
 
 
 def trace(root: Path) -> dict[Path, tuple[int, int]]:

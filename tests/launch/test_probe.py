@@ -7,7 +7,6 @@ import platform
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pytest
 from repro.launch import cluster, probe, queue, survey
 from repro.launch.cluster import Cluster, Gpus, Resources
 from repro.launch.testbed import Testbed
+from tests.launch import wait_until
 
 SMALL = Resources(gpus=0, cpus=1)
 
@@ -38,7 +38,7 @@ def place(bed: Testbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     (tmp_path / "results" / "run").write_text("another's")
     yield tmp_path
     assert [path.name for path in (tmp_path / "results").iterdir()] == ["run"]
-    assert "repro-doctor" not in bed.ask("squeue", "--noheader", "--format=%j")
+    assert "repro-doctor" not in names(bed)
 
 
 def site(place: Path, **values: object) -> Path:
@@ -58,11 +58,9 @@ def examine(place: Path, file: Path) -> dict[str, list[str]]:
     return found
 
 
-def wait_for_job(bed: Testbed) -> None:
-    deadline = time.monotonic() + 120  # generous: only a hang fails
-    while not bed.ask("squeue", "--noheader", "--format=%j").startswith("repro-doctor-"):
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
+def names(bed: Testbed) -> str:
+    """Of all jobs in the queue."""
+    return bed.ask("squeue", "--noheader", "--format=%j")
 
 
 # --- jobs ----------------------------------------------------------------------------------------
@@ -169,7 +167,7 @@ def test_ctrl_c_cancels_the_job(place: Path, bed: Testbed) -> None:
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's & ignores it
     ) as doctor:
-        wait_for_job(bed)
+        wait_until(lambda: "repro-doctor-" in names(bed))
         doctor.send_signal(signal.SIGINT)
         said, _ = doctor.communicate()
     assert doctor.returncode == 130

@@ -21,7 +21,17 @@ from repro.launch.ending import Ending
 from repro.launch.job import How
 from repro.launch.testbed import Testbed
 from repro.spec import Classification
-from tests.launch import BROKEN, LONG, RUN, fill, full_disk, outputs, wait_until
+from tests.launch import (
+    BROKEN,
+    LONG,
+    RUN,
+    fill,
+    full_disk,
+    is_pending,
+    outputs,
+    status,
+    wait_until,
+)
 
 ONE = Resources(cpus=1, time="30m")
 SITE = Cluster(resources=(ONE,), silence_seconds=5)
@@ -222,21 +232,10 @@ def stop(pid: int) -> int:
         return 0
     try:
         os.kill(pid, signal.SIGSTOP)
-        time.sleep(0.2)
-        status = Path(f"/proc/{pid}/status").read_text()
-    except (ProcessLookupError, FileNotFoundError):
+    except ProcessLookupError:
         return 0
-    return pid if "State:\tT" in status else 0
-
-
-def is_pending(pid: int, number: int) -> bool:
-    """Whether a signal waits for a process that stands still; not for one that is gone."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except (ProcessLookupError, FileNotFoundError):
-        return False
-    waiting = dict(line.split(":\t", 1) for line in lines)["ShdPnd"]
-    return bool(int(waiting, 16) >> (number - 1) & 1)
+    time.sleep(0.2)
+    return pid if status(pid, "State").startswith("T") else 0
 
 
 def test_requeued_by_an_administrator(bed: Testbed, tmp_path: Path, undisturbed: Path) -> None:

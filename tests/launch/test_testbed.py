@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from repro.launch import testbed
 from repro.launch.testbed import Testbed, TestbedError, run
+from tests.launch import wait_until
 
 # Writes down its signals and starts, and ends only when killed or told to by a signal's name.
 STUBBORN = """#!/bin/bash
@@ -31,13 +32,6 @@ def bed() -> Iterator[Testbed]:
     """Two nodes, to be left as they were found."""
     with Testbed(nodes=2, cpus=4) as bed:
         yield bed
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 120  # generous: only a hang fails
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
 
 
 def stubborn(bed: Testbed, folder: Path, *options: str, end: str = "never") -> tuple[str, Path]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from repro import experiments, options, results
+from repro import experiments, results
 from repro.experiments.scales import at_scale
 from repro.launch import attempt, lease, submission, watch
 from repro.launch.ending import Cause, Ending
@@ -247,15 +247,3 @@ def test_retry_starts_what_ended_badly_alone(capsys: Capture, here: Path) -> Non
     assert [p for p in sorted(here.rglob("*")) if p not in before and "lease" not in p.name] == [
         here / "results" / "submissions"
     ]
-
-
-# --- names ---------------------------------------------------------------------------------------
-
-
-def test_the_nearest_name_is_looked_for_among_all_and_few_are_listed() -> None:
-    known = [f"run-{number}" for number in range(100)]
-    assert options.hint("rnu-97", known) == "did you mean run-97?"
-    listed = options.hint("?", known)
-    assert listed.startswith("there are run-0, run-1, ")
-    assert listed.endswith(", ...")
-    assert len(listed) < 320
