@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 from torch import Tensor
 
 from repro.data import composed, datasets
@@ -261,7 +262,6 @@ def test_objects_at_their_own_size_are_fashion_mnist() -> None:
 
 
 def test_holes_are_what_scipy_fills() -> None:
-    ndimage = pytest.importorskip("scipy.ndimage")
     generator = torch.Generator().manual_seed(0)
     masks = (
         torch.rand(60, 20, 24, generator=generator) < torch.linspace(0.3, 0.8, 60)[:, None, None]
