@@ -298,6 +298,17 @@ def test_drawing_writes_three_files_and_shows_the_table(capsys: Capture, here: P
     assert Path("elsewhere/tables/proxy/table1.md").read_text() != paths[0].read_text()
 
 
+@pytest.mark.parametrize("scale", ["paper", "proxy", "smoke"])
+def test_every_item_is_drawn_where_nothing_ran(capsys: Capture, here: Path, scale: str) -> None:
+    works(capsys, f"{' '.join(experiments.names())} --scale {scale}")
+    folder = here / "tables" / ("" if scale == "paper" else scale)
+    for item in map(experiments.get, experiments.names()):
+        text = (folder / f"{item.name}.md").read_text()
+        assert "not run" in text.lower(), item.name
+        drawn = here / "figures" / folder.relative_to(here / "tables") / f"{item.name}.svg"
+        assert drawn.exists() == bool(item.plot), item.name
+
+
 @pytest.mark.parametrize(
     "options",
     ["", "--launch local", "--launch local --scale proxy", "--launch local --scale smoke"],

@@ -95,7 +95,8 @@ def scale_note(experiment: Experiment, frame: pd.DataFrame, scale: Scale) -> str
 
 def _is_measured_only(experiment: Experiment) -> bool:
     """Whether at proxy scale, too, the models are the paper's."""
-    pairs = [(run_of(cell, "proxy"), cell.run) for cell in experiment.cells]
+    cells = [cell for cell in experiment.cells if exists(cell, "proxy")]
+    pairs = [(run_of(cell, "proxy"), cell.run) for cell in cells]
     return all(
         isinstance(here, Profiling) and isinstance(paper, Profiling) and here.model == paper.model
         for here, paper in pairs
