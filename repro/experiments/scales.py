@@ -228,7 +228,10 @@ def run_of(cell: Cell, scale: Scale) -> Run:
 
 
 def at_scale(run: R, scale: Scale) -> R:
-    """The run at another scale. KeyError for a dataset or model that has no version there."""
+    """The run at another scale.
+
+    KeyError for a dataset or model that has no version there, SpecError for released weights.
+    """
     if scale == "paper":
         return run
     if isinstance(run, Classification):
