@@ -7,7 +7,7 @@ from dataclasses import replace
 from fnmatch import fnmatch
 from itertools import zip_longest
 
-from repro.experiments.scales import exists, run_of
+from repro.experiments.scales import asked
 from repro.spec import Cell, Experiment, Place, Run, Scale, with_seeds
 
 
@@ -34,8 +34,7 @@ def _matches(row: str, pattern: str) -> bool:
 def runs(cells: Iterable[Cell], scale: Scale, seeds: int) -> list[Run]:
     """Every run the cells need, once each: the first seed of all of them comes first, and a run
     comes after the one that it starts from."""
-    wanted_cells = [cell for cell in cells if exists(cell, scale)]
-    seeded = [with_seeds(run_of(cell, scale), seeds) for cell in wanted_cells]
+    seeded = [with_seeds(run, seeds) for _, run in asked(cells, scale)]
     wanted = (run for same_seed in zip_longest(*seeded) for run in same_seed if run)
     return list(dict.fromkeys(run for last in wanted for run in _lineage(last)))
 
@@ -59,7 +58,7 @@ def _lineage(run: Run) -> list[Run]:
 def seeds_known(cells: Iterable[Cell], scale: Scale, known: Container[str], least: int) -> int:
     """How many seeds of these cells were ever asked for, by the ids that are known; at least so
     many."""
-    bases = [run_of(cell, scale) for cell in cells if exists(cell, scale)]
+    bases = [run for _, run in asked(cells, scale)]
     seeds = least
     while any(replace(run, seed=seeds).id in known for run in bases):
         seeds += 1

@@ -8,6 +8,7 @@ smoke   does it run at all: the paper's own architecture, a few images, a few st
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import cast
 
@@ -199,11 +200,15 @@ def _on_squares(run: R) -> R:
     return cast(R, replace(run, dataset=squares, pretrained=before))
 
 
-def exists(cell: Cell, scale: Scale) -> bool:
-    """Whether the cell asks something at this scale.
+def asked(cells: Iterable[Cell], scale: Scale) -> list[tuple[Cell, Run]]:
+    """The cells that ask something at a scale, each with its run there.
 
     Released weights have no small version, and a training of two steps has no curve.
     """
+    return [(cell, _run_of(cell, scale)) for cell in cells if _exists(cell, scale)]
+
+
+def _exists(cell: Cell, scale: Scale) -> bool:
     if _is_released(cell.run):
         return scale == "paper"
     return scale != "smoke" or cell.at == 1
@@ -215,16 +220,14 @@ def _is_released(run: Run) -> bool:
     return isinstance(run, Classification) and bool(run.release)
 
 
-def metric_of(cell: Cell, scale: Scale) -> str:
-    """What is measured of the cell: by other features than Inception's, under another name."""
-    run = run_of(cell, scale)
+def _run_of(cell: Cell, scale: Scale) -> Run:
+    return cell.proxy if cell.proxy and scale == "proxy" else at_scale(cell.run, scale)
+
+
+def metric_of(cell: Cell, run: Run) -> str:
+    """What a run measures of the cell: by other features than Inception's, under another name."""
     by_others = isinstance(run, Generation) and run.features != "inception"
     return _BY_OTHERS[cell.metric] if by_others else cell.metric
-
-
-def run_of(cell: Cell, scale: Scale) -> Run:
-    """The cell's run at a scale."""
-    return cell.proxy if cell.proxy and scale == "proxy" else at_scale(cell.run, scale)
 
 
 def at_scale(run: R, scale: Scale) -> R:

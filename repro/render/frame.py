@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from repro import results
-from repro.experiments.scales import exists, metric_of, run_of, sources, title
+from repro.experiments.scales import asked, metric_of, sources, title
 from repro.render.text import ACCURACIES
 from repro.spec import Cell, Cited, Experiment, Run, Scale, chosen, dataset_of, with_seeds
 from repro.verdict import summarize
@@ -32,8 +32,8 @@ def tidy(
     as JSON), `choices` (the values of the recipe that the paper leaves open).
     """
     rows, warnings = [], list[str]()
-    for cell in (c for c in experiment.cells if exists(c, scale)):
-        row, notes = _tidy_row(cell, scale, root, seeds)
+    for cell, run in asked(experiment.cells, scale):
+        row, notes = _tidy_row(cell, run, scale, root, seeds)
         rows.append(row)
         warnings += notes
     if scale == "paper":
@@ -57,8 +57,10 @@ def _cited(cited: Cited, metric: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _tidy_row(cell: Cell, scale: Scale, root: Path, seeds: int) -> tuple[dict[str, Any], list[str]]:
-    run, metric = run_of(cell, scale), metric_of(cell, scale)
+def _tidy_row(
+    cell: Cell, run: Run, scale: Scale, root: Path, seeds: int
+) -> tuple[dict[str, Any], list[str]]:
+    metric = metric_of(cell, run)
     found, warnings = _values(root, with_seeds(run, seeds), metric, cell.at)
     values, diverged = found.values, found.diverged
     summary = summarize(values, diverged)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from repro.experiments.scales import exists, run_of, title
+from repro.experiments.scales import asked, title
 from repro.render import claims, released
 from repro.render.text import ACCURACIES, column, headers, measure
 from repro.spec import Experiment, Profiling, Scale, dataset_of
@@ -95,21 +95,20 @@ def scale_note(experiment: Experiment, frame: pd.DataFrame, scale: Scale) -> str
 
 def _is_measured_only(experiment: Experiment) -> bool:
     """Whether at proxy scale, too, the models are the paper's."""
-    cells = [cell for cell in experiment.cells if exists(cell, "proxy")]
-    pairs = [(run_of(cell, "proxy"), cell.run) for cell in cells]
     return all(
-        isinstance(here, Profiling) and isinstance(paper, Profiling) and here.model == paper.model
-        for here, paper in pairs
+        isinstance(here, Profiling)
+        and isinstance(cell.run, Profiling)
+        and here.model == cell.run.model
+        for cell, here in asked(experiment.cells, "proxy")
     )
 
 
 def data_note(experiment: Experiment, scale: Scale, shown: str) -> str:
     """Which data stand in for which, but those that are in what is `shown` elsewhere."""
-    runs = [(run_of(c, scale), c.run) for c in experiment.cells if exists(c, scale)]
     stand_in = dict.fromkeys(
-        (title(dataset_of(here)), title(dataset_of(paper)))
-        for here, paper in runs
-        if dataset_of(paper)
+        (title(dataset_of(here)), title(dataset_of(cell.run)))
+        for cell, here in asked(experiment.cells, scale)
+        if dataset_of(cell.run)
     )
     told = [f"{here} for {paper}" for here, paper in stand_in if here not in shown]
     return f"Data: {', '.join(told)}." if told and scale != "paper" else ""

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from repro import results
-from repro.experiments.scales import exists, run_of
+from repro.experiments.scales import asked
 from repro.render import maps, page, trees
 from repro.render.maps import Seen
 from repro.render.notes import data_note
@@ -111,5 +111,4 @@ def _has(kept: Arrays | None, number: int) -> bool:
 
 def _run(experiment: Experiment, scale: Scale, row: str) -> Run:
     """The run of a row."""
-    cells = (cell for cell in experiment.cells if cell.row == row and exists(cell, scale))
-    return run_of(next(cells), scale)
+    return next(run for cell, run in asked(experiment.cells, scale) if cell.row == row)

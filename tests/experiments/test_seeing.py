@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from repro import experiments, plan
-from repro.experiments.scales import exists, run_of
+from repro.experiments.scales import asked
 from repro.render import tables
 from repro.render.frame import tidy
 from repro.spec import Classification, Explanation, Localization, Scale, Traversal
@@ -68,9 +68,11 @@ def test_the_readings_share_one_classifier_and_its_seed() -> None:
 
 
 def test_released_weights_are_asked_at_paper_scale_only() -> None:
-    for cell in experiments.get("figure3_right").cells:
-        assert exists(cell, "proxy") != cell.row.endswith("released")
-        assert exists(cell, "paper")
+    cells = experiments.get("figure3_right").cells
+    assert [cell for cell, _ in asked(cells, "paper")] == list(cells)
+    trained = [cell for cell in cells if not cell.row.endswith("released")]
+    assert [cell for cell, _ in asked(cells, "proxy")] == trained
+    assert len(trained) < len(cells)
 
 
 def test_what_others_published_has_a_row_that_is_not_run() -> None:
@@ -110,8 +112,6 @@ def test_the_size_of_a_small_scale() -> None:
             if isinstance(run, Localization) and run.classifier:
                 assert run.tuning == "imagenetv2-smoke"
                 assert run.probed == 1
-        for cell in experiments.get(name).cells:
-            if exists(cell, "proxy"):
-                found = run_of(cell, "proxy")
-                assert isinstance(found, Explanation)
-                assert found.dataset == "fashion-singles"
+        for _, found in asked(experiments.get(name).cells, "proxy"):
+            assert isinstance(found, Explanation)
+            assert found.dataset == "fashion-singles"

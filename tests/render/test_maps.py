@@ -14,7 +14,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from repro import experiments, results
-from repro.experiments.scales import run_of
+from repro.experiments.scales import asked
 from repro.render import maps, page, pictures
 from repro.render.maps import Seen
 from repro.spec import Run
@@ -144,7 +144,7 @@ def kept(value: float, count: int = 3) -> dict[str, Any]:
 def test_a_figure_has_the_maps_of_its_runs_and_a_hole_where_one_is_missing(tmp_path: Path) -> None:
     experiment = experiments.get("figure4")
     assert "Not run yet." in pictures.svg(experiment, "proxy", tmp_path)
-    rows = {c.row: run_of(c, "proxy") for c in experiment.cells}
+    rows = {cell.row: run for cell, run in asked(experiment.cells, "proxy")}
     for row in experiment.drawn[:2]:
         keep(tmp_path, rows[row], "maps.npz", kept(2.0))
     found = texts(pictures.svg(experiment, "proxy", tmp_path))
@@ -162,7 +162,7 @@ def test_a_picture_has_its_own_boxes() -> None:
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     experiment = experiments.get("figure4")
-    run = next(run_of(c, "proxy") for c in experiment.cells if c.row == experiment.drawn[0])
+    run = next(run for c, run in asked(experiment.cells, "proxy") if c.row == experiment.drawn[0])
     keep(tmp_path, run, "maps.npz", kept(1.0))
     (results.folder(tmp_path, run) / "maps.npz").write_bytes(b"nothing")
     with pytest.raises(results.ResultsError, match=r"maps.npz is missing or damaged; move"):
@@ -171,7 +171,7 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 
 def test_trees_are_those_of_the_first_seed(tmp_path: Path) -> None:
     experiment = experiments.get("figure2")
-    run = next(run_of(c, "proxy") for c in experiment.cells if c.row == experiment.drawn[0])
+    run = next(run for c, run in asked(experiment.cells, "proxy") if c.row == experiment.drawn[0])
     arrays = {
         "pixels": np.zeros((2, 64, 64, 3), np.uint8),
         "shows": np.array([[0, 1, 2, 3], [3, 2, 1, 0]]),
