@@ -14,7 +14,7 @@ import repro
 
 ROOT = Path(repro.__file__).parent
 PAPER = {"experiments", "plan", "results", "verdict", "render"}
-PAPER |= {"cli", "gpus", "options", "price", "reproduce", "verbs"}
+PAPER |= {"cli", "gpus", "measures", "options", "price", "reproduce", "verbs"}
 TORCH = {"tasks", "models", "data", "interpret", "train", "fidelity"}
 ALONE = {"models", "data", "interpret", "fidelity"}  # usable without the rest of the project
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from repro.render.text import HOLE, Row, column, measure, number
+from repro.measures import measure
+from repro.render.text import HOLE, Row, column, number
 from repro.spec import Claim, Experiment, Place, Scale, SpecError
 from repro.verdict import LEVEL, deciding_pair, holds
 

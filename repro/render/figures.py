@@ -8,10 +8,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from repro.measures import measure
 from repro.render import page, plots, scatter
 from repro.render.notes import data_note, scale_note
 from repro.render.page import LINE, TITLE, TITLE_FONT, WIDTH, wrapped
-from repro.render.text import HOLE, heading, measure, panels
+from repro.render.text import HOLE, heading, panels
 from repro.spec import Experiment, Scale
 
 _SIDE = 36  # letters of the label of a y axis

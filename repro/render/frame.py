@@ -11,7 +11,7 @@ import pandas as pd
 
 from repro import results
 from repro.experiments.scales import asked, metric_of, sources, title
-from repro.render.text import ACCURACIES
+from repro.measures import ACCURACIES
 from repro.spec import Cell, Cited, Experiment, Run, Scale, chosen, dataset_of, with_seeds
 from repro.verdict import summarize
 

@@ -9,8 +9,9 @@ from typing import Any
 import pandas as pd
 
 from repro.experiments.scales import asked, title
+from repro.measures import ACCURACIES, measure
 from repro.render import claims, released
-from repro.render.text import ACCURACIES, column, headers, measure
+from repro.render.text import column, headers
 from repro.spec import Experiment, Profiling, Scale, dataset_of
 from repro.verdict import rank_correlation
 

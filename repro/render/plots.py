@@ -16,7 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from repro.render.text import ACCURACIES, HOLE, Row, known, measure, number
+from repro.measures import ACCURACIES, measure
+from repro.render.text import HOLE, Row, known, number
 
 # Okabe and Ito's colours, which the colour-blind can tell apart, without the yellow, which is too
 # light for a line; with the marks, no line is told by its colour alone.

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
+from repro.measures import ACCURACIES, measure
 from repro.render.notes import MARK, notes
 from repro.render.text import (
-    ACCURACIES,
     UNKNOWN,
     Key,
     Row,
@@ -17,7 +17,6 @@ from repro.render.text import (
     headers,
     heading,
     known,
-    measure,
     measured,
     number,
     printed,

@@ -4,84 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
+from repro.measures import ACCURACIES, MEASURES, measure
 from repro.spec import Experiment, Scale
 
 HOLE = "not run"
 UNKNOWN = "not in our copy of the paper"
-
-ACCURACIES = ("top1", "top5")  # in percent, higher is better
-
-
-@dataclass(frozen=True)
-class Measure:
-    """What a metric measures, and how its numbers are written."""
-
-    name: str  # with the unit
-    divisor: float = 1.0
-    digits: int = 2
-    unit: str = ""  # that stands behind the number
-    best: Literal["", "most", "least"] = ""  # '': no matter of better or worse
-
-
-_BY = "by a classifier trained here"  # and not by Inception
-
-
-def _share(what: str, best: Literal["", "most", "least"] = "most") -> Measure:
-    return Measure(f"{what}, in percent", digits=1, best=best)
-
-
-ABLATION = _share("what ablating every block would find", best="")
-CHANCE = _share("what chance gives of these", best="")
-
-MEASURES: Mapping[str, Measure] = {
-    "top1": Measure("top-1 accuracy in percent", best="most"),
-    "top5": Measure("top-5 accuracy in percent", best="most"),
-    "parameters": Measure("parameters in millions (M)", 1e6, 1, "M"),
-    "macs": Measure("multiply-adds of a forward pass in billions (G)", 1e9, 1, "G"),
-    "forward_images_per_second": Measure("images per second, forward", digits=0),
-    "train_images_per_second": Measure("images per second, in training", digits=0),
-    "forward_peak_bytes": Measure("peak memory, forward", 2**30, 2, " GiB"),
-    "train_peak_bytes": Measure("peak memory, in training", 2**30, 2, " GiB"),
-    "fid": Measure("FID", best="least"),
-    "inception_score": Measure("Inception Score", best="most"),
-    "kid": Measure("KID", digits=4, best="least"),
-    "precision": Measure("precision", digits=3, best="most"),
-    "recall": Measure("recall", digits=3, best="most"),
-    "proxy_frechet": Measure(f"Fréchet distance of features {_BY}", best="least"),
-    "proxy_score": Measure(f"score of Inception's kind, {_BY}", best="most"),
-    "proxy_kid": Measure(f"kernel distance of features {_BY}", digits=4, best="least"),
-    "proxy_precision": Measure(f"precision {_BY}", digits=3, best="most"),
-    "proxy_recall": Measure(f"recall {_BY}", digits=3, best="most"),
-    "top1_error": _share("images whose class or box is wrong", best="least"),
-    "gt_known": _share("images whose box is right, the class given"),
-    "gt_known_fixed": _share("the same with a fixed threshold"),
-    "max_box_acc": _share("the same with the best threshold for these images"),
-    "max_box_acc_v2": _share("the same for every contour, mean over IoUs of 0.3, 0.5 and 0.7"),
-    **{
-        f"gt_known_iou{iou}": _share("images whose box is right, by the IoU that is asked for")
-        for iou in range(10, 100, 10)
-    },
-    "pointing": _share("maps that are largest on an object"),
-    "energy": _share("positive values that lie on objects"),
-    "insertion": _share("mean probability while pixels come"),
-    "deletion": _share("mean probability while pixels go", best="least"),
-    "randomised": Measure("rank correlation with the map of a random model"),
-    "quadrant": _share("paths that enter a quadrant with the object"),
-    "leaf": _share("paths that end in a leaf with a part of it"),
-    "leaf_most": _share("paths that end in the leaf with most of it"),
-    "best_leaf": _share("paths that end in the leaf whose absence costs the logit most"),
-    "faithful": Measure("rank correlation of the leaves' values with that cost", best="most"),
-    "ablation_quadrant": ABLATION,
-    "ablation_leaf": ABLATION,
-    "quadrant_chance": CHANCE,
-    "leaf_chance": CHANCE,
-    "leaf_most_chance": CHANCE,
-}
 
 Row = Mapping[Hashable, Any]  # of the tidy frame
 Key = tuple[str, str]  # of a column of the table: panel and column
@@ -91,11 +22,6 @@ def known(cell: Row, name: str) -> float | None:
     """A number of the cell; None where the frame has none."""
     value = cell[name]
     return None if value is None or math.isnan(value) else float(value)
-
-
-def measure(metric: str) -> Measure:
-    """What is known of the metric; its own name, where nothing is."""
-    return MEASURES.get(metric, Measure(metric.replace("_", " ")))
 
 
 def number(value: float, metric: str) -> str:

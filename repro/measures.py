@@ -1,0 +1,140 @@
+"""The metrics: what each measures, how its numbers are written, and which numbers it can be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+ACCURACIES = ("top1", "top5")  # in percent, higher is better
+
+_LARGEST = 1e18  # of any number that is printed
+_ROUNDING = 1e-6  # beyond an end of a range, from sums in floating point
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What a metric measures, how its numbers are written, and the range in which they lie."""
+
+    name: str  # with the unit
+    divisor: float = 1.0
+    digits: int = 2
+    unit: str = ""  # that stands behind the number
+    best: Literal["", "most", "least"] = ""  # '': no matter of better or worse
+    least: float = 0.0
+    most: float = _LARGEST
+    whole: bool = False  # a count
+
+    def wrong(self, value: float) -> str:
+        """Why the number cannot be one of this metric; '' if it can."""
+        if self.whole and not isinstance(value, int):
+            return "not a whole number"
+        if self.least - _ROUNDING <= value <= self.most + _ROUNDING:
+            return ""
+        return f"not within {self.least:g} to {self.most:g}"
+
+
+_BY = "by a classifier trained here"  # and not by Inception
+
+
+def _percent(name: str, best: Literal["", "most", "least"] = "most", digits: int = 2) -> Measure:
+    return Measure(name, digits=digits, best=best, most=100.0)
+
+
+def _share(what: str, best: Literal["", "most", "least"] = "most") -> Measure:
+    return _percent(f"{what}, in percent", best, digits=1)
+
+
+def _of_one(name: str) -> Measure:
+    return Measure(name, digits=3, best="most", most=1.0)
+
+
+def _correlation(name: str, best: Literal["", "most"] = "") -> Measure:
+    return Measure(name, best=best, least=-1.0, most=1.0)
+
+
+def _distance(name: str, digits: int = 2) -> Measure:
+    """Zero is the least but for the rounding, or the bias that is taken off, of an estimate."""
+    return Measure(name, digits=digits, best="least", least=-1.0)
+
+
+def _count(name: str) -> Measure:
+    return Measure(name, digits=0, whole=True)
+
+
+ABLATION = _share("what ablating every block would find", best="")
+CHANCE = _share("what chance gives of these", best="")
+_SUBSETS = ("kid_subset", "proxy_kid_subset", "inception_score_splits", "proxy_score_splits")
+
+MEASURES: Mapping[str, Measure] = {
+    "top1": _percent("top-1 accuracy in percent"),
+    "top5": _percent("top-5 accuracy in percent"),
+    "parameters": Measure("parameters in millions (M)", 1e6, 1, "M", whole=True),
+    "macs": Measure("multiply-adds of a forward pass in billions (G)", 1e9, 1, "G", whole=True),
+    "forward_images_per_second": Measure("images per second, forward", digits=0),
+    "train_images_per_second": Measure("images per second, in training", digits=0),
+    "forward_peak_bytes": Measure("peak memory, forward", 2**30, 2, " GiB", whole=True),
+    "train_peak_bytes": Measure("peak memory, in training", 2**30, 2, " GiB", whole=True),
+    "fid": _distance("FID"),
+    "inception_score": Measure("Inception Score", best="most"),
+    "kid": _distance("KID", digits=4),
+    "precision": _of_one("precision"),
+    "recall": _of_one("recall"),
+    "proxy_frechet": _distance(f"Fréchet distance of features {_BY}"),
+    "proxy_score": Measure(f"score of Inception's kind, {_BY}", best="most"),
+    "proxy_kid": _distance(f"kernel distance of features {_BY}", digits=4),
+    "proxy_precision": _of_one(f"precision {_BY}"),
+    "proxy_recall": _of_one(f"recall {_BY}"),
+    "top1_error": _share("images whose class or box is wrong", best="least"),
+    "top1_error_oracle": _share("the same with the best threshold", best="least"),
+    "gt_known": _share("images whose box is right, the class given"),
+    "gt_known_fixed": _share("the same with a fixed threshold"),
+    "max_box_acc": _share("the same with the best threshold for these images"),
+    "max_box_acc_v2": _share("the same for every contour, mean over IoUs of 0.3, 0.5 and 0.7"),
+    **{
+        f"gt_known_iou{iou}": _share("images whose box is right, by the IoU that is asked for")
+        for iou in range(10, 100, 10)
+    },
+    "pointing": _share("maps that are largest on an object"),
+    "energy": _share("positive values that lie on objects"),
+    "insertion": _share("mean probability while pixels come"),
+    "deletion": _share("mean probability while pixels go", best="least"),
+    "randomised": _correlation("rank correlation with the map of a random model"),
+    "quadrant": _share("paths that enter a quadrant with the object"),
+    "leaf": _share("paths that end in a leaf with a part of it"),
+    "leaf_most": _share("paths that end in the leaf with most of it"),
+    "undecided": _share("paths that end before a leaf", best=""),
+    "best_leaf": _share("paths that end in the leaf whose absence costs the logit most"),
+    "faithful": _correlation("rank correlation of the leaves' values with that cost", best="most"),
+    "ablation_quadrant": ABLATION,
+    "ablation_leaf": ABLATION,
+    "quadrant_chance": CHANCE,
+    "leaf_chance": CHANCE,
+    "leaf_most_chance": CHANCE,
+    "step": _count("steps"),
+    "test_images": _count("test images"),
+    "empty_maps": _count("maps without a positive value"),
+    "fakes": _count("generated images"),
+    **{name: _count("size of a part of the images") for name in _SUBSETS},
+}
+
+
+def measure(metric: str) -> Measure:
+    """What is known of the metric; its own name, where nothing is."""
+    return MEASURES.get(metric, Measure(metric.replace("_", " "), least=-_LARGEST))
+
+
+def wrong(metrics: Mapping[str, Any]) -> str:
+    """The first number that cannot be what its metric measures, and why; '' if there is none.
+
+    An interval `..._low` to `..._high` lies in the same range, and holds its metric.
+    """
+    for name, value in metrics.items():
+        base = name.removesuffix("_low").removesuffix("_high")
+        about = MEASURES.get(name) or MEASURES.get(base)
+        if about and (why := about.wrong(value)):
+            return f"{name}: {value!r} is {why}"
+        ends = metrics.get(f"{name}_low", value), metrics.get(f"{name}_high", value)
+        if not ends[0] - _ROUNDING <= value <= ends[1] + _ROUNDING:
+            return f"{name}: {value!r} is not between {name}_low and {name}_high"
+    return ""
