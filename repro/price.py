@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from repro import gpus, results, spec
+from repro import gpus, results
 from repro.gpus import is_device
 from repro.spec import (
     Classification,
@@ -278,9 +278,10 @@ def _read(root: Path) -> _Known:
 
 def _profile(root: Path, name: str) -> tuple[Profiling, dict[str, Any]] | None:
     """A finished profile and its metrics; None for what is none, or is damaged."""
-    with suppress(OSError, spec.SpecError):
-        run = spec.from_json((root / name / results.SPEC).read_text())
-        metrics = (results.outcome(root, run).result or {}).get("metrics", {})
+    with suppress(results.ResultsError):
+        run = results.stored_run(root / name)
+        result = results.outcome(root, run).result
+        metrics = result["metrics"] if result else {}
         if isinstance(run, Profiling) and {"macs", "parameters"} <= metrics.keys():
             return run, metrics
     return None

@@ -7,31 +7,81 @@ results/<run id>/
   samples.png, interpolation.png  what a generator draws; samples/ has such grids of the way there
   maps.npz, trees.npz  some pictures, with what a classifier sees in them
   weights.safetensors  the trained model; stays here, not in git
-  result.json        metrics and provenance, written last and by rename: it exists, so it is done
+  result.json        metrics, provenance and a SHA-256 of every other file, written last and by
+                     rename: it exists, so it is done
+
+A folder whose files do not fit each other is 'damaged', for whoever reads it: `outcome` judges.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
-import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+import stat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired, TypedDict, TypeVar
 
-from repro import spec
+from msgspec import Meta
+
+from repro import artifacts, measures, records, spec
+from repro.artifacts import Line
+from repro.measures import ACCURACIES
+from repro.records import Damaged
 from repro.spec import Run, SpecError
 
 if TYPE_CHECKING:
     import pandas as pd
+    from numpy.typing import NDArray
 
-SPEC, METRICS, RESULT = "spec.json", "metrics.jsonl", "result.json"
-PREDICTIONS, WEIGHTS = "predictions.npz", "weights.safetensors"
+SPEC, RESULT = "spec.json", "result.json"
+METRICS, PREDICTIONS, WEIGHTS = artifacts.METRICS, artifacts.PREDICTIONS, artifacts.WEIGHTS
 
+T = TypeVar("T")
 State = Literal["done", "diverged", "damaged", "stale", "started", "missing"]
+
+_COLUMNS = ("run", "seed", "status", "reference")  # of the frame, beside those of the metrics
+
+_Metric = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]*\Z", max_length=80)]
+_File = Annotated[
+    str, Meta(pattern=r"^([a-z0-9_-]+/)?[A-Za-z0-9_-][A-Za-z0-9._-]*\Z", max_length=200)
+]
+_Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+_Hexadecimal = Annotated[str, Meta(pattern=r"^[0-9a-f]+\Z", max_length=64)]
+_Name = Annotated[str, Meta(pattern=r"^[\w ().:,/+-]+\Z", max_length=200)]
+_Count = Annotated[int, Meta(ge=0)]
+
+
+class Result(TypedDict):
+    """What RESULT holds."""
+
+    status: Literal["done", "diverged"]
+    metrics: dict[_Metric, int | float]
+    provenance: NotRequired[dict[str, Any]]
+    files: NotRequired[dict[_File, _Digest]]
+
+
+class Reference(TypedDict):
+    """What generated images were compared with, as far as it is shown."""
+
+    dataset: _Name
+    split: _Name
+    images: _Count
+    image_size: _Count
+    fingerprint: _Hexadecimal
+    extractor: _Name
+    digest: _Hexadecimal
+    preprocessing: NotRequired[_Name]
+
+
+class Provenance(TypedDict, total=False):
+    """What is read of a result's provenance; the rest is for people."""
+
+    seconds: Annotated[float, Meta(ge=0, le=1e12)]
+    device: str
+    parameters: _Count
+    reference: Reference
 
 
 class ResultsError(Exception):
@@ -43,7 +93,7 @@ class Outcome:
     """What `results/` has of a run. `note`: what is wrong where the state is damaged or stale."""
 
     state: State
-    result: dict[str, Any] | None = None
+    result: Result | None = None
     note: str = ""
 
 
@@ -71,51 +121,138 @@ def write(path: Path, content: str | bytes) -> None:
 
 
 def outcome(root: Path, run: Run) -> Outcome:
-    """What there is of `run` under `root`."""
+    """What there is of `run` under `root`, with all that a reader may rely on checked.
+
+    That is the schema of the files, the range of the metrics, the digest of every file but the
+    weights, which are checked where they are loaded, and the content of those that are drawn.
+    """
     path = folder(root, run)
-    if not path.is_dir():
-        return Outcome("missing")
     try:
-        stored = _read_json(path / SPEC)
-        if stored is None and (path / RESULT).exists():
-            raise ResultsError(f"{path / SPEC} is missing beside a result; move both away")
-        if stored is None:
-            return Outcome("missing")
-        if different := spec.difference(stored, run):
-            note = f"{path} holds another run under this id ({different})"
-            step = "give the changed value its own field or move the folder away"
-            return Outcome("stale", note=f"{note}; {step}")
-        result = _read_json(path / RESULT)
+        return _outcome(path, run)
     except ResultsError as error:
         return Outcome("damaged", note=str(error))
+
+
+def _outcome(path: Path, run: Run) -> Outcome:
+    if not _is_folder(path):
+        return Outcome("missing")
+    stored, result = _read(path, SPEC, dict[str, Any]), _read(path, RESULT, Result)
+    if stored is None and result is not None:
+        what = f"{path / SPEC} is missing beside a result"
+        raise ResultsError(f"{what}; move {path} away and run again")
+    if stored is None:
+        return Outcome("missing")
+    if different := spec.difference(stored, run):
+        note = f"{path} holds another run under this id ({different})"
+        step = "give the changed value its own field or move the folder away"
+        return Outcome("stale", note=f"{note}; {step}")
     if result is None:
         return Outcome("started")
-    status = result.get("status")
-    if status not in ("done", "diverged") or not _are_metrics(result.get("metrics")):
-        return Outcome(
-            "damaged", note=f"{path / RESULT} is not a result; move it away and run again"
-        )
-    return Outcome(status, result)
+    with _named(path, RESULT):
+        _check(result)
+    _check_files(path, run, result)
+    return Outcome(result["status"], result)
 
 
-def _are_metrics(value: object) -> bool:
-    """Whether it is an object of numbers."""
-    return isinstance(value, dict) and all(isinstance(v, int | float) for v in value.values())
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a JSON file; None if there is no file; ResultsError if it is damaged."""
+def _is_folder(path: Path) -> bool:
+    """Whether there is one. ResultsError if there is something else, or nobody may look."""
     try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
+        if stat.S_ISDIR(path.stat().st_mode):
+            return True
+    except (FileNotFoundError, NotADirectoryError):
+        if not path.is_symlink():
+            return False
     except OSError as error:
         raise ResultsError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise ResultsError(f"{path} is damaged ({error}); move it away and run again") from error
-    if not isinstance(content, dict):
-        raise ResultsError(f"{path} is damaged (not an object); move it away and run again")
-    return content
+    raise ResultsError(f"{path} is no folder; move it away and run again")
+
+
+@contextlib.contextmanager
+def _named(path: Path, name: str) -> Iterator[None]:
+    """Turns what is wrong with a file of a run's folder into a ResultsError that names it."""
+    try:
+        yield
+    except Damaged as error:
+        what = f"{path / name} is damaged ({error})"
+        raise ResultsError(f"{what}; move {path} away and run again") from error
+    except OSError as error:
+        raise ResultsError(f"cannot read {path / name}: {error.strerror}") from error
+
+
+def _read(path: Path, name: str, schema: type[T]) -> T | None:
+    """The JSON of a file in a run's folder; None if there is none."""
+    with _named(path, name):
+        try:
+            return records.read(path / name, schema)
+        except FileNotFoundError:
+            return None
+
+
+def _check(result: Result) -> None:
+    """Raise Damaged if a result says what cannot be."""
+    metrics = result["metrics"]
+    taken = sorted(metrics.keys() & set(_COLUMNS))
+    records.require(not taken, f"a metric is named {taken[:1]}")
+    records.require(not (wrong := measures.wrong(metrics)), wrong)
+    records.check(result.get("provenance", {}), Provenance)
+
+
+_SOUND = set[tuple[object, ...]]()  # files that were checked, so that a watcher reads them once
+
+
+def _check_files(path: Path, run: Run, result: Result) -> None:
+    """Raise ResultsError if a file is not the one that the result was written with."""
+    digests = result.get("files", {})
+    there = {name for name in artifacts.READ if os.path.lexists(path / name)}
+    for name in sorted((digests.keys() | there) - {WEIGHTS}):
+        with _named(path, name):
+            _check_file(path / name, name, digests.get(name), run, result["metrics"])
+
+
+def _check_file(
+    path: Path, name: str, digest: str | None, run: Run, metrics: Mapping[str, float]
+) -> None:
+    """Raise Damaged or OSError if a file of a result is missing, another, or holds nonsense."""
+    try:
+        about = path.stat()
+    except FileNotFoundError:
+        records.require(artifacts.may_lack(name), "it is missing")
+        return
+    records.require(digest, "its digest is not in the result; scripts/add_digests.py adds it")
+    stamp = (about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
+    key = (str(path), stamp, digest, *map(metrics.get, ACCURACIES))
+    if key not in _SOUND:
+        data = records.content(path, artifacts.MOST_BYTES)
+        records.require(artifacts.digest(data) == digest, "its digest is not that in the result")
+        artifacts.verify(name, data, run, metrics)
+        _SOUND.add(key)
+
+
+def weights(root: Path, run: Run) -> Path:
+    """The trained weights of a finished run, the file that its result was written with.
+
+    Raises ResultsError if the run is not done, or they are missing or others.
+    """
+    found, path = outcome(root, run), folder(root, run)
+    if found.result is None or found.state != "done":
+        raise ResultsError(f"{run.id} is {found.state}; `repro status` tells which runs are done")
+    if not (path / WEIGHTS).exists():
+        where = "weights are not in git; train the run in another --results DIR"
+        raise ResultsError(f"{path / WEIGHTS} is missing: {where}")
+    with _named(path, WEIGHTS):
+        digest = found.result.get("files", {}).get(WEIGHTS)
+        records.require(digest, "its digest is not in the result")
+        records.require(artifacts.digest_of(path / WEIGHTS) == digest, "its digest is another")
+    return path / WEIGHTS
+
+
+def stored_run(path: Path) -> Run:
+    """The run whose folder this is, by its spec. ResultsError if there is none or it is damaged."""
+    with _named(path, SPEC):
+        try:
+            return spec.from_json(records.content(path / SPEC))
+        except SpecError as error:
+            raise Damaged(str(error)) from error
 
 
 def begin(root: Path, run: Run) -> Path:
@@ -141,21 +278,23 @@ def begin(root: Path, run: Run) -> Path:
     return path
 
 
-def finish(path: Path, result: dict[str, Any], files: Mapping[str, bytes] | None = None) -> None:
-    """Write a run's files, then its result with their SHA-256. Once: ResultsError if there is one.
+def finish(path: Path, result: Mapping[str, Any], files: Mapping[str, bytes] | None = None) -> None:
+    """Write a run's files, then its result with the SHA-256 of these and those already there.
 
-    Of two writers, which the lease should have prevented, one wins; a file of the other would not
-    have the digest in the result.
+    Once: ResultsError if there is one, or if it has a number that is none. Of two writers, which
+    the lease should have prevented, one wins; a file of the other would not have the digest in the
+    result.
     """
-    digests = {name: hashlib.sha256(data).hexdigest() for name, data in (files or {}).items()}
     there = ResultsError(f"{path / RESULT} is there already; a result is written once")
     if (path / RESULT).exists():
         raise there
+    _strict(result)
     for name, data in (files or {}).items():
         write(path / name, data)
-    whole = result | ({"files": digests} if digests else {})
+    digests = {name: artifacts.digest(data) for name, data in (files or {}).items()}
+    digests |= artifacts.digests(path, digests)
     temporary = path / f"{RESULT}.whole-{os.getpid()}"
-    write(temporary, json.dumps(whole, indent=1, sort_keys=True) + "\n")
+    write(temporary, _strict({**result, "files": digests} if digests else result))
     try:
         os.link(temporary, path / RESULT)
     except FileExistsError:
@@ -166,38 +305,48 @@ def finish(path: Path, result: dict[str, Any], files: Mapping[str, bytes] | None
         temporary.unlink(missing_ok=True)
 
 
-def arrays(root: Path, run: Run, name: str) -> dict[str, Any] | None:
-    """The arrays of a finished run's .npz; None if it is not finished. Executes no code from it.
-
-    Raises ResultsError if the file is missing or damaged.
-    """
-    import numpy as np
-
-    if outcome(root, run).state != "done":
-        return None
-    path = folder(root, run) / name
+def _strict(result: Mapping[str, Any]) -> str:
+    """A result as JSON. ResultsError if it has NaN or an infinite number."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            return {key: stored[key] for key in stored.files}
-    except (OSError, ValueError, zipfile.BadZipFile, KeyError, EOFError) as error:
-        raise ResultsError(f"{path} is missing or damaged; move {path.parent} away") from error
+        return records.encode(result, indent=1, sort_keys=True) + "\n"
+    except ValueError as error:
+        raise ResultsError(f"the result has a number that is none: {error}") from error
+
+
+def arrays(root: Path, run: Run, name: str) -> dict[str, NDArray[Any]] | None:
+    """The arrays of a finished run's .npz; None if it is not finished, not in order, or has none.
+
+    `outcome` has the reason in its note.
+    """
+    path = folder(root, run)
+    if outcome(root, run).state != "done" or not (path / name).exists():
+        return None
+    with _named(path, name):
+        return records.arrays(records.content(path / name, artifacts.MOST_BYTES))
 
 
 # --- metrics.jsonl -------------------------------------------------------------------------------
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics, one an epoch; none if it has not come so far."""
-    try:
-        text = (path / METRICS).read_text()
-    except FileNotFoundError:
-        return []
-    return [json.loads(line) for line in text.splitlines()]
+def read_metrics(path: Path) -> list[Line]:
+    """The lines of a run's metrics, one an epoch; none if it has not come so far.
+
+    Raises ResultsError if the file is damaged.
+    """
+    with _named(path, METRICS):
+        try:
+            return artifacts.lines(records.content(path / METRICS, artifacts.MOST_BYTES))
+        except FileNotFoundError:
+            return []
 
 
 def write_metrics(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
-    """Replace a run's metrics by these lines."""
-    write(path / METRICS, "".join(json.dumps(line) + "\n" for line in lines))
+    """Replace a run's metrics by these lines. ResultsError for NaN or an infinite number."""
+    try:
+        text = "".join(records.encode(line) + "\n" for line in lines)
+    except ValueError as error:
+        raise ResultsError(f"a line of metrics has a number that is none: {error}") from error
+    write(path / METRICS, text)
 
 
 # --- the frame -----------------------------------------------------------------------------------
@@ -218,17 +367,19 @@ def frame(root: Path, runs: Iterable[Run], at: float = 1.0) -> tuple[pd.DataFram
         if found.note:
             warnings.append(found.note)
         if found.result is not None:
+            metrics = found.result["metrics"]
+            measured = metrics if at == 1 else _metrics_at(folder(root, run), at)
             row = {"run": run.id, "seed": run.seed, "status": found.state}
             if reference := found.result.get("provenance", {}).get("reference"):
-                row["reference"] = json.dumps(reference)
-            metrics = found.result["metrics"]
-            rows.append(row | (metrics if at == 1 else _metrics_at(folder(root, run), at)))
+                row["reference"] = records.encode(reference)
+            rows.append({**measured, **row})
     columns = ["run", "seed", "status", "top1"]
     return pd.DataFrame(rows, columns=None if rows else columns), warnings
 
 
-def _metrics_at(path: Path, at: float) -> dict[str, Any]:
+def _metrics_at(path: Path, at: float) -> Mapping[str, float | None]:
     """The line of a run's metrics after this share of its steps; nothing if there is none."""
     lines = read_metrics(path)
-    step = round(at * lines[-1]["step"]) if lines else 0
+    last = lines[-1]["step"] if lines else 0
+    step = round(at * (last or 0))
     return next((line for line in lines if line["step"] == step), {})

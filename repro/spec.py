@@ -11,8 +11,22 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
-from functools import cached_property
-from typing import Any, ClassVar, Literal, Self, TypeVar
+from functools import cache, cached_property
+from types import UnionType
+from typing import (
+    Any,
+    ClassVar,
+    ForwardRef,
+    Literal,
+    Self,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from repro import records
 
 Scale = Literal["paper", "proxy", "smoke"]
 SCALES: tuple[Scale, ...] = ("paper", "proxy", "smoke")
@@ -383,23 +397,24 @@ def _is_default(instance: object, field: Field[Any]) -> bool:
 
 
 def _dumps(value: object) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def to_json(run: Run) -> str:
     """The whole run, defaults included, as it is kept in `spec.json`."""
-    return json.dumps(canonical(run, defaults=True), indent=1, sort_keys=True) + "\n"
+    return records.encode(canonical(run, defaults=True), indent=1, sort_keys=True) + "\n"
 
 
-def from_json(text: str) -> Run:
-    """The run that `to_json` wrote. SpecError for a class or field that this code does not know."""
+def from_json(text: str | bytes) -> Run:
+    """The run that `to_json` wrote. SpecError for anything else, as of a later version."""
+    data = text.encode(errors="surrogatepass") if isinstance(text, str) else text
     try:
-        stored = json.loads(text)
-    except ValueError as error:
+        run = _revive(records.decode(data, object))
+        if not isinstance(run, Run):
+            raise SpecError("not the spec of a run")
+        assert run.id  # and with it all that a name is made of
+    except records.Damaged as error:
         raise SpecError(f"not a spec: {error}") from error
-    run = _revive(stored)
-    if not isinstance(run, Run):
-        raise SpecError("not the spec of a run")
     return run
 
 
@@ -410,13 +425,49 @@ def _revive(stored: object) -> Any:
         return stored
     parts = (Model, Recipe, AdversarialRecipe, Evaluation)
     known = {part.__name__: part for part in parts} | RUN_KINDS
-    values = {name: _revive(value) for name, value in stored.items() if name != "class"}
-    kind = known.get(stored.get("class", ""))
+    name = stored.get("class")
+    kind = known.get(name) if isinstance(name, str) else None
     if kind is None:
-        raise SpecError(f"a spec of class {stored.get('class')!r} is not known here")
-    if unknown := values.keys() - {f.name for f in fields(kind)}:
-        raise SpecError(f"{kind.__name__} has no field {sorted(unknown)[0]!r}")
-    return kind(**values)
+        raise SpecError(f"a spec of class {name!r:.80} is not known here")
+    values = {name: _revive(value) for name, value in stored.items() if name != "class"}
+    return kind(**_checked(kind, values))
+
+
+def _checked(kind: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """The values of a dataclass's fields. SpecError for an unknown, missing or wrong one."""
+    hints = _hints(kind)
+    if unknown := values.keys() - {field.name for field in fields(kind)}:
+        raise SpecError(f"{kind.__name__} has no field {sorted(unknown)[0]!r:.80}")
+    for field in fields(kind):
+        if field.name not in values and field.default is MISSING:
+            raise SpecError(f"{kind.__name__} has no {field.name!r}")
+        if field.name in values and not _fits(values[field.name], hints[field.name]):
+            value = f"{values[field.name]!r:.80}"
+            raise SpecError(f"{kind.__name__}: {field.name} cannot be {value}")
+    return values
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Whether a value is of a type that a spec's field may have."""
+    if isinstance(hint, str | ForwardRef):  # Value is made of itself
+        return _fits(value, Value)
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return any(value == choice and type(value) is type(choice) for choice in inner)
+    if origin in (Union, UnionType):
+        return any(_fits(value, choice) for choice in inner)
+    if origin is tuple:
+        items = value if isinstance(value, tuple) else None
+        kinds = inner[:1] * len(items or ()) if inner[-1] is Ellipsis else inner
+        return items is not None and len(items) == len(kinds) and all(map(_fits, items, kinds))
+    if hint is float:
+        return type(value) in (int, float)  # 1.0 is written as 1
+    return type(value) is hint
 
 
 def difference(stored: object, run: Run) -> str | None:
@@ -441,9 +492,9 @@ def _difference(place: str, stored: object, current: object, default: object) ->
             if found:
                 return found
         return None
-    if stored == current:
+    if stored == current and isinstance(stored, bool) == isinstance(current, bool):
         return None
-    shown = ["absent" if v is MISSING else json.dumps(v) for v in (stored, current)]
+    shown = ["absent" if v is MISSING else f"{json.dumps(v):.80}" for v in (stored, current)]
     return f"{place}: {shown[0]} stored, {shown[1]} now"
 
 

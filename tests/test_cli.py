@@ -340,7 +340,7 @@ def test_a_damaged_result_is_skipped_in_drawing_and_stops_a_launch(
     assert "90.00" not in out
     error = refused(capsys, "table1 --launch local --only NesT")
     assert str(damaged) in error
-    assert "move it away and run again" in error
+    assert "away and run again" in error
     assert str(damaged) in refused(capsys, "table1 --launch local --dry-run")
     assert snapshot(here / "results") == before
 

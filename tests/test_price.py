@@ -164,7 +164,10 @@ def test_a_generator_and_its_discriminator(tmp_path: Path) -> None:
     """Of a step: the generator's pass and gradient, the discriminator's of both kinds, and R1's."""
     run = experiments.get("figure5_left").cells[0].run
     assert isinstance(run, Generation)
-    sizes = [{"parameters": 3_000_000, "macs": 7e9}, {"parameters": 1_000_000, "macs": 5e9}]
+    sizes = [
+        {"parameters": 3_000_000, "macs": 7 * 10**9},
+        {"parameters": 1_000_000, "macs": 5 * 10**9},
+    ]
     assert price.price(tmp_path, run, "H100").gpu_hours is None
     for model, counts in zip(price.pair(run), sizes, strict=True):
         finished(tmp_path, model, counts)

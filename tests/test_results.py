@@ -2,26 +2,61 @@
 
 from __future__ import annotations
 
+import io
 import json
+import math
 import resource
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from repro import results, spec
-from repro.results import ResultsError
-from repro.spec import Classification, Model, Recipe, SpecError
+from repro import artifacts, results, spec
+from repro.results import Result, ResultsError
+from repro.spec import Classification, Model, Profiling, Recipe, SpecError
 
 RUN = Classification(
     model=Model.of("nest_tiny_cifar", img_size=32),
     dataset="cifar10",
     recipe=Recipe(epochs=300, batch_size=192, lr=1.875e-4),
 )
-DONE = {"status": "done", "metrics": {"top1": 71.25, "top5": 99.0}}
-DIVERGED = {"status": "diverged", "metrics": {"step": 10}}
+DONE: Result = {"status": "done", "metrics": {"top1": 71.25, "top5": 99.0}}
+DIVERGED: Result = {"status": "diverged", "metrics": {"step": 10}}
+OTHER_KIND = Profiling(model=RUN.model, classes=10, image_size=32)
+COUNTED: Result = {"status": "done", "metrics": {"parameters": 1}}
+
+
+def npz(**arrays: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
+
+
+FILES = {
+    "metrics.jsonl": b'{"step": 1, "top1": 2.5}\n{"step": 2, "train_loss": null}\n',
+    "predictions.npz": npz(label=np.zeros(3, np.uint16)),
+    "maps.npz": npz(
+        pixels=np.zeros((1, 8, 8, 3), np.uint8),
+        maps=np.zeros((1, 2, 2), np.float32),
+        shows=np.array(["Bag"]),
+        predicted=np.array(["Bag"]),
+        boxes=np.zeros((0, 4), np.int64),
+        counts=np.zeros(1, np.int64),
+    ),
+    "trees.npz": npz(
+        pixels=np.zeros((1, 8, 8, 3), np.uint8),
+        shows=np.zeros((1, 1), np.int64),
+        classes=np.zeros((1, 1), np.int64),
+        probabilities=np.ones((1, 1), np.float32),
+        paths=np.zeros((1, 1, 1), np.int64),
+        nodes1=np.ones((1, 1, 2, 2), np.float32),
+        names=np.array(["Bag"]),
+    ),
+}
 
 
 def finished(root: Path, run: Classification = RUN, result: object = DONE) -> Path:
@@ -118,6 +153,21 @@ def test_states_of_a_run(tmp_path: Path) -> None:
 
 
 DAMAGED = {
+    "NaN": '{"status": "done", "metrics": {"top1": NaN}}',
+    "infinite": '{"status": "done", "metrics": {"top1": 1e999}}',
+    "true": '{"status": "done", "metrics": {"top1": true}}',
+    "without end": "[" * 100_000,
+    "beyond 100 %": json.dumps(DONE | {"metrics": {"top1": 250}}),
+    "below 0": json.dumps(DONE | {"metrics": {"top1": -5}}),
+    "half a parameter": json.dumps(DONE | {"metrics": {"parameters": 1.5}}),
+    "outside its interval": json.dumps(
+        DONE | {"metrics": {"pointing": 9.0, "pointing_low": 1.0, "pointing_high": 2.0}}
+    ),
+    "a column's name": json.dumps(DONE | {"metrics": {"seed": 7}}),
+    "no provenance": json.dumps(DONE | {"provenance": None}),
+    "a text for seconds": json.dumps(DONE | {"provenance": {"seconds": "1"}}),
+    "markup for a reference": json.dumps(DONE | {"provenance": {"reference": "<script>"}}),
+    "a file outside": json.dumps(DONE | {"files": {"../x": "0" * 64}}),
     "truncated": json.dumps(DONE)[:-5],
     "empty": "",
     "not text": "\udcff\udcfe",
@@ -140,14 +190,100 @@ def test_a_damaged_result_is_named_skipped_and_kept(tmp_path: Path, content: str
     found = results.outcome(tmp_path, RUN)
     assert (found.state, found.result) == ("damaged", None)
     assert str(path) in found.note
-    assert "move it away and run again" in found.note
+    assert f"move {path.parent} away and run again" in found.note
     assert "\n" not in found.note
     frame, warnings = results.frame(tmp_path, [RUN])
     assert (len(frame), warnings) == (0, [found.note])
-    with pytest.raises(ResultsError, match="move it away"):
+    with pytest.raises(ResultsError, match="away and run again"):
         results.begin(tmp_path, RUN)
     with pytest.raises(ResultsError, match="a result is written once"):
         results.finish(path.parent, DONE)
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "predictions.npz", "maps.npz", "trees.npz"])
+@pytest.mark.parametrize("change", ["cut", "other", "empty", "gone", "a folder", "no digest"])
+def test_a_file_that_is_not_the_result_s_is_named(tmp_path: Path, name: str, change: str) -> None:
+    """Whichever file, and whatever is wrong with it."""
+    folder = results.begin(tmp_path, OTHER_KIND)
+    data = FILES[name]
+    results.finish(folder, COUNTED, {name: data})
+    assert results.outcome(tmp_path, OTHER_KIND).state == "done"
+    path = folder / name
+    if change == "no digest":
+        (folder / results.RESULT).write_text(json.dumps(COUNTED))
+    else:
+        path.unlink()
+    if change in ("cut", "other", "empty"):
+        path.write_bytes({"cut": data[:-7], "other": data + b"\n", "empty": b""}[change])
+    if change == "a folder":
+        path.mkdir()
+    found = results.outcome(tmp_path, OTHER_KIND)
+    assert found.state == "damaged"
+    assert found.note.startswith(f"{path} is damaged (")
+    assert found.note.endswith(f"move {folder} away and run again")
+    frame, warnings = results.frame(tmp_path, [OTHER_KIND])
+    assert (len(frame), warnings) == (0, [found.note])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"{}\n\n", b'{"step": 1', b'{"step": 2}\n{"step": 1}\n', b'{"step": NaN}\n', b"[]\n"],
+)
+def test_lines_that_are_none_are_named_though_they_have_their_digest(
+    tmp_path: Path, content: bytes
+) -> None:
+    folder = results.begin(tmp_path, RUN)
+    (folder / results.METRICS).write_bytes(content)
+    results.finish(folder, DONE)
+    found = results.outcome(tmp_path, RUN)
+    assert found.state == "damaged"
+    assert found.note.startswith(f"{folder / results.METRICS} is damaged (")
+
+
+def test_what_is_not_in_git_may_be_missing(tmp_path: Path) -> None:
+    folder = results.begin(tmp_path, RUN)
+    (folder / "samples").mkdir()
+    files = {results.WEIGHTS: b"weights", "samples/step000000001.png": b"a grid"}
+    results.finish(folder, DONE, files)
+    assert results.weights(tmp_path, RUN) == folder / results.WEIGHTS
+    (folder / results.WEIGHTS).write_bytes(b"weight5")
+    with pytest.raises(ResultsError, match=r"weights.safetensors is damaged \(.* digest"):
+        results.weights(tmp_path, RUN)
+    for name in files:
+        (folder / name).unlink()
+    assert results.outcome(tmp_path, RUN).state == "done"
+    with pytest.raises(ResultsError, match=r"weights\.safetensors is missing"):
+        results.weights(tmp_path, RUN)
+
+
+@pytest.mark.parametrize(("top1", "state"), [(75.0, "done"), (0.75, "damaged")])
+def test_a_share_is_not_taken_for_percent(tmp_path: Path, top1: float, state: str) -> None:
+    """The predictions are counted again."""
+    top5 = np.array([[1, 0], [2, 0], [3, 0], [0, 1]], np.uint16)
+    kept = npz(label=np.array([1, 2, 3, 2], np.uint16), top5=top5)
+    metrics = {"top1": top1, "top5": 75.0}
+    folder = results.begin(tmp_path, RUN)
+    results.finish(folder, {"status": "done", "metrics": metrics}, {results.PREDICTIONS: kept})
+    found = results.outcome(tmp_path, RUN)
+    assert found.state == state
+    assert ("its predictions give top1 75, not 0.75" in found.note) == (state == "damaged")
+
+
+def test_a_folder_s_place_is_taken_by_a_file(tmp_path: Path) -> None:
+    (tmp_path / RUN.id).write_text("")
+    found = results.outcome(tmp_path, RUN)
+    assert found.state == "damaged"
+    assert "is no folder; move it away" in found.note
+
+
+def test_a_number_that_is_none_is_not_written(tmp_path: Path) -> None:
+    folder = results.begin(tmp_path, RUN)
+    before = tree(tmp_path)
+    with pytest.raises(ResultsError, match="a number that is none"):
+        results.write_metrics(folder, [{"step": 1, "train_loss": math.nan}])
+    with pytest.raises(ResultsError, match="a number that is none"):
+        results.finish(folder, {"status": "done", "metrics": {"top1": math.inf}}, {"a": b"b"})
     assert tree(tmp_path) == before
 
 
@@ -214,7 +350,10 @@ def test_a_result_is_written_once(tmp_path: Path) -> None:
 
 def test_metrics_come_back(tmp_path: Path) -> None:
     assert results.read_metrics(tmp_path) == []
-    lines = [{"epoch": 1, "train_loss": 2.3}, {"epoch": 2, "train_loss": 0.1}]
+    lines: list[artifacts.Line] = [
+        {"epoch": 1, "train_loss": 2.3},
+        {"epoch": 2, "train_loss": None},
+    ]
     results.write_metrics(tmp_path, lines[:1])
     results.write_metrics(tmp_path, lines)
     assert results.read_metrics(tmp_path) == lines

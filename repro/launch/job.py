@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from repro import results, spec
+from repro import results
 from repro.launch import code, ending, lease, ranks
 from repro.launch.ending import Cause, Ending
 from repro.spec import Run
@@ -94,10 +94,7 @@ class _Job:
         return self.how.micro_batch
 
     def weights_of(self, run: Run) -> Path:
-        path = results.folder(self.root, run) / results.WEIGHTS
-        if results.outcome(self.root, run).state != "done" or not path.exists():
-            raise results.ResultsError(f"{run.id}, which this run starts from, has no weights")
-        return path
+        return results.weights(self.root, run)
 
     def stopping(self) -> bool:
         lost = self.held is not None and self.held.lost
@@ -267,7 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--micro-batch", type=int | None, help="images on one device at once")
     parser.add_argument("--decode", choices=("cpu", "nvjpeg"), default=How.decode)
     given = parser.parse_args(arguments)
-    run = spec.from_json(given.spec.read_text())
+    run = results.stored_run(given.spec.parent)
     root = given.spec.resolve().parent.parent
     lease.allow(results.folder(root, run))
     ranks.from_slurm()

@@ -111,7 +111,7 @@ def _values(root: Path, runs: Sequence[Run], metric: str, at: float) -> tuple[_V
     values = done.reindex(columns=["run", metric, *ends])  # where all diverged, there is none
     lacking = values["run"][values[metric].isna()]
     warnings = [
-        f"{root / name} has a result without {metric!r}; move it away and run again"
+        f"{root / name} has a result without {metric!r}; move the folder away and run again"
         for name in lacking
     ]
     means = [values[end].astype(float).mean() for end in ends]

@@ -1,0 +1,136 @@
+"""What is read from disk is checked here first: whole, small, strict, and of the expected schema.
+
+A file may hold anything: another program wrote it, a disk lost half of it, or somebody edited it.
+Every reader of a run's folder, a lease or a submission goes through `read` or `arrays`, which
+either return what the schema says or raise Damaged. JSON has no NaN, here neither in nor out.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import stat
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MOST_BYTES = 16 * 2**20  # of a JSON file
+MOST_ARRAY_BYTES = 2**30  # of the arrays in a file, unpacked
+MOST_DEPTH = 32  # of lists and objects in each other
+
+T = TypeVar("T")
+
+
+class Damaged(ValueError):
+    """What is wrong with the content of a file: one line without the file's name."""
+
+
+def content(path: Path, most: int = MOST_BYTES) -> bytes:
+    """The bytes of a regular file.
+
+    Raises OSError if it cannot be read (FileNotFoundError if there is none), Damaged if it is no
+    regular file or is larger than `most`.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would wait for a writer
+    try:
+        about = os.fstat(descriptor)
+        require(stat.S_ISREG(about.st_mode), "not a regular file")
+        size = about.st_size
+        require(size <= most, f"{size:,} bytes, where {most:,} are the most")
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read(most)
+    finally:
+        os.close(descriptor)
+
+
+def read(path: Path, schema: type[T]) -> T:
+    """The JSON in a file, as the schema describes it. Raises OSError or Damaged, as `content`."""
+    return decode(content(path), schema)
+
+
+def decode(data: bytes, schema: type[T]) -> T:
+    """JSON as a value of the schema: a TypedDict, a dataclass or anything that msgspec knows.
+
+    Raises Damaged for what is no JSON, nests too deeply, or does not fit the schema.
+    """
+    if data.count(b"{") + data.count(b"[") > MOST_DEPTH and _depth(data) > MOST_DEPTH:
+        raise Damaged(f"lists or objects in each other, more than {MOST_DEPTH} deep")
+    try:
+        return msgspec.json.decode(data, type=schema)
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise Damaged(str(error)) from error
+
+
+def _depth(data: bytes) -> int:
+    """How deeply lists and objects lie in each other."""
+    depth = most = 0
+    for token in re.findall(rb'"(?:[^"\\]|\\.)*+"|[][{}]', data, re.DOTALL):
+        if token in b"[{":
+            depth += 1
+            most = max(most, depth)
+        elif token in b"]}":
+            depth -= 1
+    return most
+
+
+def encode(value: object, indent: int | None = None, *, sort_keys: bool = False) -> str:
+    """The value as JSON. Raises ValueError for NaN and infinite numbers, which JSON has not."""
+    return json.dumps(value, indent=indent, sort_keys=sort_keys, allow_nan=False)
+
+
+def check(value: object, schema: type[T]) -> T:
+    """What JSON was read as, as a value of a narrower schema. Raises Damaged if it does not fit."""
+    try:
+        return msgspec.convert(value, schema)
+    except msgspec.MsgspecError as error:
+        raise Damaged(str(error)) from error
+
+
+def arrays(data: bytes) -> dict[str, NDArray[Any]]:
+    """The arrays of an .npz by name. Executes no code from it. Raises Damaged if it is none."""
+    import numpy as np
+
+    try:
+        with (
+            warnings.catch_warnings(action="error"),
+            np.load(io.BytesIO(data), allow_pickle=False) as stored,
+        ):
+            size = sum(entry.file_size for entry in stored.zip.infolist())
+            require(size <= MOST_ARRAY_BYTES, f"arrays of {size:,} bytes")
+            found = {name: stored[name] for name in stored.files}
+    except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds for what is no .npz
+        raise Damaged(f"not an .npz: {one_line(f'{type(error).__name__}: {error}')}") from error
+    for name, value in found.items():  # a member that is no array comes as bytes
+        require(isinstance(value, np.ndarray), f"not an array: {name!r}")
+    return found
+
+
+def arrays_of(data: bytes, shapes: Mapping[str, tuple[str, int]]) -> dict[str, NDArray[Any]]:
+    """The same, with an array of each name; `shapes`: numpy's letters of its kinds, dimensions."""
+    found = arrays(data)
+    for name, (kinds, dimensions) in shapes.items():
+        require(name in found, f"no array {name!r}")
+        array = found[name]
+        good = array.dtype.kind in kinds and array.ndim == dimensions
+        require(good, f"{name!r} is {array.dtype} of shape {array.shape}")
+    return found
+
+
+def require(holds: object, what: str) -> None:
+    """Raise Damaged with these words unless it holds."""
+    if not holds:
+        raise Damaged(what)
+
+
+def one_line(text: str, most: int = 200) -> str:
+    """A text from elsewhere as one line of a message, cut where it is too long."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[:most]}…"
