@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -12,12 +13,15 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from repro import results
+from repro import experiments, results
 from repro.cli import main
 from repro.data import composed
+from repro.experiments import scales
 from repro.interpret.gradcat import gradcat
-from repro.spec import Classification, Model, Profiling, Recipe
+from repro.launch import explanation
+from repro.spec import Classification, Explanation, Model, Profiling, Recipe
 from repro.tasks.classification import create
+from tests.interpret.small_models import shaken
 
 SMALL = Model.of(
     "nest_small_imagenet", img_size=64, patch_size=4, depths=(1, 1, 1), embed_dims=(8, 16, 32),
@@ -36,6 +40,12 @@ def repro(line: str) -> int:
     return main(line.split())
 
 
+def save_photo(folder: Path) -> Path:
+    pixels = np.random.default_rng(0).integers(0, 255, (90, 130, 3), np.uint8)
+    Image.fromarray(pixels).save(folder / "photo.jpg", quality=95)
+    return folder / "photo.jpg"
+
+
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a photograph, and results with a NesT and a ViT in them."""
@@ -44,8 +54,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         run = trained(model)
         folder = results.begin(tmp_path / "results", run)
         save_file(create(model, 10, 0.0, 0).state_dict(), folder / results.WEIGHTS)
-    pixels = np.random.default_rng(0).integers(0, 255, (90, 130, 3), np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "photo.jpg", quality=95)
+    save_photo(tmp_path)
     return tmp_path
 
 
@@ -68,8 +77,6 @@ def test_a_photograph_has_a_tree_and_maps(here: Path, capsys: pytest.CaptureFixt
 
 
 def test_the_tree_is_that_of_the_squeezed_picture(here: Path) -> None:
-    from repro.launch import explanation
-
     run = trained(SMALL)
     place = (here / "photo.jpg", run, None, ["8"], 1, here / "results", here)
     found = explanation.explain(*place)
@@ -89,6 +96,60 @@ def test_what_is_no_nest_has_maps_only(here: Path, capsys: pytest.CaptureFixture
     assert capsys.readouterr().out.split() == ["photo-maps.svg", "photo-maps.png"]
     text = (here / "photo-maps.svg").read_text()
     assert "Gradient rollout" in text
+
+
+CLASS_TOKEN = ("deit", "vit")
+NOT_AVERAGED = ("cct", "pvt", "regnety-002-glyphs", "regnety-004-glyphs", "resnet50-glyphs")
+# On images of 32 px, the last map of a RegNet or ResNet-50 has one position.
+
+
+def classifiers() -> list[Classification]:
+    """A classifier of every architecture that is trained here, as it is at proxy scale."""
+    runs = [run for name in experiments.names()
+            for _, run in scales.asked(experiments.get(name).cells, "proxy")]  # fmt: skip
+    runs += [run.trained for run in runs if isinstance(run, Explanation) and run.trained]
+    found = {run.model: run for run in runs if isinstance(run, Classification)}
+    return list(found.values())
+
+
+@pytest.mark.parametrize("run", classifiers(), ids=lambda run: run.slug)
+def test_every_classifier_trained_here_explains(run: Classification, tmp_path: Path) -> None:
+    classes = 100 if run.dataset == "glyphs" else 10
+    state = shaken(create(run.model, classes, 0.0, 0)).state_dict()
+    weights = tmp_path / "own.safetensors"
+    save_file(state, weights)
+    photo = save_photo(tmp_path)
+    found = explanation.explain(photo, run, weights, ["1"], 1, tmp_path, tmp_path)
+    has_one_token = dict(run.model.options).get("depths") == (1, 1, 1, 1)
+    rollout = run.slug.startswith(CLASS_TOKEN)
+    hires = run.slug.startswith(NOT_AVERAGED) or has_one_token
+    assert found.method == ("Gradient rollout" if rollout else "HiResCAM" if hires else "CAM")
+    assert np.ptp(found.maps[0]["maps"]) > 0
+    assert bool(found.trees or found.note) == run.slug.startswith("nest")
+    assert found.note.startswith("no tree: 1×1 tokens") == has_one_token
+
+
+def test_the_readme_explains_by_weights_that_are_in_git(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path(__file__).parents[1]
+    monkeypatch.chdir(tmp_path)
+    save_photo(tmp_path)
+    lines = [
+        line.partition("#")[0].split() for line in (root / "README.md").read_text().splitlines()
+    ]
+    here = [line[1:] for line in lines if line[:2] == ["repro", "explain"] and "-s0" in line[4]]
+    assert here
+    for words in here:
+        (run,) = (root / "results").glob(f"{words[words.index('--run') + 1]}*")
+        assert git("ls-files", str(run / results.WEIGHTS), at=root)
+        assert main([*words, "--results", str(root / "results")]) == 0
+
+
+def git(*words: str, at: Path) -> str:
+    return subprocess.run(
+        ["git", *words], cwd=at, check=True, capture_output=True, text=True
+    ).stdout
 
 
 def test_weights_of_another_place(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

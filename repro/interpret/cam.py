@@ -1,4 +1,7 @@
-"""CAM and Grad-CAM++, as raw maps: no ReLU but the method's own, no scaling (see `heatmap`)."""
+"""CAM, HiResCAM and Grad-CAM++, as raw maps.
+
+No ReLU but the method's own, and no scaling (see `heatmap`).
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,10 @@ from repro.interpret.taps import (
 )
 
 EPS = 1e-6  # of the library grad-cam, on which published maps rest
+
+
+class NoCAM(InterpretError):
+    """A model with more than pooling and one linear layer above its last map."""
 
 
 def cam(
@@ -44,7 +51,8 @@ def cam(
         tolerance: of the check, relative to the sum of the absolute terms of the logit; the
             rounding of half-precision logits is allowed for in any case.
 
-    InterpretError names the model, layer, class or image that has no such map.
+    NoCAM for a model that ends otherwise; InterpretError names the layer, class or image that has
+    no such map.
     """
     found = last_map(model, images, layer)
     target = checked_classes(classes, found.logits)
@@ -52,7 +60,7 @@ def cam(
     maps = as_maps(found.feature, eager(model), images, found.layer, layout, head.in_features)
     if maps.shape[1] != head.in_features:
         channels = f"{maps.shape[1]} channels, the linear layer takes {head.in_features}"
-        raise InterpretError(f"no CAM: layer {found.layer!r} has {channels}")
+        raise NoCAM(f"no CAM: layer {found.layer!r} has {channels}")
     maps = maps.to(head.weight.dtype)
     weight = head.weight.detach()[target]
     result = torch.einsum("bc,bchw->bhw", weight, maps)
@@ -71,10 +79,27 @@ def _check(result: Tensor, maps: Tensor, found: Pooled, target: Tensor, toleranc
     off = (result.mean((1, 2)) + bias - logit).abs()
     if (off > allowed).any():  # what is not finite is named by the caller
         worst = int((off - allowed).argmax())
-        raise InterpretError(
+        raise NoCAM(
             f"no CAM: with layer {found.layer!r}, mean(CAM) + bias misses the logit of image "
             f"{worst} by {off[worst]:.3g}; more than pooling and one linear layer follow it"
         )
+
+
+def hires_cam(
+    model: nn.Module,
+    images: Tensor,
+    classes: Classes,
+    *,
+    layer: str | None = None,
+    layout: Layout | None = None,
+) -> Tensor:
+    """HiResCAM (Draelos and Carin 2020) of a layer's maps A: Σ_k A_k ∂logit/∂A_k, (B, h, w).
+
+    Where CAM exists this is CAM over the number of positions. Unlike Grad-CAM++ it is made for maps
+    of either sign, and keeps negative values. Arguments and errors as in `grad_cam_pp`.
+    """
+    maps, g = _maps_and_gradients(model, images, classes, layer, layout)
+    return checked_finite((maps * g).sum(1), "HiResCAM")
 
 
 def grad_cam_pp(
@@ -94,9 +119,9 @@ def grad_cam_pp(
 
     Args:
         images, classes, layout: as in `cam`.
-        layer: dotted name, 'layer4' of a ResNet; by default the last map ahead of the linear
-            layer, found by one more forward pass. Of a ViT, 'blocks.11.norm1': its class logit
-            does not depend on the patches of the final norm.
+        layer: dotted name, 'layer4' of a ResNet; by default the model's `map_layer`, or the last
+            map ahead of the linear layer, found by one more forward pass. Of a ViT,
+            'blocks.11.norm1': its class logit does not depend on the patches of the final norm.
         eps: 1e-6 as the library grad-cam, with which published maps were made; as g² may well be
             smaller, it then rules α. 0 is the formula of the paper.
 
@@ -104,6 +129,17 @@ def grad_cam_pp(
     happens where A takes negative values, as after a layer norm, for which the method is not made.
     InterpretError names an image whose gradient is zero everywhere, which tells of a wrong layer.
     """
+    maps, g = _maps_and_gradients(model, images, classes, layer, layout)
+    total = maps.sum((2, 3), keepdim=True)
+    alpha = g**2 / (2 * g**2 + total * g**3 + eps)
+    weight = (torch.where(g == 0, 0, alpha) * g.relu()).sum((2, 3))
+    return checked_finite(torch.einsum("bc,bchw->bhw", weight, maps).relu(), "Grad-CAM++")
+
+
+def _maps_and_gradients(
+    model: nn.Module, images: Tensor, classes: Classes, layer: str | None, layout: Layout | None
+) -> tuple[Tensor, Tensor]:
+    """A layer's maps and each image's ∂logit by them, both (B, C, h, w)."""
     name = last_map(model, images).layer if layer is None else layer
     taps = tap(model, images, [name])
     (gradient,) = gradients(taps, checked_classes(classes, taps.logits))
@@ -114,7 +150,4 @@ def grad_cam_pp(
     if dead.any():
         number = int(dead.int().argmax())
         raise InterpretError(f"the logit of image {number} does not depend on layer {name!r}")
-    total = maps.sum((2, 3), keepdim=True)
-    alpha = g**2 / (2 * g**2 + total * g**3 + eps)
-    weight = (torch.where(g == 0, 0, alpha) * g.relu()).sum((2, 3))
-    return checked_finite(torch.einsum("bc,bchw->bhw", weight, maps).relu(), "Grad-CAM++")
+    return maps, g

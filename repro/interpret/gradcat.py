@@ -86,6 +86,10 @@ def _reason(values: Tensor, step: int) -> str:
     return f"step {step}: the best two of four values tie, up to rounding"
 
 
+class NoTree(InterpretError):
+    """A NesT with fewer tokens than blocks."""
+
+
 class Maps(NamedTuple):
     """What is kept of a hierarchy, (B, H, W, C)."""
 
@@ -123,7 +127,8 @@ def gradcat(
         rectified: whether negative h, after the reduction, counts as 0.
 
     What is not decided is -1 in the path, never guessed; see `GradCat.decided`.
-    InterpretError for a model that is no NesT, has one hierarchy, or whose blocks do not halve.
+    NoTree for a NesT whose top has too few tokens; InterpretError for another model, or for one
+    hierarchy.
     """
     _check(sign, top_tap, tap_below, reduction)
     maps = _hierarchies(model, images, classes, top_tap, tap_below)
@@ -161,10 +166,10 @@ def _descend(nodes: tuple[Tensor, ...], floors: tuple[Tensor, ...], sign: Sign) 
 
 
 def block_means(plane: Tensor, side: int) -> Tensor:
-    """(B, H, W) -> (B, side, side): the mean of each block; InterpretError if they do not fit."""
+    """(B, H, W) -> (B, side, side): the mean of each block; NoTree if they do not fit."""
     b, h, w = plane.shape
     if h % side or w % side:
-        raise InterpretError(f"{h}×{w} tokens do not divide into {side}×{side} blocks")
+        raise NoTree(f"{h}×{w} tokens do not divide into {side}×{side} blocks")
     return plane.reshape(b, side, h // side, side, w // side).mean((2, 4))
 
 

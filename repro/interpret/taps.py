@@ -139,13 +139,15 @@ def gradients(taps: Taps, classes: Tensor) -> tuple[Tensor, ...]:
 def last_map(model: nn.Module, images: Tensor, layer: str | None = None) -> Pooled:
     """Run the model once and keep what its last linear layer was pooled from.
 
-    That is the last output with more than one position ahead of it, or `layer`'s. Nobody vouches
-    that nothing but pooling lies between: `cam` checks it. InterpretError if there is no such
+    That is the output of `layer`, or of the model's own `map_layer`, or the last output with more
+    than one position ahead of it. Nobody vouches that nothing but pooling lies between: `cam`
+    checks it. InterpretError if there is no such
     output, or no linear layer that made the logits.
     """
     model = eager(model)
     images = checked_images(model, images)
     modules = dict(model.named_modules())
+    layer = layer or getattr(model, "map_layer", None)
     last: list[tuple[str, Tensor]] = []
     heads: list[tuple[nn.Linear, str, Tensor]] = []
 

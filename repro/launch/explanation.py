@@ -15,13 +15,15 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from repro.data.images import RGB
+    from repro.tasks.localization import Method
 
 
 @dataclass(frozen=True)
 class Explained:
     """What a classifier makes of a picture, in the form in which runs keep it."""
 
-    trees: dict[str, Any] | None  # None: the classifier is no NesT
+    trees: dict[str, Any] | None  # None: the classifier is no NesT, or see the note
+    note: str  # why a NesT has no tree
     maps: list[dict[str, Any]]  # of each class
     method: str  # of the maps, as a title has it
     classes: tuple[str, ...]
@@ -54,6 +56,7 @@ def explain(
     import torch
 
     from repro.data import augment
+    from repro.interpret.gradcat import NoTree
     from repro.interpret.taps import InterpretError
     from repro.tasks import explained, traversal
     from repro.train import device
@@ -70,11 +73,15 @@ def explain(
         chosen = _numbers(asked, names, about.classes)
         top = probable.topk(min(count, len(names))).indices[0].tolist()
         classes = torch.tensor([chosen or top], device=here)
-        trees = None
+        trees, note = None, ""
         kept = {"pixels": pixels.permute(0, 2, 3, 1).numpy(), "names": names}
         if "nest" in run.model.name:
             reading = Traversal(classifier=run, dataset=run.dataset)
-            trees = kept | {"shows": [[]], **traversal.trees_of(reading, net, x, classes, probable)}
+            try:
+                found = traversal.trees_of(reading, net, x, classes, probable)
+                trees = kept | {"shows": [[]], **found}
+            except NoTree as error:
+                note = f"no tree: {error}"
         method, maps = _maps(net, x, classes[0])
     except InterpretError as error:
         raise ResultsError(f"{run.id} cannot be asked: {error}") from error
@@ -83,7 +90,7 @@ def explain(
         kept | {"maps": one, "shows": [""], "predicted": [best], "boxes": [], "counts": _none()}
         for one in maps
     ]
-    return Explained(trees, shown, method, tuple(names[c] for c in classes[0].tolist()))
+    return Explained(trees, note, shown, method, tuple(names[c] for c in classes[0].tolist()))
 
 
 def _none() -> Any:
@@ -93,12 +100,24 @@ def _none() -> Any:
 
 
 def _maps(net: nn.Module, x: Tensor, classes: Tensor) -> tuple[str, list[Any]]:
-    """The map (1, h, w) of each class: CAM, or rollout for what has a class token."""
+    """The map (1, h, w) of each class, and the method's title.
+
+    Gradient rollout where a class token attends to every patch, CAM where the last map is averaged,
+    and HiResCAM of the last map elsewhere.
+    """
+    from repro.interpret.cam import NoCAM, hires_cam
     from repro.interpret.layouts import prefix_tokens
     from repro.tasks.localization import METHODS
 
-    title, name = ("Gradient rollout", "gradient_rollout") if prefix_tokens(net) else ("CAM", "cam")
-    return title, [METHODS[name](net, x, one).cpu().numpy() for one in classes[:, None]]
+    def maps(method: Method) -> list[Any]:
+        return [method(net, x, one).cpu().numpy() for one in classes[:, None]]
+
+    if prefix_tokens(net):
+        return "Gradient rollout", maps(METHODS["gradient_rollout"])
+    try:
+        return "CAM", maps(METHODS["cam"])
+    except NoCAM:
+        return "HiResCAM", maps(hires_cam)
 
 
 def _numbers(words: Sequence[str], names: Sequence[str], wnids: Sequence[str]) -> list[int]:

@@ -80,6 +80,9 @@ class CompactConvolutionalTransformer(nn.Module):
     Raises ValueError where the tokenizer cannot halve the image that often.
     """
 
+    num_prefix_tokens = 0
+    map_layer = "norm"  # whose tokens are pooled, by weights of their own
+
     def __init__(
         self,
         img_size: int = 32,

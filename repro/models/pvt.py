@@ -148,6 +148,8 @@ class PyramidVisionTransformer(nn.Module):
             last = i == len(embed_dims) - 1
             self.stages.append(Stage(in_dim, dim, patch, size, blocks, last))
             in_dim, patch = dim, 2
+        # The last map before the class token takes over.
+        self.map_layer = f"stages.{len(self.stages) - 1}.proj"
         self.norm = nn.LayerNorm(self.num_features, eps=1e-6)
         self.head = nn.Linear(self.num_features, num_classes)
         self.apply(_init_weights)

@@ -86,12 +86,14 @@ class PyramidNet(nn.Module):
             self.blocks.append(Bottleneck(in_width, width, stride, drop_path))
             in_width = EXPANSION * width
         self.norm = nn.BatchNorm2d(in_width)
+        self.act = nn.ReLU()  # a module, so that its output, which is pooled, can be hooked
         self.num_features = in_width
         self.head = nn.Linear(in_width, num_classes)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, in_chans, H, W) -> (B, C, H / 4, W / 4), for a stem stride of 1."""
-        return F.relu(self.norm(self.blocks(self.stem(x))))
+        features: Tensor = self.act(self.norm(self.blocks(self.stem(x))))
+        return features
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """The mean over the map (B, C), or its logits (B, num_classes)."""

@@ -77,13 +77,15 @@ class WideResNet(nn.Module):
             self.groups.append(group)
             width *= 2
         self.norm = nn.BatchNorm2d(in_width)
+        self.act = nn.ReLU()  # a module, so that its output, which is pooled, can be hooked
         self.num_features = in_width
         self.head = nn.Linear(in_width, num_classes)
         nn.init.zeros_(self.head.bias)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, in_chans, H, W) -> (B, C, H / 4, W / 4), for a stem stride of 1."""
-        return F.relu(self.norm(self.groups(self.stem(x))))
+        features: Tensor = self.act(self.norm(self.groups(self.stem(x))))
+        return features
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """The mean over the map (B, C), or its logits (B, num_classes)."""

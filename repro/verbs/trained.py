@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -75,4 +76,6 @@ def explain(words: Sequence[str]) -> int:
         path = given.out / f"{given.image.stem}-{ending}"
         write(path, content)
         print(path)
+    if found.note:
+        print(f"repro: {found.note}", file=sys.stderr)
     return 0

@@ -14,7 +14,7 @@ from pytorch_grad_cam import GradCAM, GradCAMPlusPlus
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
-from repro.interpret.cam import cam, grad_cam_pp
+from repro.interpret.cam import cam, grad_cam_pp, hires_cam
 from repro.interpret.taps import InterpretError
 from tests import DEVICES
 from tests.interpret import small_models as small
@@ -44,6 +44,12 @@ POOLED: dict[str, Callable[[], Any]] = {
     "mobilenet": lambda: small.shaken(torchvision.models.mobilenet_v2(num_classes=5)),
     "densenet, which ends in a functional ReLU in place": lambda: small.shaken(
         torchvision.models.DenseNet(8, (1, 1, 1, 1), 8, num_classes=5)
+    ),
+    "our wide resnet": lambda: small.shaken(
+        timm.create_model("wrn28_10", depth=10, widen=0.5, num_classes=5)
+    ),
+    "our pyramidnet": lambda: small.shaken(
+        timm.create_model("pyramidnet164_48", depth=11, alpha=8, num_classes=5)
     ),
     "patches averaged": lambda: small.shaken(
         timm.create_model(
@@ -106,6 +112,26 @@ def test_cam_is_the_librarys_grad_cam_before_its_relu(name: str) -> None:
     maps = cam(model, images, CLASSES)
     theirs = library(GradCAM, model, layer, images, reshape)
     close(maps / maps[0].numel(), theirs, 1e-5)
+
+
+@pytest.mark.parametrize("name", ["torchvision resnet", "timm swin", "our nest", "our wide resnet"])
+def test_hires_cam_is_cam_over_the_number_of_positions(name: str) -> None:
+    model, images = POOLED[name](), small.pictures(3, SIDES.get(name, 64))
+    maps = cam(model, images, CLASSES)
+    close(hires_cam(model, images, CLASSES), maps / maps[0].numel(), 1e-5)
+
+
+def test_hires_cam_of_pooling_by_weights_is_gradient_times_tokens() -> None:
+    """CCT pools tokens by a softmax of their own; with equal weights it would be CAM."""
+    model: Any = small.shaken(timm.create_model("cct_7_3x1", embed_dim=24, num_heads=2, depth=1))
+    images = small.pictures(2)
+    tokens = model.forward_features(images).detach().requires_grad_()
+    (g,) = torch.autograd.grad(model.forward_head(tokens)[:, 3].sum(), tokens)
+    close(hires_cam(model, images, 3), (g * tokens).sum(2).detach().unflatten(1, (16, 16)), 1e-4)
+    with torch.no_grad():
+        model.attention_pool.weight.zero_()
+    maps = cam(model, images, 3)
+    close(hires_cam(model, images, 3), maps / maps[0].numel(), 1e-4)
 
 
 @pytest.mark.parametrize("name", ["torchvision resnet", "timm resnet", "our nest"])
@@ -199,10 +225,19 @@ def test_half_precision_is_allowed_its_rounding() -> None:
     [
         small.deit,
         lambda: small.shaken(timm.create_model("convnext_atto", num_classes=5)),
+        lambda: small.shaken(timm.create_model("pvt_tiny", img_size=64, depths=(1,) * 4)),
+        lambda: small.shaken(timm.create_model("cct_7_3x1", img_size=64, depth=1)),
         lambda: small.shaken(torchvision.models.vgg11(num_classes=5)),
         lambda: small.shaken(timm.create_model("resnet10t", num_classes=5, global_pool="max")),
     ],
-    ids=["class token", "norm after pooling", "two linear layers", "maximum"],
+    ids=[
+        "class token",
+        "norm after pooling",
+        "last stage",
+        "weighted",
+        "two linear",
+        "maximum",
+    ],
 )
 def test_a_model_without_cam_is_refused(build: Callable[[], nn.Module]) -> None:
     model = build()
