@@ -77,21 +77,21 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 import submitit
-from repro import cli, reproduce, spec
-from repro.launch import cluster, data, slurm, state, watch
+from repro import cli, plan, spec
+from repro.launch import cluster, data, slurm, start, state, watch
 
 site, root, seconds, *texts = sys.argv[1:]
 given = SimpleNamespace(cluster=Path(site), results=Path(root), data=Path("data"), micro_batch=None,
                         checkpoint_seconds=float(seconds), dry_run=False, wait=False,
-                        weights=None, decode="cpu", scale="smoke")
+                        weights=None, decode="cpu", launch="slurm", budget=None, yes=True)
 print("ready", flush=True)
 sys.stdin.readline()
 try:
-    reproduce._submit([spec.from_json(text) for text in texts], given)
+    start.launch(plan.Request({spec.from_json(text): "smoke" for text in texts}), given)
 except Exception as error:
-    if not cli._is_users(error):
+    if not (line := cli.line_for_user(error)):
         raise
-    print(error, flush=True)
+    print(line, flush=True)
     sys.exit(2)
 """
 

@@ -5,12 +5,22 @@ from __future__ import annotations
 import difflib
 import os
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
 from repro import experiments
 from repro.spec import SCALES, Experiment, Scale
+
+# Options without a value, of all commands. They tell which words are values before a parser is
+# chosen, so that options may stand anywhere. (A test compares them with the parsers.)
+FLAGS = frozenset(
+    ["-h", "--help", "--version", "--json", "--decisions", "--watch", "-f", "--follow", "--runs",
+     "--dry-run", "--wait", "--yes"])  # fmt: skip
+MAX_SEEDS = 100
+MAX_RANKS = 1024  # far above what is sensible; a number without an end fills the memory
+RESULTS = Path("results")  # where none is named
 
 
 class UsageError(Exception):
@@ -30,7 +40,51 @@ def parser_of(command: str, about: str | None) -> Any:
         def error(self, message: str, ex: Exception | None = None) -> NoReturn:
             raise UsageError(f"{_one_line(message, _flags(self))} (repro {command} --help)")
 
-    return Parser(prog=f"repro {command}", description=about, formatter_class=HelpFormatter)
+    return Parser(
+        prog=f"repro {command}",
+        description=about,
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def parse(parser: Any, words: Sequence[str]) -> Any:
+    """The options and other words of a command line, in any order."""
+    others, options = split_words(words)
+    for word in options:
+        if word.startswith("--") and "." in word.partition("=")[0]:  # jsonargparse: a nested key
+            parser.error(f"unrecognized arguments: {word}")
+    end = ["--"] if any(word.startswith("-") for word in others) else []
+    given = parser.parse_args([*options, *end, *others])
+    if "results" in given and given.results is None:
+        given.results = folder_of(os.environ.get("REPRO_RESULTS") or RESULTS)
+    return given
+
+
+def parse_items(parser: Any, words: Sequence[str], verb: str = "") -> tuple[list[str], Any]:
+    """The items among the words, and the options; UsageError for a word that names no item.
+
+    With a `verb` at least one item is required.
+    """
+    others, options = split_words(words)
+    items = list(dict.fromkeys(name for word in others for name in _items_of(word)))
+    if verb and not items and not {"-h", "--help"} & set(options):
+        raise UsageError(f"{verb} which item? Name one: {', '.join(experiments.names())}")
+    return items, parse(parser, options)
+
+
+def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words that are neither options nor values of options; and those that are."""
+    others, options, rest = list[str](), list[str](), iter(words)
+    for word in rest:
+        if word == "--":
+            others += rest
+        elif not word.startswith("-") or word == "-":
+            others.append(word)
+        else:
+            has_value = word not in FLAGS and "=" not in word
+            options += [word, *islice(rest, int(has_value))]
+    return others, options
 
 
 def _flags(parser: Any) -> list[str]:
@@ -55,23 +109,95 @@ def hint(word: str, known: Iterable[str]) -> str:
     return f"did you mean {spelled[near[0]]}?" if near else f"there are {some}"
 
 
-def path_of(text: str) -> Path:
-    return Path(text).expanduser()
+# --- values of options ----------------------------------------------------------------------------
 
 
-def add_places(parser: Any) -> None:
-    data, place = os.environ.get("REPRO_DATA"), os.environ.get("REPRO_RESULTS", "results")
-    parser.add_argument("--data", type=path_of, default=path_of(data) if data else Path("data"),
-                        metavar="DIR", help="datasets (REPRO_DATA; default: data)")  # fmt: skip
-    parser.add_argument("--results", type=path_of, default=path_of(place), metavar="DIR",
+def path_of(text: str | Path) -> Path:
+    """A path. UsageError for one that cannot exist, such as one in nobody's home."""
+    try:
+        os.fsencode(text).decode()
+        path = Path(text).expanduser()
+        path.stat()
+    except FileNotFoundError:
+        pass
+    except UnicodeError:
+        raise UsageError(f"{os.fspath(text)!a} is not UTF-8; rename it") from None
+    except RuntimeError:
+        user = Path(text).parts[0]
+        raise UsageError(f"{text}: no home folder of {user}; name another path") from None
+    except ValueError:
+        raise UsageError(f"{os.fspath(text)!a} cannot be a path; name another") from None
+    except OSError as error:
+        raise UsageError(f"{str(text)[:300]}: {error.strerror}; name another path") from None
+    if not os.fspath(text):
+        raise UsageError("an empty text is no path; name one, such as .")
+    return path
+
+
+def folder_of(text: str | Path) -> Path:
+    """A path at which there is a folder or nothing."""
+    path = path_of(text)
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{path} is a file, where a folder is expected; name another path")
+    return path
+
+
+def number(option: str, most: int, least: int = 1) -> Callable[[str | int], int]:
+    """The type of an option whose value is a whole number from `least` to `most`."""
+
+    def read(value: str | int) -> int:  # jsonargparse calls it again with what it returned
+        text = str(value).strip()
+        if not (
+            text.isascii() and text.isdigit() and len(text) < 19 and least <= int(text) <= most
+        ):
+            raise UsageError(f"{option}: a whole number from {least} to {most:,}, not {value!a}")
+        return int(text)
+
+    return read
+
+
+def data_folder() -> Path:
+    """Where the datasets are, if no option says so."""
+    return folder_of(os.environ.get("REPRO_DATA") or "data")
+
+
+def add_data(parser: Any, default: Path | None) -> None:
+    parser.add_argument("--data", type=folder_of, metavar="DIR", default=default,
+                        help="datasets (REPRO_DATA; default: data)")  # fmt: skip
+
+
+def add_results(parser: Any) -> None:
+    """The option; `parse` fills in its default, which may be unusable where it is not needed."""
+    parser.add_argument("--results", type=folder_of, metavar="DIR",
                         help="results (REPRO_RESULTS; default: results)")  # fmt: skip
 
 
-def add_selection(parser: Any) -> None:
-    parser.add_argument("--scale", choices=SCALES, default="paper", help="default: paper")
+def add_places(parser: Any) -> None:
+    add_data(parser, data_folder())
+    add_results(parser)
+
+
+def absence_of(results: Path) -> str:
+    """What to say of a results folder that was named and is not there; '' if all is well."""
+    if results == RESULTS or results.exists():
+        return ""
+    return f"there is no folder {results}, so no run in it; --results DIR names another"
+
+
+def add_scale(parser: Any, default: Scale | None) -> None:
+    parser.add_argument(
+        "--scale", choices=SCALES, default=default, help=f"default: {default or 'all'}"
+    )
+
+
+def add_only(parser: Any) -> None:
     parser.add_argument("--only", action="append", default=[], metavar="METHOD",
                         help="a method, NesT for its family, or a pattern; may be repeated; "
                         "'showcase' is one method of every family")  # fmt: skip
+
+
+def add_rows(parser: Any) -> None:
+    add_only(parser)
     parser.add_argument(
         "--images",
         choices=("original", "256px"),
@@ -79,14 +205,14 @@ def add_selection(parser: Any) -> None:
         help="256px: ImageNet from squares made once by `repro prepare imagenet-256px`; faster to "
         "read, other crops, so other runs",
     )
-    add_seeds(parser)
 
 
 def add_seeds(parser: Any) -> None:
-    from jsonargparse.typing import PositiveInt
-
     parser.add_argument(
-        "--seeds", type=PositiveInt, metavar="N", help="default: 3; 1 at smoke scale"
+        "--seeds",
+        type=number("--seeds", MAX_SEEDS),
+        metavar="N",
+        help="default: 3 to train, 1 at smoke scale; to look and draw, as many as there are",
     )
 
 
@@ -112,40 +238,38 @@ def seeds_of(given: int | None, scale: Scale) -> int:
 
 
 def chosen(items: Sequence[str], given: Any) -> list[Experiment]:
-    """The items of these names; with --images 256px, their versions on squares."""
+    """The items of these names, with --images 256px their versions on squares.
+
+    UsageError if that makes no difference, or if --only names a row that none of them has.
+    """
     found = [experiments.get(name) for name in items]
-    if given.images == "original":
-        return found
-    if given.scale == "proxy":
-        raise UsageError("--images 256px is for ImageNet; the proxy scale has embedded images")
+    if given.images != "original":
+        found = _on_squares(found, given.scale)
+    check_rows(found, given.only)
+    return found
+
+
+def _on_squares(found: list[Experiment], scale: Scale | None) -> list[Experiment]:
     from repro.experiments.scales import on_squares
 
-    return [on_squares(experiment) for experiment in found]
+    if scale == "proxy":
+        raise UsageError("--images 256px is for ImageNet; the proxy scale has embedded images")
+    squares = [on_squares(experiment) for experiment in found]
+    if squares == found:
+        items = ", ".join(experiment.name for experiment in found)
+        raise UsageError(f"--images 256px is for ImageNet, of which {items} reads nothing")
+    return squares
 
 
-def cells_of(found: Sequence[Experiment], only: Sequence[str]) -> list[Any]:
-    """The cells of the items whose rows match, or all. UsageError for what matches in none."""
+def check_rows(found: Sequence[Experiment], only: Sequence[str]) -> None:
+    """UsageError for a pattern that matches no row of the items."""
     from repro import plan
 
     rows = list(dict.fromkeys(row for experiment in found for row in experiment.rows))
     for pattern in only:
-        if pattern != "showcase" and not plan.matching(rows, pattern):
+        if not any(plan.select(experiment, [pattern]) for experiment in found):
             items = ", ".join(experiment.name for experiment in found)
             raise UsageError(f"{items} has no method {pattern!r}; {hint(pattern, rows)}")
-    return [cell for experiment in found for cell in plan.select(experiment, only)]
-
-
-def split_items(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The leading words name items; options follow. UsageError for a word that names none."""
-    leading, rest = split_words(words)
-    found = [name for word in leading for name in _items_of(word)]
-    return list(dict.fromkeys(found)), rest
-
-
-def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The leading words, and the options that follow."""
-    first = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
-    return list(words[:first]), list(words[first:])
 
 
 def _items_of(word: str) -> list[str]:
@@ -156,9 +280,3 @@ def _items_of(word: str) -> list[str]:
 
         near = hint(word, [*experiments.names(), "all", *VERBS])
         raise UsageError(f"unknown item {word!r}; {near}") from None
-
-
-def require_item(items: Sequence[str], rest: Sequence[str], verb: str) -> None:
-    if not items and not {"-h", "--help"} & set(rest):
-        before = f" before {rest[0]}" if rest else ""
-        raise UsageError(f"{verb} which item? Name it{before}: {', '.join(experiments.names())}")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from itertools import zip_longest
 
@@ -31,10 +31,79 @@ def _matches(row: str, pattern: str) -> bool:
     return row == pattern or fnmatch(row, pattern) or row.startswith(f"{pattern}-")
 
 
+@dataclass(frozen=True)
+class Group:
+    """The runs of a row of an item, but those that a row before it has as well."""
+
+    item: str
+    row: str
+    scale: Scale
+    runs: tuple[Run, ...]
+
+
+@dataclass(frozen=True)
+class Request:
+    """The runs that a command is about, with their scale, in the order in which to train them."""
+
+    runs: Mapping[Run, Scale]
+    groups: tuple[Group, ...] = ()
+    claims: tuple[tuple[Run, ...], ...] = ()  # of each claim the runs that decide it
+
+    @property
+    def scales(self) -> list[Scale]:
+        return list(dict.fromkeys(self.runs.values()))
+
+    def only(self, kept: Iterable[Run]) -> Request:
+        """The same for some of the runs."""
+        kept = set(kept)
+        groups = (replace(g, runs=tuple(r for r in g.runs if r in kept)) for g in self.groups)
+        return Request(
+            {run: scale for run, scale in self.runs.items() if run in kept},
+            tuple(group for group in groups if group.runs),
+            self.claims,
+        )
+
+
+def request(
+    found: Sequence[Experiment],
+    scales: Sequence[Scale],
+    seeds: Callable[[Experiment, Scale], int],
+    only: Sequence[str] = (),
+) -> Request:
+    """What the items need at these scales; `only`: of these rows."""
+    every, claims, groups = dict[Run, Scale](), list[tuple[Run, ...]](), list[Group]()
+    for scale in scales:
+        cells = [(select(item, only), seeds(item, scale)) for item in found]
+        ordered = _in_order([s for part, number in cells for s in _seeded(part, scale, number)])
+        every |= {run: every.get(run, scale) for run in ordered}
+        for item, (part, number) in zip(found, cells, strict=True):
+            claims += map(tuple, claimed(item, scale, number))
+            for row in dict.fromkeys(cell.row for cell in part):
+                needed = runs([cell for cell in part if cell.row == row], scale, number)
+                groups.append(Group(item.name, row, scale, tuple(needed)))
+    return Request(every, tuple(_without_repeats(groups)), tuple(claims))
+
+
+def _without_repeats(groups: Iterable[Group]) -> Iterator[Group]:
+    seen = set[Run]()
+    for group in groups:
+        if new := tuple(run for run in group.runs if run not in seen):
+            seen.update(new)
+            yield replace(group, runs=new)
+
+
 def runs(cells: Iterable[Cell], scale: Scale, seeds: int) -> list[Run]:
     """Every run the cells need, once each: the first seed of all of them comes first, and a run
     comes after the one that it starts from."""
-    seeded = [with_seeds(run, seeds) for _, run in asked(cells, scale)]
+    return _in_order(_seeded(cells, scale, seeds))
+
+
+def _seeded(cells: Iterable[Cell], scale: Scale, seeds: int) -> list[Sequence[Run]]:
+    """The seeds of the run of each cell."""
+    return [with_seeds(run, seeds) for _, run in asked(cells, scale)]
+
+
+def _in_order(seeded: Iterable[Sequence[Run]]) -> list[Run]:
     wanted = (run for same_seed in zip_longest(*seeded) for run in same_seed if run)
     return list(dict.fromkeys(run for last in wanted for run in _lineage(last)))
 

@@ -385,6 +385,14 @@ def line(prices: Sequence[Price], gpu: str) -> str:
     return "; ".join([known] * bool(found.priced) + [missing] * bool(found.unpriced))
 
 
+def brief(prices: Sequence[Price], gpu: str) -> str:
+    """The sum in a few words: '12 to 63 GPU-hours', 'price unknown'."""
+    found = total(prices)
+    known = f"{_span(found.gpu_hours)} {_unit(gpu)}" if found.priced else ""
+    unknown = f"{found.unpriced} unknown" if found.priced else "price unknown"
+    return ", ".join([known] * bool(known) + [unknown] * bool(found.unpriced))
+
+
 def summary(prices: Sequence[Price], gpu: str) -> list[str]:
     """The sums, and what their origins mean."""
     return [f"price: {line(prices, gpu)}", _disk(total(prices)), *_notes(prices, gpu)]

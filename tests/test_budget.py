@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from repro import experiments, gpus, plan, price, results
-from repro.spec import Classification, Profiling
+from repro import experiments, gpus, plan, results
+from repro.spec import Profiling
 from tests.test_cli import Capture, refused, works
 
 MACS = 5_807_000_000  # of NesT-T at 224
@@ -45,8 +45,9 @@ def test_the_site_s_gpus_are_priced(capsys: Capture, here: Path) -> None:
     site = here / "site.yaml"
     site.write_text("gpus: {type: a100}\nresources:\n- gpus: 4\n")
     told = works(capsys, f"plan table2 --only NesT-T --seeds 1 --cluster {site}")
-    assert "h on 4" in told
     assert "312 TFLOP/s of one A100" in told
+    told = works(capsys, f"plan table2 --only NesT-T --seeds 1 --cluster {site} --runs")
+    assert "h on 4" in told
     assert "989 TFLOP/s of one H100" in works(capsys, "plan table2 --only NesT-T --seeds 1")
     assert "362 TFLOP/s of one L40S" in works(capsys, "plan table2 --only NesT-T --gpu l40s")
     assert "disk: " in told
@@ -74,14 +75,9 @@ def test_a_budget_chooses_whole_claims(capsys: Capture) -> None:
 
 def test_a_launch_does_not_go_beyond_its_budget(capsys: Capture) -> None:
     told = works(capsys, "table1 --launch local --dry-run --budget 60gpuh")
-    planned = [line.split()[1] for line in told.splitlines() if line.startswith("missing ")]
-    priced = price.prices(
-        Path("results"), [r for r in plan.runs(experiments.get("table1").cells, "paper", 3)
-                          if isinstance(r, Classification) and r.id in planned], "H100"
-    )  # fmt: skip
-    assert planned
-    assert len(priced) == len(planned)
-    assert sum(found.gpu_hours[1] for found in priced.values() if found.gpu_hours) <= 60
+    rows = json.loads(works(capsys, "plan table1 --budget 60gpuh --json"))
+    assert 0 < sum(row["gpu_hours"][1] for row in rows) <= 60
+    assert f"{len(rows)} runs: {len(rows)} missing" in told
     assert "the others are not launched" in told
     nothing = works(capsys, "table1 --launch local --dry-run --budget 0.01gpuh")
     assert "0 runs" in nothing

@@ -89,16 +89,16 @@ def finish(run: Run, **metrics: float) -> Path:
         ("table1 tabel1", "unknown item 'tabel1'; did you mean table1?"),
         ("plan tabel1", "did you mean table1?"),
         ("status tabel1", "did you mean table1?"),
-        ("--launch local", "before --launch: table1"),
-        ("--seeds 1 table1", "before --seeds: table1"),
-        ("plan", "plan which item? Name it: table1"),
-        ("plan --json", "plan which item? Name it before --json: table1"),
-        ("table1 --only nset-t", "table1 has no method 'nset-t'; did you mean NesT-T?"),
+        ("--launch local", "reproduce which item? Name one: table1"),
+        ("--seeds 1 tabel1", "did you mean table1?"),
+        ("plan", "plan which item? Name one: table1"),
+        ("plan --json", "plan which item? Name one: table1"),
+        ("plan table1 --only nset-t", "table1 has no method 'nset-t'; did you mean NesT-T?"),
         (
             "plan table1 --only VGG",
             "table1 has no method 'VGG'; there are Pyramid-164-48, WRN28-10, ",
         ),
-        ("table1 --only NesT-T --only Swim-B", "no method 'Swim-B'; did you mean Swin-B?"),
+        ("--only NesT-T plan table1 --only Swim-B", "no method 'Swim-B'; did you mean Swin-B?"),
         ("table1 --sed 1", "--sed 1; did you mean --seeds? (repro table1 --help)"),
         ("table1 --lauch local", "did you mean --launch?"),
         ("list --jsn", "--jsn; did you mean --json? (repro list --help)"),
@@ -109,7 +109,32 @@ def finish(run: Run, **metrics: float) -> Path:
         ("plan table1 --seeds two", "seeds"),
         ("status --seeds 0", "seeds"),
         ("table1 --launch local --jobs 0", "jobs"),
-        ("table1 --launch local --micro-batch 0", "micro_batch"),
+        ("table1 --launch local --micro-batch 0", "micro-batch"),
+        ("table1 --seeds 101", "--seeds: a whole number from 1 to 100, not '101'"),
+        ("status --seeds 99999999999999999999", "--seeds: a whole number from 1 to 100"),
+        ("table1 --launch local --ranks 999999999", "--ranks: a whole number from 1 to 1,024"),
+        ("testbed --nodes 100000 -- true", "--nodes: a whole number from 1 to 64"),
+        # What would do nothing.
+        ("table1 --jobs 2", "--jobs is for --launch local"),
+        ("table1 --launch slurm --ranks 2", "--ranks is for --launch local"),
+        ("table1 --wait", "--wait is for --launch slurm"),
+        ("table1 --launch local --cluster site.yaml", "--cluster is for --launch slurm"),
+        ("table1 --launch local --yes", "--yes is for --launch slurm"),
+        ("table1 --budget 5", "--budget is for --launch local or slurm"),
+        ("table1 --only NesT", "--only is for --launch local or slurm"),
+        ("table1 --data elsewhere", "--data is for --launch local or slurm"),
+        ("table1 --checkpoint-seconds 0", "--checkpoint-seconds is for --launch local or slurm"),
+        ("table1 --launch slurm --yes --budget 5", "not allowed with argument"),
+        ("table1 --images 256px", "--images 256px is for ImageNet, of which table1 reads nothing"),
+        ("plan table1 --runs --json", "not allowed with argument"),
+        ("status --data elsewhere", "unrecognized arguments: --data"),
+        ("prepare cifar10 --results elsewhere", "unrecognized arguments: --results"),
+        ("doctor --cluster site.yaml --data elsewhere", "--data is for checking this machine"),
+        ("retry table1 --launch none", "invalid choice: 'none'"),
+        ("retry table1 --out elsewhere", "unrecognized arguments: --out"),
+        ("why", "`repro why --decisions [ITEM...]`"),
+        ("table1 --scal proxy", "did you mean --scale?"),
+        ("table1 --results.x elsewhere", "unrecognized arguments: --results.x"),
         ("table1 --checkpoint-seconds soon", "checkpoint_seconds"),
         ("table1 --checkpoint-seconds -1", "checkpoint_seconds"),
         ("table1 --only", "--only"),
@@ -162,12 +187,13 @@ def test_every_verb_and_status_is_in_the_help(capsys: Capture) -> None:
     for verb in verbs.VERBS:
         assert re.search(rf"^  {verb} +\w", out, re.MULTILINE)
     assert "table1" in out
-    assert "130 interrupted" in out
+    for number, meaning in cli.STATUSES.items():
+        assert re.search(rf"^  {number} +{meaning}", out, re.MULTILINE)
 
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from repro.cli import main; main(['--help']); main(['plan'])\n"
+        "import sys; from repro.cli import main; main(['--help']); main(['--version'])\n"
         "heavy = {'torch', 'timm', 'pandas', 'numpy', 'jsonargparse'} & sys.modules.keys()\n"
         "sys.exit(str(heavy) if heavy else 0)"
     )
@@ -192,11 +218,19 @@ def planned(capsys: Capture, options: str) -> list[dict[str, Any]]:
 
 
 def test_plan(capsys: Capture, here: Path) -> None:
-    out = works(capsys, "plan table1")
-    *runs, counts, price, _disk = out.splitlines()
-    assert len(runs) == 90
+    heading, *rows_told, counts, price, _disk, ten, hundred = works(
+        capsys, "plan table1"
+    ).splitlines()
+    assert heading == "table1"
+    assert rows_told[0] == "  Pyramid-164-48  6 missing  price unknown"
+    assert len(rows_told) == 15
     assert counts == "90 runs: 90 missing"
     assert price.startswith("price: not known for 90")
+    assert "`repro prepare cifar10 --data data`" in ten
+    assert "`repro prepare cifar100 --data data`" in hundred
+    told = works(capsys, "plan table1 --runs --scale smoke")
+    assert len(re.findall(r"^    [\w-]+-s0-[0-9a-f]{8} +missing", told, re.MULTILINE)) == 30
+    assert "data:" not in told  # smoke sets are made
     rows = planned(capsys, "")
     assert len({row["run"] for row in rows}) == 90
     assert {row["state"] for row in rows} == {"missing"}
@@ -233,9 +267,9 @@ def test_only_a_name_s_beginning_up_to_its_dash(capsys: Capture) -> None:
 
 
 def test_squares_are_asked_for(capsys: Capture) -> None:
-    told = works(capsys, "plan table2 --images 256px --only NesT-T --seeds 1")
+    told = works(capsys, "plan table2 --images 256px --only NesT-T --seeds 1 --runs")
     assert "nest-tiny-imagenet-imagenet-256px-300ep-s0-" in told
-    told = works(capsys, "table2 --images 256px --dry-run")
+    told = works(capsys, "table2 --images 256px --dry-run --out .")
     assert "tables/table2_256px.md" in told
     assert "from squares of 256 px" in told
     assert "the proxy scale has embedded" in refused(capsys, "table2 --images 256px --scale proxy")
@@ -257,7 +291,8 @@ def test_states_are_told(capsys: Capture) -> None:
     assert str(damaged) in broken["note"]
     assert [row["counts"] for row in others] == [{"missing": 30}] * 2
     out = works(capsys, "status table1 --seeds 1")
-    assert "27 missing" in out
+    assert re.search(r"^item +scale +done +damaged +started +missing$", out, re.MULTILINE)
+    assert re.search(r"^table1 +paper +1 +1 +1 +27$", out, re.MULTILINE)
     assert str(damaged) in out
 
 
@@ -289,18 +324,20 @@ def test_results_elsewhere(
 
 
 def test_drawing_writes_three_files_and_shows_the_table(capsys: Capture, here: Path) -> None:
+    finish(RUNS["NesT-T"], top1=90.0)
     out = works(capsys, "table1")
     paths = [Path(f"tables/table1.{ending}") for ending in ("md", "tex", "csv")]
     assert out.splitlines()[-3:] == list(map(str, paths))
     assert out.startswith(paths[0].read_text())
-    assert {p for p in here.rglob("*") if p.is_file()} == {here / path for path in paths}
+    drawn = {p for p in here.rglob("*") if p.is_file() and not p.is_relative_to(here / "results")}
+    assert drawn == {here / path for path in paths}
     works(capsys, "table1 --scale proxy --out elsewhere")
     assert Path("elsewhere/tables/proxy/table1.md").read_text() != paths[0].read_text()
 
 
 @pytest.mark.parametrize("scale", ["paper", "proxy", "smoke"])
 def test_every_item_is_drawn_where_nothing_ran(capsys: Capture, here: Path, scale: str) -> None:
-    works(capsys, f"{' '.join(experiments.names())} --scale {scale}")
+    works(capsys, f"{' '.join(experiments.names())} --scale {scale} --out .")
     folder = here / "tables" / ("" if scale == "paper" else scale)
     for item in map(experiments.get, experiments.names()):
         text = (folder / f"{item.name}.md").read_text()
@@ -316,12 +353,12 @@ def test_every_item_is_drawn_where_nothing_ran(capsys: Capture, here: Path, scal
 def test_a_dry_run_writes_nothing(capsys: Capture, here: Path, options: str) -> None:
     finish(RUNS["NesT-T"], top1=90.0)
     before = snapshot(here)
-    out = works(capsys, f"table1 --only NesT --seeds 2 --dry-run {options}")
+    only = "--only NesT" if options else ""
+    out = works(capsys, f"table1 {only} --seeds 2 --dry-run {options}")
     assert "would write tables/" in out
     if options:
         wanted = 11 if options == "--launch local" else 12
         assert f"\n{wanted} runs: {wanted} missing\n" in out
-        assert RUNS["NesT-T"].id not in out
     assert snapshot(here) == before
 
 
@@ -363,11 +400,13 @@ def test_another_spec_under_a_known_id_is_refused(capsys: Capture, here: Path) -
 
 
 def test_a_place_for_the_tables_that_cannot_be_written(capsys: Capture, here: Path) -> None:
+    finish(RUNS["NesT-T"], top1=90.0)
     (here / "a-file").write_text("kept")
-    status, _, err = call(capsys, "table1 --out a-file")
-    assert status == 2
-    assert_one_line(err)
-    assert "cannot write to a-file/tables: Not a directory; choose --out DIR" in err
+    assert "a-file is a file, where a folder is expected" in refused(capsys, "table1 --out a-file")
+    (here / "tables").write_text("kept")
+    error = refused(capsys, "table1")
+    assert "cannot write to tables: File exists; choose --out DIR" in error
+    (here / "tables").unlink()
     (here / "tables" / "table1.tex").mkdir(parents=True)
     status, _, err = call(capsys, "table1")
     assert status == 2
@@ -402,11 +441,12 @@ def test_doctor_tells_what_is_here_and_what_keeps_from_training(
     for name in ("cifar10", "cifar100", "fashion-mnist"):
         assert any(f"repro prepare {name} " in line for line in absent)
     assert len(absent) == 8
-    (here / "a-file").write_text("")
-    status, out, err = call(capsys, "doctor --results a-file")
+    Path("results").write_text("")
+    assert "results is a file" in refused(capsys, "doctor")
+    status, out, err = call(capsys, "doctor --results /proc/1/fdinfo")
     assert (status, err) == (2, "")
     (missing,) = (line for line in out.splitlines() if line.startswith("MISS"))
-    assert "a-file" in missing
+    assert "/proc/1/fdinfo" in missing
 
 
 # --- training, in processes of its own -----------------------------------------------------------
@@ -447,9 +487,7 @@ def test_a_launch_into_results_that_cannot_be_written(here: Path) -> None:
     line = "table1 --launch local --scale proxy --only NesT-T --results a-file/results"
     status, out, lines = ended(started(line))
     assert (status, out) == (2, "")
-    assert lines[-1] == (
-        "repro: cannot write to a-file/results: Not a directory; choose --results DIR"
-    )
+    assert lines[-1] == ("repro: a-file/results: Not a directory; name another path")
     assert (here / "a-file").read_text() == "kept"
 
 
@@ -480,4 +518,4 @@ def test_ctrl_c_saves_and_a_second_launcher_is_told_who_trains(capsys: Capture) 
     assert list(folder.glob("checkpoints/step*.pt"))
     assert not lease.seems_held(lease.read(folder) or {})
     plan = works(capsys, "plan table1 --scale proxy --only NesT-T --seeds 1")
-    assert "2 runs: 1 interrupted, 1 done" in plan
+    assert "2 runs: 1 done, 1 interrupted" in plan

@@ -24,6 +24,7 @@ from repro.data.images import (
     images_of,
     reason,
 )
+from repro.data.places import FOLDERS
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Cifar:
 # md5 as in torchvision.datasets (a test compares them); mean and std from the official
 # implementation of NesT, libml/preprocess.py.
 CIFAR10 = Cifar(
-    folder="cifar-10-batches-py",
+    folder=FOLDERS["cifar10"],
     train={
         "data_batch_1": "c99cafc152244af753f735de768cd75f",
         "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
@@ -78,7 +79,7 @@ CIFAR10 = Cifar(
     std=(0.2471, 0.2435, 0.2616),
 )
 CIFAR100 = Cifar(
-    folder="cifar-100-python",
+    folder=FOLDERS["cifar100"],
     train={"train": "16019d7e3df5f24257cddd939b257f8d"},
     test={"test": "f0ef6b0ae62326f3e7ffdfab6717acfc"},
     meta=("meta", "7973b15100ade9c7d40fb424638fde48"),

@@ -37,6 +37,7 @@ from repro.data.images import (
     to_rgb,
 )
 from repro.data.photos import Photos
+from repro.data.places import FOLDERS
 
 __all__ = ["DataError", "Images", "Photos", "Split", "check_name", "load", "names", "splits"]
 
@@ -159,7 +160,7 @@ FASHION_CLASSES = (
     "Bag",
     "Ankle boot",
 )
-FASHION_FOLDER = Path("FashionMNIST", "raw")
+FASHION_FOLDER = Path(FOLDERS["fashion-mnist"])
 # md5 of the uncompressed files, so that any gzip of them will do (Debian's differs in its header).
 FASHION_MD5 = {
     "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +74,17 @@ def check_md5(path: Path, data: bytes, md5: str, next_step: str) -> None:
     if found != md5:
         wrong = f"truncated or altered ({len(data):,} bytes, md5 {found}, not {md5})"
         raise DataError(f"{path}: {wrong}; remove it and run `{next_step}`")
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file by rename, so that what exists is complete, and a full disk keeps no part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f"{path.name}.tmp{os.getpid()}")
+    try:
+        scratch.write_bytes(data)
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def file_bytes(path: Path, next_step: str) -> bytes:

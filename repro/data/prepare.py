@@ -35,7 +35,7 @@ from repro.data.datasets import (
     splits,
     validation,
 )
-from repro.data.images import DataError, check_md5, file_bytes, reason
+from repro.data.images import DataError, check_md5, file_bytes, reason, write_whole
 
 TIMEOUT_S = 20.0
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of dataset-fashion-mnist
@@ -136,9 +136,9 @@ def _write_smoke(name: str, root: Path) -> list[str]:
                 "data": _tinted(images.pixels[part]).reshape(len(part), -1).numpy(),
                 cifar.labels_key: images.labels[part].tolist(),
             }
-            _write(folder / file, pickle.dumps(batch, protocol=2))
+            write_whole(folder / file, pickle.dumps(batch, protocol=2))
     meta = {cifar.names_key: list(images.classes)}
-    _write(folder / cifar.meta[0], pickle.dumps(meta, protocol=2))
+    write_whole(folder / cifar.meta[0], pickle.dumps(meta, protocol=2))
     return [f"{name}: written to {folder}, from {source}"]
 
 
@@ -150,14 +150,6 @@ def _interleaved(labels: Tensor, classes: int) -> Tensor:
 def _tinted(grey: Tensor) -> Tensor:
     """Three different channels, so that a reader that mixed them up would show."""
     return torch.stack([grey[:, 0], grey[:, 1] // 2, 255 - grey[:, 2]], dim=1)
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write by rename: a file that exists is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f"{path.name}.tmp{os.getpid()}")
-    scratch.write_bytes(data)
-    os.replace(scratch, path)
 
 
 # ---- ImageNet -----------------------------------------------------------------------------------
@@ -223,7 +215,7 @@ def _prepare_fashion_mnist(root: Path, debian: Path) -> list[str]:
         file = download.file.removesuffix(".gz")
         path, data = idx_bytes(debian, file, "apt-get install --reinstall dataset-fashion-mnist")
         check_md5(path, data, FASHION_MD5[file], next_step)
-        _write(folder / path.name, path.read_bytes())
+        write_whole(folder / path.name, path.read_bytes())
     return [f"fashion-mnist: {len(missing)} files copied from {debian}"]
 
 

@@ -39,7 +39,7 @@ from PIL import Image, features
 from torch import Tensor
 
 from repro.data import photo_index
-from repro.data.images import Bytes, DataError, Images, Official, Split, reason
+from repro.data.images import Bytes, DataError, Images, Official, Split, reason, write_whole
 from repro.data.photos import MEAN, STD, Photos
 from repro.data.sample import BROKEN
 
@@ -192,9 +192,7 @@ def _build(
         "chunk": CHUNK,
         "sha256": hashes,
     }
-    scratch = folder / f"{split}.json.tmp"
-    scratch.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    os.replace(scratch, folder / f"{split}.json")
+    write_whole(folder / f"{split}.json", (json.dumps(about, indent=1) + "\n").encode())
     (folder / f"{split}.journal").unlink()
 
 

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from repro.data import imagenet, layouts
-from repro.data.images import DataError, Official, reason
+from repro.data.images import DataError, Official, reason, write_whole
 from repro.data.photos import Photos
 from repro.data.randomness import bits, seed_of
 
@@ -134,7 +134,5 @@ def _read_manifest(name: str, root: Path) -> dict[str, Any]:
 
 
 def _write_manifest(name: str, root: Path, manifest: dict[str, Any]) -> None:
-    path = imagenet.manifest(name, root)
-    scratch = path.with_name(f"{path.name}.tmp{os.getpid()}")
-    scratch.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    os.replace(scratch, path)
+    text = json.dumps(manifest, indent=1) + "\n"
+    write_whole(imagenet.manifest(name, root), text.encode())

@@ -7,7 +7,6 @@ that is called .JPEG. The bytes depend on Pillow's version, as a JPEG encoder's 
 from __future__ import annotations
 
 import io
-import os
 import tarfile
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from PIL import Image
 from repro.data import atlas, imagenet
 from repro.data.composed import INK
 from repro.data.imagenet import SMOKE_CLASSES
-from repro.data.images import Bytes, Official
+from repro.data.images import Bytes, Official, write_whole
 
 SOURCE = {
     "imagenet-smoke": "fashion-mnist-6k",
@@ -151,8 +150,5 @@ def _write(path: Path, data: bytes) -> bool:
     """Write by rename, and only what differs: what is indexed by its time keeps it. Whether."""
     if path.exists() and path.read_bytes() == data:
         return False
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f"{path.name}.tmp{os.getpid()}")
-    scratch.write_bytes(data)
-    os.replace(scratch, path)
+    write_whole(path, data)
     return True

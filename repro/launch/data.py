@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 
+from repro.data import places
 from repro.results import ResultsError
 from repro.spec import Generation, Localization, Run, dataset_of
 
@@ -44,6 +45,22 @@ def of(runs: Iterable[Run]) -> list[str]:
               and run.features == INCEPTION}  # fmt: skip
     tuned = {run.tuning for run in runs if isinstance(run, Localization) and run.classifier}
     return sorted({dataset_of(run) for run in runs} - {""} | judged | tuned)
+
+
+def missing(runs: Iterable[Run], root: Path) -> list[str]:
+    """A line for each dataset of the runs whose folder is not there or empty. Needs no torch."""
+    return [
+        f"data: {name} is not in {root}; see `repro prepare {name} --data {root}`"
+        for name in of(runs)
+        if not (places.is_there(name, root) or (name == INCEPTION and _inception_is_cached()))
+    ]
+
+
+def _inception_is_cached() -> bool:
+    """Whether torch.hub has the weights."""
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    hub = Path(os.environ.get("TORCH_HOME") or f"{cache}/torch").expanduser() / "hub"
+    return any((hub / "checkpoints").glob("weights-inception-*.pth"))
 
 
 def check(names: Sequence[str], root: Path) -> None:
@@ -101,9 +118,11 @@ def examine(data: Path, results: Path) -> Iterator[tuple[str, str]]:
 
 
 def _writable(folder: Path) -> bool:
+    """Whether files can be written into a folder, which need not be there yet."""
+    whole = folder.absolute()
+    nearest = next(path for path in (whole, *whole.parents) if path.exists())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=nearest):
             return True
     except OSError:
         return False

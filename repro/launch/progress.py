@@ -6,6 +6,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from repro.launch.local import Event
@@ -56,6 +57,7 @@ class Progress:
         self.total, self.ended = total, 0
         self.began = time.monotonic()
         self.running: dict[Run, Mapping[str, Any]] = {}
+        self.pace = _Pace()
         self.screen = Screen()
         self.heading = f"training {total} run{'s' * (total > 1)}, {min(jobs, total)} at a time"
 
@@ -77,12 +79,41 @@ class Progress:
 
     def _time_to_go(self) -> str:
         """A guess from the runs' progress, as if all runs were alike; '' before there is one."""
-        shares = [f["step"] / f["steps"] for f in self.running.values() if f.get("steps")]
-        done = self.ended + sum(shares)
-        if done < 0.05:
-            return ""
-        spent = time.monotonic() - self.began
-        return f"{clock(spent)} spent, about {clock(spent * (self.total - done) / done)} to go"
+        now = time.monotonic()
+        shares = {r: f["step"] / f["steps"] for r, f in self.running.items() if f.get("steps")}
+        left = self.pace.time_to_go(shares, set(self.running), self.ended, self.total, now)
+        return "" if left is None else f"{clock(now - self.began)} spent, about {clock(left)} to go"
+
+
+@dataclass
+class _Pace:
+    """Runs a second since the first report, so that the time it took to start does not count.
+
+    What the first runs had done before their own first report does not count either.
+    """
+
+    since: float | None = None  # the first report
+    first_runs: set[Run] = field(default_factory=set)
+    before: dict[Run, float] = field(default_factory=dict)  # their shares at their first reports
+    ended_before: int = 0
+    newest: tuple[float, float] = (0.0, 0.0)  # runs done since, and when that was reported
+
+    def time_to_go(
+        self, shares: Mapping[Run, float], running: set[Run], ended: int, total: int, now: float
+    ) -> float | None:
+        """Seconds until all runs have ended; None before there is a second report."""
+        if self.since is None and (shares or ended):
+            self.since, self.first_runs, self.ended_before = now, running, ended
+        for run in self.first_runs & shares.keys():
+            self.before.setdefault(run, shares[run])
+        done = ended + sum(shares.values())
+        counted = done - self.ended_before - sum(self.before.values())
+        if counted > self.newest[0]:
+            self.newest = counted, now
+        counted, at = self.newest
+        if self.since is None or at <= self.since:
+            return None
+        return max(0.0, (total - done) * (at - self.since) / counted - (now - at))
 
 
 def bar(name: str, facts: Mapping[str, Any]) -> str:

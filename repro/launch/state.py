@@ -186,3 +186,9 @@ def _unfinished(seen: _Seen) -> tuple[str, str]:
     if not seen.slurm_answers:
         return "queued", "as of its submission; SLURM does not answer"
     return "never started", f"{said or 'SLURM does not know it any more'}; launch it again"
+
+
+def known_runs(root: Path) -> set[str]:
+    """The ids of runs of which there is anything: a folder, or a submission."""
+    folders = {path.name for path in root.iterdir()} if root.is_dir() else set()
+    return folders - {submission.FOLDER} | submission.places(root).keys()

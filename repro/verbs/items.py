@@ -4,109 +4,133 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import sys
+import textwrap
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from repro import experiments
 from repro.options import (
+    UsageError,
+    absence_of,
     add_budget,
     add_places,
-    add_selection,
+    add_rows,
+    add_scale,
+    add_seeds,
+    chosen,
+    parse,
+    parse_items,
     parser_of,
     path_of,
-    require_item,
-    split_items,
 )
-
-if TYPE_CHECKING:
-    from repro.launch.state import State
 
 
 def list_(words: Sequence[str]) -> int:
     """what there is: items and their runs"""
     parser = parser_of("list", "What there is to reproduce.")
     parser.add_argument("--json", action="store_true", help="for programs")
-    given = parser.parse_args(list(words))
+    given = parse(parser, words)
     found = [experiments.get(name) for name in experiments.names()]
     if given.json:
         rows = [{"name": e.name, "place": e.place, "title": e.title, "rows": e.rows} for e in found]
         print(json.dumps(rows, indent=1))
         return 0
+    width = max(len(experiment.name) for experiment in found)
     for experiment in found:
-        print(f"{experiment.name:18} {experiment.place}. {experiment.title}")
-        print(f"{'':18} {'; '.join(experiment.rows)}")
+        _print_beside(f"{experiment.name:{width}}  ", f"{experiment.place}. {experiment.title}")
+        _print_beside(" " * (width + 2), "; ".join(experiment.rows))
     return 0
 
 
+def _print_beside(margin: str, text: str) -> None:
+    """Print a text in a column of its own, as wide as the terminal leaves it."""
+    width = max(40, shutil.get_terminal_size().columns)
+    indent = " " * len(margin)
+    print(textwrap.fill(text, width, initial_indent=margin, subsequent_indent=indent,
+                        break_on_hyphens=False, break_long_words=False))  # fmt: skip
+
+
 def plan_(words: Sequence[str]) -> int:
-    """which runs an item needs, what there is of each, and the price of what is missing"""
-    items, rest = split_items(words)
-    require_item(items, rest, "plan")
+    """which runs an item needs, what there is of them, and the price of what is missing"""
     parser = parser_of("plan ITEM...", "Which runs the items need, what there is, and the price.")
-    add_selection(parser)
+    add_scale(parser, "paper")
+    add_rows(parser)
+    add_seeds(parser)
     add_budget(parser)
     parser.add_argument("--gpu", metavar="NAME",
                         help="put the price on these (default: the site file's; H100)")  # fmt: skip
     parser.add_argument("--cluster", type=path_of, metavar="FILE",
-                        default=os.environ.get("REPRO_CLUSTER"),
+                        default=_path_or_none(os.environ.get("REPRO_CLUSTER")),
                         help="the site's file (REPRO_CLUSTER)")  # fmt: skip
     add_places(parser)
-    parser.add_argument("--json", action="store_true", help="for programs")
-    given = parser.parse_args(rest)
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument("--runs", action="store_true", help="a line a run, with its id")
+    shown.add_argument("--json", action="store_true", help="for programs: every run")
+    items, given = parse_items(parser, words, "plan")
+    if line := absence_of(given.results):
+        print(f"repro: {line}", file=sys.stderr)
 
-    from repro import price
-    from repro.launch import state
-    from repro.reproduce import affordable, count_of, gpu_of, print_plan, wanted
+    from repro import overview, plan, price
+    from repro.launch import cluster, data, start, state
+    from repro.reproduce import seeds_to_train
 
-    site = _site(given.cluster)
-    gpu, count = given.gpu or gpu_of(site, given.scale), count_of(site)
-    states = state.look(given.results, wanted(items, given))
-    to_do = [s.run for s in states if not s.settled]
-    prices = price.prices(given.results, to_do, gpu, count)
-    chosen, about = affordable(items, given, prices)
-    if chosen is not None:
-        states = [s for s in states if s.settled or s.run in chosen]
-        prices = {run: found for run, found in prices.items() if run in chosen}
+    site = cluster.load(given.cluster) if given.cluster else None
+    found = chosen(items, given)
+    request = plan.request(found, [given.scale], seeds_to_train(given.seeds), given.only)
+    states, about = state.look(given.results, request.runs), ""
+    to_do = request.only(s.run for s in states if not s.settled)
+    prices = start.prices(given, to_do, site, given.gpu or "")
+    if given.budget is not None:
+        request, about = start.affordable(request, states, given.budget, prices)
+        states = [s for s in states if s.run in request.runs]
+        prices = {run: cost for run, cost in prices.items() if run in request.runs}
+    absent = data.missing(prices, given.data)
     if given.json:
-        rows = [_plan_row(s, prices.get(s.run)) for s in states]
-        print(json.dumps(rows, indent=1))
+        print(json.dumps([_plan_row(s, prices.get(s.run), given.data) for s in states], indent=1))
         return 0
-    print_plan(states, {run: price.told(found, gpu) for run, found in prices.items()})
+    gpu = given.gpu or start.gpu_of(site, given.scale)
+    gpus = {given.scale: gpu}
+    print(*overview.plan_lines(request, states, prices, gpus, given.runs), sep="\n")
     if prices:
         print(*price.summary([*prices.values()], gpu), sep="\n")
-    print(about, end="")
+    for line in (*absent, *([about] if about else [])):
+        print(line)
     return 0
 
 
-def _site(file: Path | str | None) -> Any:
-    from repro.launch import cluster
-
-    return cluster.load(Path(file)) if file else None
+def _path_or_none(text: str | None) -> Any:
+    return path_of(text) if text else None
 
 
-def _plan_row(found: State, cost: Any) -> dict[str, Any]:
+def _plan_row(found: Any, cost: Any, root: Any) -> dict[str, Any]:
+    from repro.launch import data
+
     row = {"run": found.run.id, "state": found.name, "note": found.note}
     if not cost:
         return row
-    return row | {"gpu_hours": cost.gpu_hours, "by": cost.origin, "disk_bytes": cost.disk_bytes}
+    known = {"gpu_hours": cost.gpu_hours, "by": cost.origin, "disk_bytes": cost.disk_bytes}
+    return row | known | {"missing_data": data.missing([found.run], root)}
 
 
 def why(words: Sequence[str]) -> int:
     """what the paper leaves open, and what was chosen from where: why --decisions [ITEM...]"""
-    items, rest = split_items([word for word in words if word != "--decisions"])
     about = "The ledger: what the paper does not fix, what was chosen, instead of what, and why."
     parser = parser_of("why --decisions [ITEM...]", about)
+    parser.add_argument("--decisions", action="store_true", help="what was decided, and why")
     parser.add_argument("--json", action="store_true", help="for programs")
-    given = parser.parse_args(rest)
+    items, given = parse_items(parser, words)
+    if not given.decisions:
+        raise UsageError("why what? `repro why --decisions [ITEM...]` lists the decisions")
 
     from repro import ledger
 
-    chosen = [experiments.get(name) for name in items or experiments.names()]
+    found = [experiments.get(name) for name in items or experiments.names()]
     if given.json:
-        print(json.dumps([ledger.as_json(experiment) for experiment in chosen], indent=1))
+        print(json.dumps([ledger.as_json(experiment) for experiment in found], indent=1))
         return 0
-    for experiment in chosen:
+    for experiment in found:
         print(*ledger.lines(experiment), "", sep="\n")
-    print(*ledger.common_lines(chosen), sep="\n")
+    print(*ledger.common_lines(found), sep="\n")
     return 0

@@ -7,7 +7,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from repro.options import UsageError, add_places, parser_of, path_of
+from repro.options import (
+    UsageError,
+    add_data,
+    add_results,
+    data_folder,
+    number,
+    parse,
+    parser_of,
+    path_of,
+)
 
 
 def prepare(words: Sequence[str]) -> int:
@@ -16,8 +25,8 @@ def prepare(words: Sequence[str]) -> int:
         "prepare DATASET", "Fetch and check a dataset, or say which file to put where."
     )
     parser.add_argument("dataset", help="a dataset, such as cifar10, or 'inception'")
-    add_places(parser)
-    given = parser.parse_args(list(words))
+    add_data(parser, data_folder())
+    given = parse(parser, words)
 
     from repro.launch import data
 
@@ -31,16 +40,20 @@ def doctor(words: Sequence[str]) -> int:
     parser = parser_of("doctor", "Check this machine: packages, device, folders, datasets.")
     parser.add_argument("--cluster", type=path_of, metavar="FILE",
                         help="check a SLURM cluster; a first file is written")  # fmt: skip
-    add_places(parser)
-    given = parser.parse_args(list(words))
+    add_data(parser, None)
+    add_results(parser)
+    given = parse(parser, words)
     if given.cluster:
         from repro.launch import probe
+
+        if given.data:
+            raise UsageError("--data is for checking this machine; take it or --cluster out")
 
         found = probe.examine(given.cluster, given.results.absolute())
     else:
         from repro.launch import data
 
-        found = data.examine(given.data, given.results)
+        found = data.examine(given.data or data_folder(), given.results)
     well = True
     for mark, line in found:
         print(f"{mark:4} {line}", flush=True)
@@ -50,17 +63,17 @@ def doctor(words: Sequence[str]) -> int:
 
 def testbed(words: Sequence[str]) -> int:
     """run a command with a real SLURM cluster of this machine: repro testbed -- COMMAND"""
-    from jsonargparse.typing import NonNegativeInt, PositiveInt
-
     split = words.index("--") if "--" in words else len(words)
     about = "Start SLURM's daemons here, as nodes of one cluster, for the length of COMMAND."
     parser = parser_of("testbed [--nodes N] [--gpus N] [--cpus N] -- COMMAND...", about)
-    parser.add_argument("--nodes", type=PositiveInt, default=2, metavar="N", help="default: 2")
-    parser.add_argument("--gpus", type=NonNegativeInt, default=4, metavar="N",
+    parser.add_argument(
+        "--nodes", type=number("--nodes", 64), default=2, metavar="N", help="default: 2"
+    )
+    parser.add_argument("--gpus", type=number("--gpus", 64, least=0), default=4, metavar="N",
                         help="pretended GPUs of each node (default: 4)")  # fmt: skip
-    parser.add_argument("--cpus", type=PositiveInt, metavar="N",
+    parser.add_argument("--cpus", type=number("--cpus", 1024), metavar="N",
                         help="of each node (default: the machine's, divided)")  # fmt: skip
-    given = parser.parse_args(list(words[:split]))
+    given = parse(parser, words[:split])
     command = list(words[split + 1 :])
     if not command:
         raise UsageError("testbed needs a command: repro testbed -- repro table1 --launch slurm")

@@ -8,44 +8,53 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from repro import experiments
 from repro.options import (
+    MAX_RANKS,
     UsageError,
-    add_places,
+    absence_of,
+    add_only,
+    add_results,
+    add_scale,
     add_seeds,
+    check_rows,
     hint,
+    number,
+    parse,
+    parse_items,
     parser_of,
-    seeds_of,
-    split_items,
     split_words,
 )
 from repro.spec import SCALES, Experiment, Run, Scale
 
 if TYPE_CHECKING:
     from repro.launch.state import State
+    from repro.launch.submission import Place
+    from repro.plan import Request
 
 
 def status(words: Sequence[str]) -> int:
     """what is done, running, queued, failed and missing, of every item"""
-    items, rest = split_items(words)
     parser = parser_of("status [ITEM...]", "What has become of the runs, of every item or of some.")
-    add_seeds(parser)
-    add_places(parser)
+    _add_selection(parser)
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument("--watch", action="store_true", help="stay, and look again and again")
     shown.add_argument("--json", action="store_true", help="for programs: every run")
-    given = parser.parse_args(rest)
-    chosen = [experiments.get(name) for name in items or experiments.names()]
+    items, given = parse_items(parser, words)
+    _warn_of_absence(given.results)
 
+    from repro import overview
     from repro.launch.watch import REFRESH_SECONDS
 
+    chosen = _experiments(items, given.results)
     if given.json:
         print(json.dumps(_status_rows(chosen, given), indent=1))
         return 0
     while True:
-        lines = _status_lines(chosen, given)
+        lines = list(overview.status_lines(_look(chosen, given), of_all=not items))
         if given.watch and sys.stdout.isatty():
             print("\033[2J\033[H", end="")
         print(*lines, sep="\n", flush=True)
@@ -54,39 +63,54 @@ def status(words: Sequence[str]) -> int:
         time.sleep(REFRESH_SECONDS)
 
 
-def _look(
-    chosen: Iterable[Experiment], results: Path, seeds: int | None
-) -> dict[tuple[str, Scale], list[State]]:
+def _add_selection(parser: Any) -> None:
+    add_scale(parser, None)
+    add_seeds(parser)
+    add_results(parser)
+
+
+def _warn_of_absence(results: Path) -> None:
+    if line := absence_of(results):
+        print(f"repro: {line}", file=sys.stderr)
+
+
+def _experiments(items: Iterable[str], results: Path) -> list[Experiment]:
+    """The items of these names, or all; on squares as well, if any run on squares is known."""
+    from repro.experiments.scales import SQUARES, on_squares
+    from repro.launch import state
+
+    found = [experiments.get(name) for name in items or experiments.names()]
+    if any(SQUARES in run for run in state.known_runs(results)):
+        found += [squares for e in found if (squares := on_squares(e)) != e]
+    return found
+
+
+def _look(chosen: Iterable[Experiment], given: Any) -> dict[tuple[str, Scale], list[State]]:
     """The states of all runs of the items, by item and scale, with one look at SLURM."""
     from repro import plan
     from repro.launch import state
+    from repro.reproduce import seeds_to_show
 
-    known = _known(results)
+    seeds = seeds_to_show(given.seeds, given.results)
     runs: dict[tuple[str, Scale], list[Run]] = {}
     for experiment in chosen:
-        for scale in SCALES:
-            number = seeds or plan.seeds_known(
-                experiment.cells, scale, known, seeds_of(None, scale)
-            )
-            runs[experiment.name, scale] = plan.runs(experiment.cells, scale, number)
-    every = state.look(results, dict.fromkeys(run for found in runs.values() for run in found))
-    by_run = {found.run: found for found in every}
+        for scale in _scales(given.scale):
+            wanted = plan.runs(experiment.cells, scale, seeds(experiment, scale))
+            runs[experiment.name, scale] = wanted
+    every = dict.fromkeys(run for found in runs.values() for run in found)
+    by_run = {found.run: found for found in state.look(given.results, every)}
     return {key: [by_run[run] for run in found] for key, found in runs.items()}
 
 
-def _known(results: Path) -> set[str]:
-    """The ids of runs of which there is anything."""
-    from repro.launch import submission
-
-    folders = {path.name for path in results.iterdir()} if results.is_dir() else set()
-    return folders | submission.places(results).keys()
+def _scales(scale: Scale | None) -> Sequence[Scale]:
+    return [scale] if scale else SCALES
 
 
 def _status_rows(chosen: Iterable[Experiment], given: Any) -> list[dict[str, Any]]:
     from repro.launch.progress import time_to_go
 
     rows = []
-    for (item, scale), states in _look(chosen, given.results, given.seeds).items():
+    for (item, scale), states in _look(chosen, given).items():
         runs = [
             {
                 "run": s.run.id,
@@ -107,36 +131,20 @@ def _status_rows(chosen: Iterable[Experiment], given: Any) -> list[dict[str, Any
     return rows
 
 
-_QUIET = ("done", "missing", "queued", "started")  # told by their number alone
-
-
-def _status_lines(chosen: Iterable[Experiment], given: Any) -> list[str]:
-    from repro.launch.watch import tell
-
-    lines = []
-    for (item, scale), states in _look(chosen, given.results, given.seeds).items():
-        counts = Counter(s.name for s in states)
-        lines.append(
-            f"{item:10} {scale:6} " + ", ".join(f"{n} {name}" for name, n in counts.items())
-        )
-        reasons = Counter(s.note for s in states if s.name == "queued" and s.note)
-        lines += [f"{'':17} queued: {n} × {reason}" for reason, n in reasons.most_common(5)]
-        lines += [f"{'':17} {s.run.id}: {tell(s)}" for s in states if s.name not in _QUIET]
-    return lines
-
-
 def logs(words: Sequence[str]) -> int:
     """what a run has printed"""
-    from jsonargparse.typing import NonNegativeInt
-
     parser = parser_of("logs RUN", "What a run has printed, on whichever node.")
     parser.add_argument("run", help="a run's id, or its beginning")
     parser.add_argument("-f", "--follow", action="store_true", help="go on as it prints more")
     parser.add_argument(
-        "--rank", type=NonNegativeInt, default=0, metavar="K", help="of several (default: 0)"
+        "--rank",
+        type=number("--rank", MAX_RANKS, least=0),
+        default=0,
+        metavar="K",
+        help="of several (default: 0)",
     )
-    add_places(parser)
-    given = parser.parse_args(list(words))
+    add_results(parser)
+    given = parse(parser, words)
 
     from repro.launch import attempt, submission
     from repro.launch.watch import REFRESH_SECONDS
@@ -163,19 +171,26 @@ def logs(words: Sequence[str]) -> int:
             return 0
         time.sleep(0.5)
         if time.monotonic() >= look_again:
-            ended = _has_ended(given.results, run)  # then once more what it has printed meanwhile
+            ended = _has_ended(given, run)  # then once more what it has printed meanwhile
             look_again = time.monotonic() + REFRESH_SECONDS
 
 
-def _has_ended(root: Path, name: str) -> bool:
+def _has_ended(given: Any, name: str) -> bool:
     """Whether nobody trains a run, nor will by itself."""
-    every = _look(map(experiments.get, experiments.names()), root, None).values()
+    every = _look(_experiments([], given.results), _all_of(given.results)).values()
     return not any(s.run.id == name and s.is_under_way for states in every for s in states)
+
+
+def _all_of(results: Path) -> Any:
+    """The selection of everything."""
+    return SimpleNamespace(results=results, seeds=None, scale=None)
 
 
 def run_named(name: str, results: Path) -> str:
     """The one run whose id begins so."""
-    known = sorted(run for run in _known(results) if run != "submissions")
+    from repro.launch import state
+
+    known = sorted(state.known_runs(results))
     found = [run for run in known if run == name] or [r for r in known if r.startswith(name)]
     if not found:
         near = hint(name, known) if known else f"there are no runs in {results}"
@@ -188,18 +203,16 @@ def run_named(name: str, results: Path) -> str:
 
 def failures(words: Sequence[str]) -> int:
     """which runs ended badly, why, and the end of their logs"""
-    items, rest = split_items(words)
     parser = parser_of("failures [ITEM...]", "Which runs ended badly, why, and where it is said.")
-    add_seeds(parser)
-    add_places(parser)
+    _add_selection(parser)
     parser.add_argument("--json", action="store_true", help="for programs")
-    given = parser.parse_args(rest)
-    chosen = [experiments.get(name) for name in items or experiments.names()]
+    items, given = parse_items(parser, words)
+    _warn_of_absence(given.results)
 
     from repro import results
     from repro.launch import attempt
 
-    looked = _look(chosen, given.results, given.seeds).values()
+    looked = _look(_experiments(items, given.results), given).values()
     bad = {s.run.id: s for states in looked for s in states if s.ended_badly}
     if given.json:
         rows = [{"run": s.run.id, "state": s.name, "note": s.note} for s in bad.values()]
@@ -217,55 +230,101 @@ def failures(words: Sequence[str]) -> int:
 
 def cancel(words: Sequence[str]) -> int:
     """stop the queued and running runs of an item, or one run; what they have done is kept"""
-    names, rest = split_words(words)
     parser = parser_of("cancel ITEM|RUN...", "Stop runs that are queued or running, anywhere.")
-    add_seeds(parser)
-    add_places(parser)
+    _add_selection(parser)
     parser.add_argument("--dry-run", action="store_true", help="say what would be cancelled")
-    given = parser.parse_args(rest)
-    if not names:
-        raise UsageError("cancel what? Name an item, or a run as `repro status` does")
-    items, ids = set[str](), set[str]()
-    for name in names:
-        try:
-            items.update(experiments.matching(name))
-        except KeyError:
-            ids.add(run_named(name, given.results))
-    looked_at = experiments.names() if ids else sorted(items)
-    every = _look(map(experiments.get, looked_at), given.results, given.seeds)
-    found = {
-        s.run.id: s
-        for (item, _), states in every.items()
-        for s in states
-        if (item in items or s.run.id in ids) and (s.is_under_way or s.name == "never started")
-    }
+    _, states, given = _named_runs(parser, words, "cancel")
+    found = [s for s in states if s.is_under_way or s.name == "never started"]
 
     from repro import results
     from repro.launch import lease, queue
 
-    for s in found.values():
+    for s in found:
         print(f"{s.name:8} {s.run.id}" + (f"  job {s.job}" if s.job else ""))
     if not found:
         print("nothing to cancel: none of these is queued or running")
         return 0
-    number = f"{len(found)} run{'s' * (len(found) > 1)}"
+    amount = f"{len(found)} run{'s' * (len(found) > 1)}"
     if given.dry_run:
-        print(f"would cancel {number}")
+        print(f"would cancel {amount}")
         return 0
-    for s in found.values():  # the mark first: it holds even if SLURM does not answer
+    for s in found:  # the mark first: it holds even if SLURM does not answer
         lease.ask_to_stop(results.folder(given.results, s.run))
-    if jobs := [s.job for s in found.values() if s.job]:
+    if jobs := [s.job for s in found if s.job]:
         queue.cancel(jobs)
-    if unheard := sum(s.name == "queued" and not s.job for s in found.values()):
+    if unheard := sum(s.name == "queued" and not s.job for s in found):
         raise queue.QueueError(
             f"SLURM does not answer: {unheard} stay in its queue, and will end when they start"
         )
-    print(f"cancelled {number}; those in training save their state")
+    print(f"cancelled {amount}; those in training save their state")
     return 0
 
 
 def retry(words: Sequence[str]) -> int:
-    """start again the runs of an item that failed, were lost or cancelled"""
-    from repro.reproduce import retry
+    """start again the runs of an item that failed, were lost or cancelled, where they ran before"""
+    from repro.launch import start
 
-    return retry(words)
+    parser = parser_of("retry ITEM|RUN...", "Start again what ended without a result.")
+    parser.add_argument("--launch", choices=("local", "slurm"),
+                        help="where (default: where the runs were before)")  # fmt: skip
+    _add_selection(parser)
+    add_only(parser)
+    start.add_options(parser)
+    request, states, given = _named_runs(parser, words, "retry")
+    bad = [s for s in states if s.ended_badly]
+    given.launch = given.launch or _place_of(bad, given.results)
+    start.settle(given)
+    if not bad:
+        print("nothing to retry: no run of these has failed, been lost or been cancelled")
+        return 0
+    return start.launch(request.only(s.run for s in bad), given).status
+
+
+def _named_runs(parser: Any, words: Sequence[str], verb: str) -> tuple[Request, list[State], Any]:
+    """The runs of the items and runs that the words name, their states, and the options."""
+    from repro import plan
+    from repro.launch import state
+    from repro.reproduce import seeds_to_show
+
+    names, options = split_words(words)
+    given = parse(parser, options)
+    if not names:
+        raise UsageError(f"{verb} what? Name an item, or a run as `repro status` does")
+    if line := absence_of(given.results):
+        raise UsageError(line)
+    items, ids = list[str](), set[str]()
+    for name in names:
+        try:
+            items += experiments.matching(name)
+        except KeyError:
+            ids.add(run_named(name, given.results))
+    only = getattr(given, "only", ())
+    seeds, scales = seeds_to_show(given.seeds, given.results), _scales(given.scale)
+    found = _experiments(items, given.results) if items else []
+    check_rows(found, only)
+    kept = set(plan.request(found, scales, seeds, only).runs)
+    if ids:
+        found = _experiments([], given.results)
+    every = plan.request(found, scales, seeds)
+    request = every.only(run for run in every.runs if run in kept or run.id in ids)
+    return request, state.look(given.results, request.runs), given
+
+
+def _place_of(states: Sequence[State], results: Path) -> str:
+    """Where runs were launched last: 'local' or 'slurm'. UsageError if some here and some there."""
+    from repro.launch import submission
+
+    places = submission.places(results)
+    found = Counter(_is_of_slurm(s, places.get(s.run.id)) for s in states)
+    if len(found) > 1:
+        raise UsageError(
+            f"{found[False]} of these ran here and {found[True]} on SLURM; choose with "
+            "--launch local or --launch slurm"
+        )
+    return "slurm" if found[True] else "local"
+
+
+def _is_of_slurm(found: State, place: Place | None) -> bool:
+    """Whether a run's newest attempt is that of a submission."""
+    newer = place is not None and place.submission.created > found.facts.get("beat", 0)
+    return newer or bool(found.facts.get("submission"))

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from repro.options import UsageError, add_places, parser_of, path_of
+from repro.options import UsageError, add_places, add_results, parse, parser_of, path_of
 from repro.spec import TIMM
 from repro.verbs.runs import run_named
 
@@ -21,8 +21,8 @@ def sample(words: Sequence[str]) -> int:
     parser.add_argument("--seed", type=NonNegativeInt, default=0, metavar="N", help="default: 0")
     parser.add_argument("--out", type=path_of, metavar="FILE",
                         help="default: <run>-<seed>.png, here")  # fmt: skip
-    add_places(parser)
-    given = parser.parse_args(list(words))
+    add_results(parser)
+    given = parse(parser, words)
 
     from repro import results
     from repro.launch import samples
@@ -51,7 +51,7 @@ def explain(words: Sequence[str]) -> int:
                         "most probable ones (default and most: 4)")  # fmt: skip
     parser.add_argument("--out", type=path_of, default=Path(), metavar="DIR", help="default: here")
     add_places(parser)
-    given = parser.parse_args(list(words))
+    given = parse(parser, words)
 
     from repro.launch import explanation
     from repro.render import pictures, trees

@@ -15,6 +15,7 @@ from repro.data import atlas, cifar
 from repro.data import prepare as module
 from repro.data.datasets import DataError, load
 from repro.data.prepare import Download, prepare
+from tests.launch import full_disk
 
 
 @pytest.fixture
@@ -53,6 +54,13 @@ def test_smoke_sets_are_the_same_bytes_every_time(name: str, tmp_path: Path) -> 
     assert {str(path.parent) for path in written[0]} == {cifar.CIFARS[name].folder}
     assert load(name, "test", root).fingerprint in " ".join(said)
     assert (root / cifar.CIFARS[name].folder / "meta").exists() == (name == "cifar100-smoke")
+
+
+@pytest.mark.parametrize("name", ["cifar10-smoke", "imagenet-smoke"])
+def test_a_full_disk_keeps_no_part_of_a_file(name: str, tmp_path: Path) -> None:
+    with full_disk(tmp_path / "disk", 32) as root:
+        assert "no space left on device" in refused(name, root)
+        assert [path for path in root.rglob("*") if ".tmp" in path.name] == []
 
 
 def test_prepare_repairs_what_it_wrote_itself(tmp_path: Path) -> None:

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from repro import experiments, results
-from repro.experiments.scales import at_scale
+from repro.experiments.scales import at_scale, on_squares
 from repro.launch import attempt, lease, submission, watch
 from repro.launch.ending import Cause, Ending
 from repro.spec import Run, with_seeds
-from tests.test_cli import Capture, call, finish, refused, works
+from tests.test_cli import RUNS as PAPER_RUNS
+from tests.test_cli import Capture, call, finish, refused, snapshot, works
 
 RUNS: dict[str, Run] = {
     cell.row: at_scale(cell.run, "smoke")
@@ -24,6 +25,7 @@ RUNS: dict[str, Run] = {
 }
 TINY, SMALL, BASE = (RUNS[f"NesT-{size}"] for size in "TSB")
 SWIN = RUNS["Swin-T"]
+PAPER_TINY = PAPER_RUNS["NesT-T"]
 ROOT = Path("results")
 
 
@@ -58,7 +60,8 @@ def test_what_was_submitted_is_queued_as_far_as_files_tell(capsys: Capture) -> N
     submitted(TINY, SMALL)
     finish(SMALL, top1=10.0)
     out = works(capsys, "status table1")
-    assert re.search(r"smoke +28 missing, 1 queued, 1 done", out)
+    assert re.search(r"^item +scale +done +queued +missing$", out, re.MULTILINE)
+    assert re.search(r"^ +smoke +1 +1 +28$", out, re.MULTILINE)
     assert "queued: 1 × as of its submission; SLURM does not answer" in out
     rows = json.loads(works(capsys, "status table1 --json"))
     (smoke,) = (row for row in rows if row["scale"] == "smoke")
@@ -67,10 +70,11 @@ def test_what_was_submitted_is_queued_as_far_as_files_tell(capsys: Capture) -> N
 
 
 def test_more_seeds_are_told_once_there_are_any(capsys: Capture) -> None:
-    assert "30 missing" in works(capsys, "status table1").splitlines()[-1]
+    line = "status table1 --scale smoke"
+    assert works(capsys, line).splitlines()[-1].split() == ["table1", "smoke", "30"]
     submitted(with_seeds(TINY, 2)[1])
-    assert "59 missing, 1 queued" in works(capsys, "status table1")
-    assert "30 missing" in works(capsys, "status table1 --seeds 1")
+    assert works(capsys, line).splitlines()[1].split() == ["table1", "smoke", "1", "59"]
+    assert works(capsys, f"{line} --seeds 1").splitlines()[-1].split() == ["table1", "smoke", "30"]
 
 
 @pytest.mark.parametrize(
@@ -115,7 +119,7 @@ def test_watching_looks_again_until_it_is_interrupted(
     monkeypatch.setattr(time, "sleep", sleep)
     status, out, _ = call(capsys, "status table1 --watch")
     assert status == 130
-    assert out.count("table1     smoke") == 2
+    assert out.count("table1  paper") == 2
     assert "\033" not in out  # this is no terminal
     assert "not allowed with argument --watch" in refused(capsys, "status --watch --json")
 
@@ -228,22 +232,55 @@ def test_a_waiting_job_is_marked_even_if_slurm_does_not_answer(capsys: Capture) 
 
 
 def test_retry_without_anything_to_retry(capsys: Capture) -> None:
-    assert "retry which item?" in refused(capsys, "retry")
-    assert "did you mean table1?" in refused(capsys, "retry tabel1")
+    assert "retry what? Name an item, or a run" in refused(capsys, "retry")
+    assert "no run 'tabel1' in results" in refused(capsys, "retry tabel1")
     finish(TINY, top1=10.0)
     assert works(capsys, "retry table1 --scale smoke").startswith("nothing to retry")
+    assert "there is no folder typo" in refused(capsys, "retry table1 --results typo")
 
 
-def test_retry_starts_what_ended_badly_alone(capsys: Capture, here: Path) -> None:
-    Path("site.yaml").write_text("resources: [{gpus: 0, cpus: 1}]\n")
+def test_retry_starts_what_ended_badly_at_every_scale_where_it_ran(
+    capsys: Capture, here: Path
+) -> None:
+    proxy = at_scale(PAPER_TINY, "proxy")
     stopped(TINY, "lost", "silent")
+    stopped(proxy, "cancelled")
     stopped(SMALL, "interrupted")
-    before = sorted(here.rglob("*"))
-    line = "retry table1 --scale smoke --cluster site.yaml"
+    before = snapshot(here)
+    out = works(capsys, "retry table1 --dry-run")  # here, where they were
+    assert re.search(r"^table1, proxy scale\n  NesT-T  1 cancelled$", out, re.MULTILINE)
+    assert re.search(r"^table1, smoke scale\n  NesT-T  1 lost$", out, re.MULTILINE)
+    assert "2 runs: 1 cancelled, 1 lost" in out
+    assert "1 runs: 1 lost" in works(capsys, "retry table1 --scale smoke --dry-run")
+    assert "1 runs: 1 lost" in works(capsys, f"retry {TINY.id} --dry-run")
+    assert "0 runs" in works(capsys, "retry table1 --budget 0.001gpuh --dry-run")
+    assert "is for --launch slurm" in refused(capsys, "retry table1 --wait")
+    assert snapshot(here) == before
+
+
+def test_retry_on_slurm_what_was_submitted_there(capsys: Capture, here: Path) -> None:
+    Path("site.yaml").write_text("resources: [{gpus: 0, cpus: 1}]\n")
+    submitted(TINY)
+    held = lease.acquire(results.begin(ROOT, TINY), {"submission": "01234567"})
+    held.release(Ending("error", "a cause"))
+    line = "retry table1 --cluster site.yaml"
+    before = snapshot(here)
     out = works(capsys, f"{line} --dry-run")
     assert "1 run × 1 CPU" in out
     assert "would submit 1 of 1 runs" in out
+    assert snapshot(here) == before
     assert "no SLURM here: looked for sbatch" in refused(capsys, line)
-    assert [p for p in sorted(here.rglob("*")) if p not in before and "lease" not in p.name] == [
-        here / "results" / "submissions"
-    ]
+    assert "1 runs: 1 failed" in works(capsys, "retry table1 --launch local --dry-run")
+    stopped(SMALL, "error")
+    error = refused(capsys, line)
+    assert "1 of these ran here and 1 on SLURM; choose with --launch local or" in error
+
+
+def test_runs_on_squares_are_seen_by_every_verb(capsys: Capture) -> None:
+    cells = on_squares(experiments.get("table2")).cells
+    run = next(at_scale(cell.run, "smoke") for cell in cells if cell.row == "NesT-T")
+    stopped(run, "error", "a cause")
+    assert f"{run.id}: failed, a cause" in works(capsys, "status")
+    assert f"{run.id}: failed, a cause" in works(capsys, "failures table2")
+    assert "1 runs: 1 failed" in works(capsys, "retry table2 --dry-run")
+    assert "nothing to cancel" in works(capsys, f"cancel {run.id}")

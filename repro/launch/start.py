@@ -1,0 +1,333 @@
+"""The one way to launch: train runs here, or submit them to SLURM.
+
+`repro ITEM --launch` hands it what the items need, `repro retry` what ended badly.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from repro import overview
+from repro.launch import data, state
+from repro.launch.state import State
+from repro.options import (
+    MAX_RANKS,
+    UsageError,
+    add_budget,
+    add_data,
+    data_folder,
+    folder_of,
+    number,
+    path_of,
+)
+from repro.plan import Request
+from repro.spec import Run, Scale
+
+if TYPE_CHECKING:
+    from repro.launch.cluster import Cluster
+    from repro.launch.job import How
+    from repro.price import Price
+
+_SITE = "slurm/default.yaml"
+_PRICED_ON = "H100"  # where no site says what it has
+
+
+class Outcome(NamedTuple):
+    """An exit status, and whether nothing is under way any more, so that it is time to draw."""
+
+    status: int
+    is_over: bool
+
+
+# --- options -------------------------------------------------------------------------------------
+
+# Options that only a launch heeds, by where it trains, and their defaults.
+_DEFAULTS: Mapping[str, Mapping[str, Callable[[], Any]]] = {
+    "local": {"jobs": lambda: None, "ranks": lambda: 1},
+    "slurm": {
+        "cluster": lambda: path_of(os.environ.get("REPRO_CLUSTER") or _SITE),
+        "wait": lambda: False,
+        "yes": lambda: False,
+    },
+    "local or slurm": {
+        "only": list,
+        "budget": lambda: None,
+        "data": data_folder,
+        "checkpoint_seconds": lambda: 60.0,
+        "micro_batch": lambda: None,
+        "weights": lambda: _folder_or_none(os.environ.get("REPRO_WEIGHTS")),
+        "decode": lambda: "cpu",
+    },
+}
+
+
+def _folder_or_none(text: str | None) -> Any:
+    return folder_of(text) if text else None
+
+
+def add_options(parser: Any) -> None:
+    """The options of a launch. They have no defaults before `settle`."""
+    from jsonargparse.typing import NonNegativeFloat
+
+    spending = parser.add_mutually_exclusive_group()
+    add_budget(spending)
+    spending.add_argument("--yes", action="store_true",
+                          help="submit more GPU-hours than the site's limit_gpu_hours")  # fmt: skip
+    add_data(parser, default=None)
+    parser.add_argument("--checkpoint-seconds", type=NonNegativeFloat, metavar="S",
+                        help="lose at most this much work to a kill (default: 60)")  # fmt: skip
+    parser.add_argument("--weights", type=folder_of, metavar="DIR",
+                        help="released weights, <tag>.safetensors (REPRO_WEIGHTS; default: the "
+                        "hub's cache, or the hub)")  # fmt: skip
+    parser.add_argument("--decode", choices=("cpu", "nvjpeg"),
+                        help="who decodes photographs; nvJPEG's pixels differ by some grey levels "
+                        "(default: cpu)")  # fmt: skip
+    parser.add_argument("--micro-batch", type=number("--micro-batch", 2**20), metavar="N",
+                        help="images on a device at once; the result is that of the whole "
+                        "batch")  # fmt: skip
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print what would be trained, submitted and drawn"
+    )
+    here = parser.add_argument_group("--launch local")
+    here.add_argument("--jobs", type=number("--jobs", MAX_RANKS), metavar="N",
+                      help="runs at a time (default: one a GPU or core)")  # fmt: skip
+    here.add_argument("--ranks", type=number("--ranks", MAX_RANKS), metavar="N",
+                      help="processes that train one run, a GPU each (default: 1)")  # fmt: skip
+    there = parser.add_argument_group("--launch slurm")
+    there.add_argument("--cluster", type=path_of, metavar="FILE",
+                       help=f"the site's file (REPRO_CLUSTER; default: {_SITE})")  # fmt: skip
+    there.add_argument(
+        "--wait", action="store_true", help="stay until nothing is under way, then draw"
+    )
+
+
+def settle(given: Any) -> None:
+    """Fill in the defaults of a launch. UsageError for an option that it would ignore."""
+    for launch, defaults in _DEFAULTS.items():
+        for name, default in defaults.items():
+            value = getattr(given, name)
+            if value is None or value is False or value == []:  # not 0.0
+                setattr(given, name, default())
+            elif given.launch not in launch.split(" or "):
+                option = name.replace("_", "-")
+                raise UsageError(f"--{option} is for --launch {launch}; take it out or add that")
+
+
+# --- launching -----------------------------------------------------------------------------------
+
+
+def launch(request: Request, given: Any) -> Outcome:
+    """Train or submit those of the runs that have no result, as the settled options say."""
+    from repro.launch import cluster
+
+    site = cluster.load(given.cluster) if given.launch == "slurm" else None
+    states = state.look(given.results, request.runs)
+    _refuse_trouble(states)
+    request = _within_budget(request, states, given, site)
+    if site:
+        _check_limit(request, states, given, site)
+        return _submit(request, given, site)
+    return _train_here(request.only(s.run for s in states if not s.settled), given)
+
+
+def _refuse_trouble(states: Sequence[State]) -> None:
+    """Runs under a known id with another spec, or with damaged files, are not touched."""
+    for found in states:
+        if found.name in ("stale", "damaged"):
+            raise UsageError(found.note)
+
+
+def _how(given: Any) -> How:
+    from repro.launch.job import How
+
+    weights = given.weights.absolute() if given.weights else None
+    return How(
+        given.data.absolute(), given.checkpoint_seconds, given.micro_batch, weights, given.decode
+    )
+
+
+def _train_here(request: Request, given: Any) -> Outcome:
+    """Train here, showing progress."""
+    from repro.launch import local
+    from repro.launch.progress import Progress
+
+    runs = list(request.runs)
+    if given.dry_run:
+        print(*overview.plan_lines(request, state.look(given.results, runs)), sep="\n")
+        _print_each(data.missing(runs, given.data))
+        return Outcome(0, True)
+    if not runs:
+        return Outcome(0, True)
+    jobs = min(given.jobs or local.default_jobs(given.ranks), len(runs))
+    progress = Progress(len(runs), jobs)
+    well = local.launch(runs, given.results, _how(given), jobs, progress.tell, given.ranks)
+    return Outcome(0 if well else 1, True)
+
+
+def _submit(request: Request, given: Any, site: Cluster) -> Outcome:
+    """Submit what is neither done nor under way, and with --wait stay until all is over."""
+    from repro.launch import slurm, watch
+
+    root, runs = given.results.absolute(), list(request.runs)
+    if given.dry_run:
+        to_do = _pending(request, state.look(root, runs))
+        print(*slurm.describe(site, list(to_do.runs)), sep="\n")
+        print(*slurm.scripts(site, list(to_do.runs), root), sep="\n")
+        _print_prices(root, to_do, site)
+        if "REPRO_DATA" not in site.environment:
+            _print_each(data.missing(to_do.runs, given.data))
+        print(f"would submit {len(to_do.runs)} of {len(runs)} runs")
+        return Outcome(0, False)
+    how = _how(given)
+    if _hand_over(request, given, site, how):
+        if not given.wait:
+            print("`repro status` tells how they are; the same command draws when they are done")
+            return Outcome(0, False)
+        try:
+            watch.until_settled(
+                root, runs, lambda lost: _hand_over(request.only(lost), given, site, how)
+            )
+        except KeyboardInterrupt:
+            print("\nrepro: the jobs go on; `repro status` tells how they are", file=sys.stderr)
+            return Outcome(130, False)
+    return Outcome(0 if all(s.settled for s in state.look(root, runs)) else 1, True)
+
+
+def _print_each(lines: Sequence[str]) -> None:
+    for line in lines:
+        print(line)
+
+
+def _pending(request: Request, states: Sequence[State]) -> Request:
+    """What nobody has done or is doing."""
+    return request.only(s.run for s in states if not (s.settled or s.is_under_way))
+
+
+def _hand_over(request: Request, given: Any, site: Cluster, how: How) -> bool:
+    """Submit those of the runs that nobody has; whether any is under way now."""
+    from repro.launch import queue, slurm, submission
+
+    root = given.results.absolute()
+    with slurm.submitting(root):  # nobody else submits between our look and our submission
+        submission.tidy(root)
+        states = state.look(root, request.runs)
+        _refuse_trouble(states)
+        under_way = {s.run: s.job for s in states if s.is_under_way}
+        to_do = list(_pending(request, states).runs)
+        # SLURM cannot wait for what it does not run.
+        held_up = [r for r in to_do if r.starts_from in under_way and not under_way[r.starts_from]]
+        to_do = [run for run in to_do if run not in held_up]
+        if to_do:
+            queue.require()
+            if "REPRO_DATA" not in site.environment:  # else the nodes have a place of their own
+                data.check(data.of(to_do), given.data)
+            print(*slurm.describe(site, to_do), sep="\n")
+            _print_prices(root, request.only(to_do), site)
+            planned = slurm.submit(site, given.cluster.read_text(), to_do, root, how, under_way)
+            numbers = ", ".join(array.job for array in planned.arrays)
+            number = f"{len(to_do)} run{'s' * (len(to_do) > 1)}"
+            print(f"submitted {number}: SLURM job {numbers}", flush=True)
+            # What SLURM has and never starts has been replaced.
+            stuck = [s.job for s in states if s.name == "never started" and s.run in to_do]
+            queue.cancel([job for job in stuck if job])
+    if held_up:
+        print(
+            f"{len(held_up)} start from runs that are trained outside SLURM: ask again after those"
+        )
+    if under_way:
+        print(f"{len(under_way)} under way already")
+    return bool(to_do or under_way)
+
+
+# --- what it costs -------------------------------------------------------------------------------
+
+
+def prices(given: Any, request: Request, site: Cluster | None, gpu: str = "") -> dict[Run, Price]:
+    """The price of each run, on GPUs of this name or else the site's."""
+    from repro import price
+
+    found: dict[Run, Price] = {}
+    for scale in request.scales:
+        runs = [run for run, of in request.runs.items() if of == scale]
+        found |= price.prices(given.results, runs, gpu or gpu_of(site, scale), _count_of(site))
+    return found
+
+
+def gpu_of(site: Cluster | None, scale: Scale) -> str:
+    """The GPUs on which a scale is priced: the site's; else an H100, or a CPU for small scales."""
+    if site and site.gpus.type and site.resources[0].gpus:
+        return site.gpus.type
+    return _PRICED_ON if scale == "paper" else "cpu"
+
+
+def _count_of(site: Cluster | None) -> Callable[[Run], int]:
+    """How many GPUs of a site work on a run."""
+
+    def count(run: Run) -> int:
+        shape = site.resources_for(run.id) if site else None
+        return max(1, shape.nodes * shape.gpus) if shape else 1
+
+    return count
+
+
+def affordable(
+    request: Request, states: Sequence[State], budget: float, priced: Mapping[Run, Price]
+) -> tuple[Request, str]:
+    """The request without the open runs that a budget of GPU-hours excludes; a line about it."""
+    from repro import price
+
+    to_do = {s.run for s in states if not s.settled}
+    claims = [[run for run in claim if run in to_do] for claim in request.claims]
+    chosen, _ = price.within(budget, claims, priced)
+    decided = sum(set(claim) <= set(chosen) for claim in claims)
+    about = f"within {budget:g} GPU-hours: {decided} of {len(claims)} claims are decided"
+    kept = request.only(run for run in request.runs if run not in to_do or run in chosen)
+    return kept, f"{about}, with {len(chosen)} runs; the others are not launched"
+
+
+def _within_budget(
+    request: Request, states: Sequence[State], given: Any, site: Cluster | None
+) -> Request:
+    if given.budget is None:
+        return request
+    to_do = request.only(s.run for s in states if not s.settled)
+    kept, about = affordable(request, states, given.budget, prices(given, to_do, site))
+    print(about, flush=True)
+    return kept
+
+
+def _check_limit(request: Request, states: Sequence[State], given: Any, site: Cluster) -> None:
+    """UsageError for more GPU-hours than a site lets pass without --yes. Of paper scale alone: the
+    other scales are minutes of a CPU."""
+    from repro import price
+
+    pending = _pending(request, states)
+    runs = pending.only(run for run, scale in pending.runs.items() if scale == "paper")
+    total = price.total(prices(given, runs, site).values())
+    most, limit = total.gpu_hours[1], site.limit_gpu_hours
+    if given.yes or given.budget is not None or (most <= limit and not total.unpriced):
+        return
+    number = f"{len(runs.runs)} run{'s' * (len(runs.runs) > 1)}"
+    cost = f"up to {most:,.0f} GPU-hours"
+    if total.unpriced:
+        cost = f"{cost} and {total.unpriced} of unknown price" if total.priced else "unknown price"
+    line = (
+        f"{number}: {cost}; this site's limit_gpu_hours is {limit:,g}. Add --yes, or --budget "
+        f"{limit:g}gpuh"
+    )
+    if not given.dry_run:
+        raise UsageError(line)
+    print(line)
+
+
+def _print_prices(root: Any, request: Request, site: Cluster) -> None:
+    from repro import price
+
+    for scale in request.scales:
+        gpu = gpu_of(site, scale)
+        runs = [run for run, of in request.runs.items() if of == scale]
+        found = price.prices(root, runs, gpu, _count_of(site))
+        print(f"price: {price.line([*found.values()], gpu)}", flush=True)

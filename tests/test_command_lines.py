@@ -1,0 +1,164 @@
+"""Any command line whatever: no traceback, a documented status, one line where it is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from repro import cli, options, verbs
+from repro.reproduce import reproduce
+from tests.launch import full_disk
+
+ITEMS = ("table1", "table2", "figure3_left", "figure_a5", "table_a6", "table")
+HARMLESS = ("list", "plan", "why", "status", "failures", "cancel", "retry", "logs", "table1")
+VALUES = ("", "0", "1", "-1", "2", "101", "1e9", "nan", "inf", "null", "[1]", "{", "~nobodyhere",
+          "a" * 300, "a-file/x", "a-file", "here", "\udcff", "--", "-", "paper", "proxy", "smoke",
+          "256px", "NesT", "showcase", "*", "none", "local", "slurm", "H100", "500gpuh", "../..",
+          "results", "table1")  # fmt: skip
+NEVER = {"--watch", "--follow", "-f", "--wait"}  # they stay
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a file and an empty folder, and no SLURM."""
+    (tmp_path / "a-file").write_text("kept")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "/nowhere")
+    return tmp_path
+
+
+def options_of(verb: str) -> list[str]:
+    """The options that a verb's help names, and some that there are not."""
+    with contextlib.redirect_stdout(io.StringIO()) as out, pytest.raises(SystemExit):
+        cli.main([verb, "--help"])
+    found = re.findall(r"(?<![\w-])--?[a-z][a-z-]*", out.getvalue().partition("options:")[2])
+    return sorted({*found, "--no-such", "-x", "--scale.x"} - NEVER)
+
+
+OPTIONS = {verb: options_of(verb) for verb in HARMLESS}
+
+
+@st.composite
+def lines(draw: st.DrawFn) -> list[str]:
+    """A verb, its options and others in any order, with values good and bad."""
+    verb = draw(st.sampled_from(HARMLESS))
+    words = [[verb]]
+    some_text = st.sampled_from(VALUES) | st.text(max_size=8).filter(lambda text: "\0" not in text)
+    for option in draw(st.lists(st.sampled_from(OPTIONS[verb]), max_size=4)):
+        words.append([option] if option in options.FLAGS else [option, draw(some_text)])
+    words += [[word] for word in draw(st.lists(st.sampled_from(ITEMS) | some_text, max_size=2))]
+    line = [word for part in draw(st.permutations(words)) for word in part]
+    return [*line, "--dry-run"] if "--launch" in line or verb in ("cancel", "retry") else line
+
+
+@settings(
+    max_examples=150,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(line=lines())
+def test_every_line_ends_well_or_in_one_line(here: Path, line: list[str]) -> None:
+    before = sorted(here.rglob("*"))
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            status = cli.main(line)
+        except SystemExit as left:  # help
+            status = int(left.code or 0)
+    assert status in (0, 2), (line, err.getvalue())
+    if status == 2:
+        assert re.fullmatch(r"repro: .+\n", err.getvalue()), line
+    drawn = {here / "tables", here / "figures", here / "results"}
+    assert [p for p in sorted(here.rglob("*")) if not drawn & {p, *p.parents}] == before or any(
+        word.startswith("--out") for word in line
+    )
+
+
+def test_options_without_a_value_are_listed() -> None:
+    """`options.FLAGS` against every parser there is."""
+    flags, valued = set[str](), set[str]()
+    for run in (*verbs.VERBS.values(), reproduce):
+        with pytest.MonkeyPatch.context() as patch:
+
+            def parse(parser: Any, _: object) -> None:
+                for action in parser._actions:
+                    (flags if action.nargs == 0 else valued).update(action.option_strings)
+                raise options.UsageError
+
+            for module in ("repro.options", *(run.__module__,)):
+                patch.setattr(f"{module}.parse", parse, raising=False)
+            with pytest.raises(options.UsageError):
+                run(["table1", "--", "true"] if run is verbs.VERBS["testbed"] else ["table1"])
+    assert flags | {"--version"} == options.FLAGS
+    assert not flags & valued
+
+
+# --- streams and places, of a process of its own -------------------------------------------------
+
+
+def shell(command: str, here: Path) -> tuple[int, str, str]:
+    """Status, output and errors of a command in which $R is repro."""
+    done = subprocess.run(
+        ["bash", "-c", f"R='{sys.executable} -m repro'; {command}"],
+        cwd=here, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ROOT},
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
+ROOT = str(Path(cli.__file__).parent.parent)
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "said"),
+    [
+        ("$R list > /dev/full", 2, "cannot print the output: No space left on device"),
+        ("$R > /dev/full", 2, "cannot print the output: No space left on device"),
+        ("$R tabel1 2> /dev/full", 2, ""),
+        ("$R list >&-", 0, ""),
+        ("$R list <&- >&- 2>&-", 0, ""),
+        ("$R tabel1 2>&-", 2, ""),
+        ("$R list --json | head -0; exit ${PIPESTATUS[0]}", 141, ""),
+        ("mkdir gone; cd gone; rmdir ../gone; $R status", 2, "the working directory was deleted"),
+        ("REPRO_RESULTS='~nobodyhere' $R status", 2, "no home folder of ~nobodyhere"),
+        ("$R status --results $'\\xff'", 2, "'\\udcff' is not UTF-8; rename it"),
+        ("mkdir -p results/$'x\\xff'; $R logs y", 2, "there are x?"),
+    ],
+)
+def test_streams_and_places(tmp_path: Path, command: str, status: int, said: str) -> None:
+    found, _, err = shell(command, tmp_path)
+    assert found == status, err
+    assert said in err
+    assert err.count("\n") == bool(said), err
+
+
+def test_tables_on_a_full_disk(tmp_path: Path) -> None:
+    with full_disk(tmp_path / "small", 16) as disk:
+        status, _, err = shell(f"$R table2 --out {disk}", tmp_path)
+        assert (status, err.count("\n")) == (2, 1)
+        assert "No space left on device; what was there is kept" in err
+        assert [path for path in disk.rglob("*") if ".tmp" in path.name] == []
+
+
+def test_a_fault_of_ours_has_a_status_of_its_own(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(words: object) -> int:
+        raise ValueError("our fault")
+
+    monkeypatch.setitem(verbs.VERBS, "list", broken)
+    assert cli.main(["list", "--json"]) == 70
+    err = capsys.readouterr().err
+    assert "ValueError: our fault" in err
+    assert err.endswith(
+        "please report it with the command, repro list --json, and the traceback above\n"
+    )
