@@ -65,18 +65,17 @@ class Extractor:
 
 @contextlib.contextmanager
 def _full_precision(device: torch.device) -> Iterator[None]:
-    """fp32 as it is written; cuDNN would use TF32, of 10 bits, unless it is told otherwise."""
-    cudnn: Any = torch.backends.cudnn  # torch adds its `conv` unseen by a type checker
-    backends = (cudnn.conv, torch.backends.cuda.matmul)
-    before = [backend.fp32_precision for backend in backends]
+    """fp32 in fp32: without autocast, and without the TF32 that is torch's default for cuDNN."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.allow_tf32, torch.get_float32_matmul_precision()
     try:
-        for backend in backends:
-            backend.fp32_precision = "ieee"
+        cudnn.allow_tf32 = False
+        torch.set_float32_matmul_precision("highest")
         with torch.autocast(device.type, enabled=False):
             yield
     finally:
-        for backend, precision in zip(backends, before, strict=True):
-            backend.fp32_precision = precision
+        cudnn.allow_tf32 = before[0]
+        torch.set_float32_matmul_precision(before[1])
 
 
 def inception(folder: Path | None = None, sha256: str = weights.SHA256) -> Extractor:

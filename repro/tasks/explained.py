@@ -34,7 +34,6 @@ AT_ONCE = 64  # images
 
 def by_first(measured: Callable[[torch.device], Result]) -> Result:
     """What the first of several ranks measures, while the others wait."""
-    devices.speed_up_fp32_matmul()
     with join(devices.choose()) as ranks:
         result = measured(ranks.device) if ranks.first else Result("done", {})
         ranks.any(False)  # the others wait here

@@ -48,7 +48,7 @@ def execute(run: Profiling, job: Job) -> Result:
     if not run.device or not job.ours():  # one rank measures, undisturbed by the others
         return Result("done", counted)
     device = at_hand(run.device, run.precision)
-    devices.speed_up_fp32_matmul()
+    devices.configure_fp32(device)
     with _one_thread() if device.type == "cpu" else nullcontext():
         metrics, facts = measure(run, job, device)
         facts |= {"device": devices.describe(device), "threads": torch.get_num_threads()}
@@ -83,7 +83,7 @@ def at_hand(name: str, precision: str) -> torch.device:
     # A whole word, since 'A10' is not an A100.
     if name != "cpu" and not re.search(rf"\b{re.escape(name)}\b", there, re.IGNORECASE):
         raise WrongDevice(f"to be measured on {name}, but here is {there}; launch it on {name}")
-    device = torch.device("cpu" if name == "cpu" else "cuda")
+    device = torch.device("cpu") if name == "cpu" else torch.device("cuda", 0)
     if precision == "bf16" and not devices.has_bf16(device):
         raise WrongDevice(f"to be measured in bf16, which this {name} has not; ask for fp32")
     return device
@@ -187,7 +187,9 @@ def inputs(net: nn.Module, run: Profiling, device: torch.device) -> tuple[Tensor
 
 
 def _precision(run: Profiling, device: torch.device) -> Any:
-    return devices.autocast(device) if run.precision == "bf16" else nullcontext()
+    if run.precision == "bf16":
+        return torch.autocast(device.type, torch.bfloat16)
+    return nullcontext()
 
 
 def block_rates(step: Step, images: int, device: torch.device, job: Job) -> list[float]:

@@ -1,19 +1,39 @@
-"""Where to compute and in which precision: no part of a run's name, but all of it is recorded."""
+"""Where to compute and in which precision: no part of a run's name, but all of it is recorded.
+
+A GPU trains and tests in bf16 autocast, a CPU in fp32. Both compute fp32 as fp32: what a run
+computes depends on the kind of device, never on which CPU it is.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import platform
 from contextlib import AbstractContextManager
-from typing import Any
 
 import torch
 
-_RELATIVE_ERROR_OF_BF16 = 1e-3  # fp32 products of the self-test err by 1e-6, bf16 ones by 4e-3
-
 
 def choose() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The GPU if there is one, else the CPU; set up for fp32."""
+    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    configure_fp32(device)
+    return device
+
+
+def configure_fp32(device: torch.device) -> None:
+    """Compute fp32 in fp32: torch's default for cuDNN's convolutions is TF32, of 10 bits.
+
+    On x86 without AMX, matrix products go to oneDNN, up to twice as fast as MKL on AMD. torch has
+    no name for that but 'medium', which permits bf16; oneDNN uses bf16 for fp32 operands on AMX
+    only (`bf32_dt` in its brgemm_matmul_utils.cpp), so elsewhere the products remain fp32.
+
+    Only torch's older switches are set. If the newer `fp32_precision` were set beside them, torch
+    would refuse to read the older ones.
+    """
+    torch.backends.cudnn.allow_tf32 = False
+    onednn_is_fp32 = platform.machine() == "x86_64" and not torch.cpu._is_amx_tile_supported()
+    medium = device.type == "cpu" and onednn_is_fp32
+    torch.set_float32_matmul_precision("medium" if medium else "highest")
 
 
 def has_bf16(device: torch.device) -> bool:
@@ -23,32 +43,20 @@ def has_bf16(device: torch.device) -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
+def _autocasts(device: torch.device) -> bool:
+    return device.type == "cuda" and has_bf16(device)
+
+
 def autocast(device: torch.device) -> AbstractContextManager[object]:
-    """bf16 autocast where the device has bf16, else nothing."""
-    if has_bf16(device):
+    """bf16 autocast on a GPU that has bf16, else nothing."""
+    if _autocasts(device):
         return torch.autocast(device.type, torch.bfloat16)
     return contextlib.nullcontext()
 
 
 def precision(device: torch.device) -> str:
-    return "bf16 autocast" if has_bf16(device) else "fp32"
-
-
-def speed_up_fp32_matmul() -> None:
-    """Send fp32 matrix products on a CPU to oneDNN, up to twice as fast as MKL on AMD.
-
-    The switch allows bf16 inside, which a CPU without AMX does not use for fp32 operands; a
-    self-test measures the error and turns the switch off again where it does.
-    """
-    backend: Any = torch.backends.mkldnn  # torch adds its `matmul` unseen by a type checker
-    if not backend.is_available():
-        return
-    before = backend.matmul.fp32_precision
-    backend.matmul.fp32_precision = "bf16"
-    a = torch.linspace(-1, 1, 256 * 256).view(256, 256).sin()
-    exact = a.double() @ a.double()
-    if ((a @ a) - exact).norm() / exact.norm() > _RELATIVE_ERROR_OF_BF16:
-        backend.matmul.fp32_precision = before
+    """What `autocast` computes in."""
+    return "bf16 autocast" if _autocasts(device) else "fp32"
 
 
 def describe(device: torch.device) -> str:

@@ -65,7 +65,7 @@ CONVNET = replace(
     recipe=replace(RECIPE, loss="hinge", r1_weight=0.0, steps=4, evaluate_every_steps=0),
 )
 JOB = [sys.executable, "-m", "repro.launch.job"]
-FP32 = {**os.environ, "OMP_NUM_THREADS": "1", "ATEN_CPU_CAPABILITY": "avx2"}  # no bf16
+FP32 = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")

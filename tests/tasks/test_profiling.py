@@ -145,14 +145,14 @@ def test_a_gpu_is_known_by_a_word_of_its_name(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: there)
     if is_it:
-        assert profiling.at_hand(name, "fp32") == torch.device("cuda")
+        assert profiling.at_hand(name, "fp32") == torch.device("cuda", 0)
     else:
         with pytest.raises(profiling.WrongDevice, match=f"on {name}, but here is {there}"):
             profiling.at_hand(name, "fp32")
     assert profiling.at_hand("cpu", "fp32") == CPU  # whatever else is there
 
 
-def test_bf16_is_not_measured_where_training_would_not_use_it(
+def test_bf16_is_not_measured_where_the_device_has_none(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(devices, "has_bf16", lambda _: False)
@@ -272,9 +272,8 @@ def test_a_forward_step_is_an_evaluation() -> None:
     assert seen == [(False, False, (4, 3, 32, 32)), (True, True, (4, 3, 32, 32))]
 
 
-def test_bf16_is_the_autocast_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bf16_is_autocast() -> None:
     """Any CPU can do it, if slowly."""
-    monkeypatch.setattr(devices, "has_bf16", lambda _: True)
     net = create(TINY.model, 10, 0.0, 0)
     kinds: list[torch.dtype] = []
     net.register_forward_hook(lambda net, args, output: kinds.append(output.dtype))
