@@ -38,6 +38,7 @@ class Batch(NamedTuple):
     pixels: Tensor  # uint8 (B, 3, S, S)
     labels: Tensor  # int64 (B,)
     readable: Tensor  # bool (B,)
+    keys: Tensor  # int64 (B,), on the CPU
 
 
 def batches(
@@ -86,10 +87,10 @@ def _resident(
     pixels, labels = images.pixels, images.labels
     if pixels.nbytes <= _ON_DEVICE:
         pixels, labels = pixels.to(device), labels.to(device)
-    for indices, _ in samples:
+    for indices, keys in samples:
         readable = torch.ones(len(indices), dtype=torch.bool)
         indices = indices.to(pixels.device)
-        yield Batch(pixels[indices].to(device), labels[indices].to(device), readable)
+        yield Batch(pixels[indices].to(device), labels[indices].to(device), readable, keys)
 
 
 def _loaded(
@@ -116,7 +117,7 @@ def _loaded(
         piece = part.piece
         if piece.start == 0:
             pixels = _room((piece.batch, 3, crop.size, crop.size), device, decode)
-            indices, readable = list[int](), list[bool]()
+            indices, keys, readable = list[int](), list[int](), list[bool]()
         out = pixels[piece.start : piece.start + len(piece.indices)]
         if isinstance(part, Read):
             part = work.decoded(part, out)
@@ -125,12 +126,14 @@ def _loaded(
         slots.free.append(piece.slot)
         _note(part.unreadable, known, work)
         indices += part.indices
+        keys += piece.keys
         readable += part.readable
         if len(indices) == piece.batch:
             yield Batch(
                 pixels.to(device, non_blocking=True),
                 images.labels[indices].to(device),
                 torch.tensor(readable, dtype=torch.bool),
+                torch.tensor(keys, dtype=torch.int64),
             )
 
 

@@ -32,7 +32,7 @@ from repro.spec import Classification, Evaluation, Model, Recipe
 from repro.tasks import Interrupted, Job, Line, Result
 from repro.train import checkpoint, optim, stochastic_depth
 from repro.train import device as devices
-from repro.train.distributed import Ranks, join
+from repro.train.distributed import Ranks, join, synchronize_batch_norms
 
 NO_CLASS = 2**16 - 1  # predicted for an image that could not be read
 
@@ -45,7 +45,6 @@ _CHECK_STEPS = 10  # how often the loss is looked at, since looking waits for th
 
 def execute(run: Classification, job: Job) -> Result:
     """Train `run` to its end from wherever its last checkpoint left it, and test it."""
-    devices.speed_up_fp32_matmul()
     with join(devices.choose()) as ranks:
         return _train(run, job, ranks) if run.recipe.epochs else _test_weights(run, job, ranks)
 
@@ -77,8 +76,7 @@ def _train(run: Classification, job: Job, ranks: Ranks) -> Result:
     if run.starts_from:
         start_from(net, load_file(job.weights_of(run.starts_from)))
     droppers = stochastic_depth.install(net)
-    if ranks.count > 1 and device.type == "cuda":
-        net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
+    net = synchronize_batch_norms(net, ranks)
     parallel = DistributedDataParallel(net) if ranks.count > 1 else None
     model = parallel or net
     optimizer = optim.build(
@@ -94,12 +92,14 @@ def _train(run: Classification, job: Job, ranks: Ranks) -> Result:
 
     # The state: everything that a resumed run needs.
     first, history, loss_sum, loss_steps = 0, list[Line](), _zero(device), 0
-    if state := checkpoint.load(job.checkpoints, device):
+    if state := checkpoint.load(job.checkpoints):
         net.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         first, history = state["step"], state["history"]
         loss_steps = state["loss_steps"]
-        loss_sum = state["loss_sum"] if ranks.first else loss_sum  # it is the sum over ranks
+        loss_sum = (
+            state["loss_sum"].to(device) if ranks.first else loss_sum
+        )  # it is the sum over ranks
     if ranks.first:
         job.history(history)
     saved_at = time.monotonic()
@@ -115,8 +115,7 @@ def _train(run: Classification, job: Job, ranks: Ranks) -> Result:
         decode=job.decode,
     )
     for step, batch in enumerate(feed, start=first):
-        _, keys = share_of(step, run, size, ranks)
-        keys, batch_key = keys.to(device), _batch_key(run.seed, step, device)
+        keys, batch_key = batch.keys.to(device), _batch_key(run.seed, step, device)
 
         rate = optim.learning_rate(
             step + 1,
@@ -262,10 +261,13 @@ def batch_of(
     """
     position = torch.arange(step * batch_size, (step + 1) * batch_size)
     epochs, place = position // size, position % size
-    orders = torch.stack([_order(seed, int(e), size) for e in epochs.unique()])
     group, time_ = place // (_TOGETHER * repeats), place // _TOGETHER % repeats
     place = group * _TOGETHER + (place + time_) % _TOGETHER if repeats > 1 else place
-    return orders[epochs - epochs[0], place % size], epochs * repeats + time_ * (repeats > 1)
+    parts = [
+        _order(seed, epoch, size)[place[epochs == epoch] % size]
+        for epoch in range(int(epochs[0]), int(epochs[-1]) + 1)
+    ]
+    return torch.cat(parts), epochs * repeats + time_ * (repeats > 1)
 
 
 @lru_cache(maxsize=2)

@@ -34,7 +34,7 @@ from repro.tasks import Interrupted, Job, Line, Result
 from repro.tasks import classification as classifier
 from repro.train import checkpoint
 from repro.train import device as devices
-from repro.train.distributed import Ranks, join
+from repro.train.distributed import Ranks, join, synchronize_batch_norms
 
 _INIT, _STEP, _LATENTS, _SAMPLES = 11, 12, 13, 14  # what a seed is for
 _LATENT, _GOAL, _FLIP = 1, 2, 3  # streams of a key: a latent, one to walk to, whether mirrored
@@ -48,7 +48,6 @@ Losses = dict[str, Tensor]
 
 def execute(run: Generation, job: Job) -> Result:
     """Train `run` to its end from wherever its last checkpoint left it, and measure it."""
-    devices.speed_up_fp32_matmul()
     with join(devices.choose()) as ranks:
         return _train(run, job, ranks)
 
@@ -67,8 +66,7 @@ def _train(run: Generation, job: Job, ranks: Ranks) -> Result:
     generator = create(run.generator, run.seed, 0).to(device)
     discriminator = create(run.discriminator, run.seed, 1).to(device)
     _check_size(generator, train)
-    if ranks.count > 1 and device.type == "cuda":
-        generator = nn.SyncBatchNorm.convert_sync_batchnorm(generator)
+    generator = synchronize_batch_norms(generator, ranks)
     average = copy.deepcopy(generator).requires_grad_(False)
     beta1, beta2 = map(float, recipe.betas)  # a spec that was stored may hold 0 for 0.0
     optimizers = [
@@ -80,13 +78,13 @@ def _train(run: Generation, job: Job, ranks: Ranks) -> Result:
     # The state: everything that a resumed run needs.
     first, history = 0, list[Line]()
     sums, counted = _zeros(device), 0
-    if state := checkpoint.load(job.checkpoints, device):
+    if state := checkpoint.load(job.checkpoints):
         for name, net in nets.items():
             net.load_state_dict(state[name])
         for optimizer, stored in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(stored)
         first, history, counted = state["step"], state["history"], state["counted"]
-        sums = state["sums"] if ranks.first else sums  # they are the sums over ranks
+        sums = state["sums"].to(device) if ranks.first else sums  # they are the sums over ranks
     if ranks.first:
         job.history(history)
     saved_at = time.monotonic()
@@ -100,8 +98,7 @@ def _train(run: Generation, job: Job, ranks: Ranks) -> Result:
         workers=loader.default_workers(),
     )
     for step, batch in enumerate(feed, start=first):
-        _, keys = _share(step, run, size, ranks)
-        keys = keys.to(device)
+        keys = batch.keys.to(device)
         for net in (generator, discriminator):
             net.train()
             advance_spectral_norms(net)  # once a step, however many micro-batches it has
@@ -179,7 +176,7 @@ def _train(run: Generation, job: Job, ranks: Ranks) -> Result:
             raise Interrupted(f"stopped after step {done} of {recipe.steps}")
 
     last = history[-1]
-    facts = _facts(nets, ranks, train) | ({"reference": reference.about} if reference else {})
+    facts = _facts(run, nets, ranks, train) | ({"reference": reference.about} if reference else {})
     return Result(
         "done",
         {name: value for name, value in last.items() if name != "epoch" and value is not None},
@@ -199,7 +196,7 @@ def _diverged(
     train: Images,
 ) -> Result:
     """The end of a run that cannot go on, with what the generator draws by then."""
-    facts = _facts(nets, ranks, train) | {"why": why}
+    facts = _facts(run, nets, ranks, train) | {"why": why}
     files = {"samples.png": pictures.grid(sample(average, run.seed, _shown(run), ranks.device))}
     return Result("diverged", {"step": step}, provenance=facts, files=files)
 
@@ -439,13 +436,21 @@ def reference_of(
     return fidelity.reference(extractor, batches, about, job.data / "statistics")
 
 
-def _facts(nets: dict[str, nn.Module], ranks: Ranks, train: Images) -> dict[str, object]:
+def _precision(run: Generation, device: torch.device) -> str:
+    precision = devices.precision(device)
+    penalised = run.recipe.r1_weight > 0 and precision != "fp32"
+    return f"{precision}, discriminator fp32" if penalised else precision
+
+
+def _facts(
+    run: Generation, nets: dict[str, nn.Module], ranks: Ranks, train: Images
+) -> dict[str, object]:
     return {
         **{f"{name}_parameters": sum(p.numel() for p in nets[name].parameters())
            for name in ("generator", "discriminator")},
         "train_fingerprint": train.fingerprint,
         "train_images": len(train.labels),
         "device": devices.describe(ranks.device),
-        "precision": devices.precision(ranks.device),
+        "precision": _precision(run, ranks.device),
         "ranks": ranks.count,
     }  # fmt: skip

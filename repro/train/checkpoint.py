@@ -52,12 +52,17 @@ def save_or_warn(folder: Path, step: int, state: dict[str, Any]) -> None:
         warnings.warn(f"cannot save to {folder}: {error.strerror}", stacklevel=2)
 
 
-def load(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any] | None:
-    """The newest state that is whole; None if there is none. A warning names a damaged file."""
+def load(folder: Path) -> dict[str, Any] | None:
+    """The newest state that is whole, on the CPU; None if there is none.
+
+    `load_state_dict` moves each tensor to where it belongs. Adam's step counters belong on the CPU:
+    from a GPU, torch would read every one of them back at each step. A warning names a damaged
+    file.
+    """
     for path in _newest_first(folder):
         data = path.read_bytes()
         if f"{zlib.crc32(data):08x}" == path.stem.rpartition("-")[2]:
-            state = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
+            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
             assert isinstance(state, dict)
             return state
         warnings.warn(f"{path} is damaged; going back to the checkpoint before it", stacklevel=2)

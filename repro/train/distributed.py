@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 MEET_SECONDS = 30.0  # for all ranks to find each other
 
@@ -59,6 +59,19 @@ class Ranks:
         up = torch.tensor(flags, dtype=torch.uint8)  # on the CPU: gloo's, not the device's, affair
         dist.all_reduce(up, dist.ReduceOp.MAX)
         return tuple(bool(flag) for flag in up)
+
+
+def synchronize_batch_norms(net: nn.Module, ranks: Ranks) -> nn.Module:
+    """`net`, whose BatchNorms use the statistics of all GPUs' batches, if there are several GPUs.
+
+    By timm's conversion: torch's own replaces timm's BatchNormAct2d by a norm without activation.
+    """
+    if ranks.count == 1 or ranks.device.type != "cuda":
+        return net
+    from timm.layers import convert_sync_batchnorm  # not needed to probe a cluster; 3 s to import
+
+    converted: nn.Module = convert_sync_batchnorm(net)
+    return converted
 
 
 @contextmanager

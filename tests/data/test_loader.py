@@ -123,6 +123,7 @@ def test_a_batch_is_what_was_asked_for(photos: Photos) -> None:
         assert batch.labels.dtype == torch.int64
         assert batch.readable.all()
         assert batch.readable.dtype == torch.bool
+        assert torch.equal(batch.keys, keys)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -145,9 +146,10 @@ def images(size: int = 40) -> Images:
 
 def test_images_in_memory_are_taken_as_they_are() -> None:
     stored, pairs = images(), list(samples(40, 16, 8))
-    for batch, (indices, _) in zip(batches(stored, pairs, None, CPU, 4), pairs, strict=True):
+    for batch, (indices, keys) in zip(batches(stored, pairs, None, CPU, 4), pairs, strict=True):
         assert torch.equal(batch.pixels, stored.pixels[indices])
         assert torch.equal(batch.labels, indices)
+        assert torch.equal(batch.keys, keys)
         assert batch.readable.all()
 
 

@@ -11,11 +11,15 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from repro import results
 from repro.data import datasets
@@ -200,6 +204,55 @@ def test_the_stream_of_samples() -> None:
             [classification.batch_of(step, batch, size, seed=1)[0] for step in range(5)]
         ).tolist()
     )
+
+
+@given(st.integers(0, 40), st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 3]))
+def test_a_batch_is_the_next_part_of_the_stream(
+    step: int, batch: int, size: int, repeats: int
+) -> None:
+    """However many epochs it spans."""
+    indices, epochs = classification.batch_of(step, batch, size, seed=0, repeats=repeats)
+    one_by_one = [
+        classification.batch_of(step * batch + n, 1, size, 0, repeats) for n in range(batch)
+    ]
+    assert indices.tolist() == [int(index) for index, _ in one_by_one]
+    assert epochs.tolist() == [int(epoch) for _, epoch in one_by_one]
+
+
+class Sizes(TorchDispatchMode):
+    """Notes how many elements each operation makes."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.largest = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> object:
+        made = func(*args, **(kwargs or {}))
+        self.largest = max(self.largest, made.numel() if isinstance(made, torch.Tensor) else 0)
+        return made
+
+
+def test_a_batch_costs_its_own_size_and_is_made_once_a_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not that of an epoch: ImageNet-22K has 14 million images."""
+    classification.batch_of(0, 8, 10_000, seed=0)  # the epoch's order, which is kept
+    with Sizes() as sizes:
+        classification.batch_of(1, 8, 10_000, seed=0)
+    assert sizes.largest == 8
+
+    made = list[int]()
+    batch_of = classification.batch_of
+
+    def counted(step: int, *rest: int) -> tuple[torch.Tensor, torch.Tensor]:
+        made.append(step)
+        return batch_of(step, *rest)
+
+    monkeypatch.setattr(classification, "batch_of", counted)
+    assert execute(replace(RUN, recipe=replace(RECIPE, epochs=1)), tmp_path, How()) == "done"
+    assert made == list(range(10))
 
 
 def test_evaluation_counts_every_image_once() -> None:

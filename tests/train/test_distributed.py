@@ -1,14 +1,21 @@
-"""Shares of a batch: disjoint, complete, and in whole pairs. And ranks that never meet."""
+"""Shares of a batch: disjoint, complete, and in whole pairs. Synchronised BatchNorms, and ranks
+that never meet."""
 
 from __future__ import annotations
 
 import socket
 
 import pytest
+import timm
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+import repro.models  # noqa: F401  (registers our architectures with timm)
+from repro.experiments import figure5_left, figure5_middle, table1, table2
+from repro.spec import Classification, Generation, Model
 from repro.train import distributed
 from repro.train.distributed import Apart, Ranks
 
@@ -20,6 +27,51 @@ def test_shares(size: int, count: int, multiple: int) -> None:
     assert all(s.start % multiple == 0 for s in shares)
     lengths = [s.stop - s.start for s in shares]
     assert max(lengths) - min(lengths) <= 2 * multiple - 1
+
+
+SEVERAL_GPUS = Ranks(0, 2, torch.device("cuda", 0))
+
+
+def models() -> dict[Model, int]:
+    """The networks of both tables and of the generators' figures, and the side of a small input;
+    0: a latent."""
+    found: dict[Model, int] = {}
+    for item in (table1, table2, figure5_left, figure5_middle):
+        for run in (cell.run for cell in item.EXPERIMENT.cells):
+            if isinstance(run, Classification):
+                found[run.model] = 64 if item is table2 else 32
+            if isinstance(run, Generation):
+                found |= {run.generator: 0, run.discriminator: 64}
+    return found
+
+
+def norms(net: nn.Module) -> list[_BatchNorm]:
+    return [module for module in net.modules() if isinstance(module, _BatchNorm)]
+
+
+@pytest.mark.parametrize(("model", "side"), models().items(), ids=str)
+def test_synchronised_norms_compute_what_the_others_did(model: Model, side: int) -> None:
+    """Their activation included, which timm has within the norm."""
+    with torch.device("meta"):
+        net = timm.create_model(model.name, **dict(model.options))
+    if not norms(net):
+        before = list(net.modules())
+        assert list(distributed.synchronize_batch_norms(net, SEVERAL_GPUS).modules()) == before
+        return
+    net = timm.create_model(model.name, **dict(model.options)).eval()
+    x = torch.randn(2, 3, side, side) if side else torch.randn(2, net.latent_dim)
+    with torch.inference_mode():
+        before = net(x)
+        net = distributed.synchronize_batch_norms(net, SEVERAL_GPUS)
+        assert all(isinstance(norm, nn.SyncBatchNorm) for norm in norms(net))
+        assert torch.equal(net(x), before)
+
+
+def test_one_process_or_cpus_have_nothing_to_synchronise() -> None:
+    net = nn.Sequential(nn.BatchNorm2d(3))
+    for ranks in (Ranks(0, 1, SEVERAL_GPUS.device), Ranks(0, 2, torch.device("cpu"))):
+        (norm,) = norms(distributed.synchronize_batch_norms(net, ranks))
+        assert type(norm) is nn.BatchNorm2d
 
 
 def apart(monkeypatch: pytest.MonkeyPatch, rank: int, address: str = "127.0.0.1") -> str:
