@@ -18,7 +18,7 @@ from repro import cli, experiments, results, verbs
 from repro.experiments.scales import at_scale
 from repro.launch import lease
 from repro.options import hint
-from repro.spec import Run
+from repro.spec import Run, with_seeds
 
 TABLE1 = experiments.get("table1")
 RUNS: dict[str, Run] = {cell.row: cell.run for cell in TABLE1.cells if cell.column == "C10"}
@@ -320,6 +320,45 @@ def test_results_elsewhere(
     assert "1 done" not in works(capsys, "plan table1 --results results")
 
 
+def test_results_that_are_not_there(capsys: Capture, here: Path) -> None:
+    """Looking says so; drawing does not put empty tables over those that are here."""
+    table = here / "tables" / "table1.md"
+    table.parent.mkdir()
+    table.write_text("kept")
+    (here / "a-file").write_text("kept")
+    before = snapshot(here)
+    for line in ("plan table1", "status", "failures"):
+        status, _, err = call(capsys, f"{line} --results typo")
+        assert status == 0
+        assert_one_line(err)
+        assert "there is no folder typo" in err
+    for line in ("table1", "table1 --dry-run", "table1 --results typo"):
+        error = refused(capsys, line)
+        assert "so the tables would be empty; train with --launch local" in error
+    for verb in ("table1", "plan table1", "status", "doctor", "retry table1 --launch local"):
+        assert "a-file is a file" in refused(capsys, f"{verb} --results a-file")
+    assert snapshot(here) == before
+    works(capsys, "table1 --results typo --out elsewhere")
+    assert "not run" in (here / "elsewhere/tables/table1.md").read_text()
+    assert table.read_text() == "kept"
+
+
+def test_results_of_a_new_user(
+    capsys: Capture, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that is yet to be made is one to plan for, and to train into."""
+    monkeypatch.setenv("REPRO_RESULTS", str(here / "new"))
+    assert "90 runs: 90 missing" in call(capsys, "plan table1")[1]
+    assert "2 missing" in works(
+        capsys, "table1 --launch local --scale smoke --only NesT-T --dry-run"
+    )
+    monkeypatch.setenv("REPRO_RESULTS", "")
+    assert "90 runs: 90 missing" in works(capsys, "plan table1")
+    monkeypatch.setenv("REPRO_RESULTS", "/dev/null")
+    works(capsys, "plan table1 --results .")  # what is not needed may be wrong
+    assert list(here.iterdir()) == []
+
+
 # --- drawing -------------------------------------------------------------------------------------
 
 
@@ -360,6 +399,14 @@ def test_a_dry_run_writes_nothing(capsys: Capture, here: Path, options: str) -> 
         wanted = 11 if options == "--launch local" else 12
         assert f"\n{wanted} runs: {wanted} missing\n" in out
     assert snapshot(here) == before
+
+
+def test_as_many_seeds_are_drawn_as_there_are(capsys: Capture) -> None:
+    """Five that were trained are not drawn over by three."""
+    for run in with_seeds(RUNS["NesT-T"], 5):
+        finish(run, top1=90.0)
+    assert "(5)" in works(capsys, "table1")
+    assert "(2)" in works(capsys, "table1 --seeds 2")
 
 
 def test_a_damaged_result_is_skipped_in_drawing_and_stops_a_launch(
@@ -412,6 +459,36 @@ def test_a_place_for_the_tables_that_cannot_be_written(capsys: Capture, here: Pa
     assert status == 2
     assert_one_line(err)
     assert "tables/table1.tex" in err
+
+
+# --- the price of a launch -----------------------------------------------------------------------
+
+
+def test_a_dear_launch_is_confirmed(capsys: Capture, here: Path) -> None:
+    """Nothing of an unknown price, nor of more than the site's limit, is submitted unasked."""
+    (here / "site.yaml").write_text("limit_gpu_hours: 50\n")
+    line = "table1 --launch slurm --cluster site.yaml"
+    assert "90 runs: unknown price; this site's limit_gpu_hours is 50. Add --yes, or " in refused(
+        capsys, line
+    )
+    for run in with_seeds(RUNS["NesT-T"], 3):
+        device = {"device": "NVIDIA H100 80GB HBM3", "seconds": 3600.0 * 20}
+        folder = results.begin(Path("results"), run)
+        results.finish(folder, {"status": "done", "metrics": {"top1": 90.0}, "provenance": device})
+    only = f"{line} --only NesT-T"
+    assert "3 runs: unknown price" in refused(capsys, only)
+    more = "table1 --launch slurm --cluster site.yaml --only NesT-T --seeds 6"
+    assert "up to 60 GPU-hours and 6 of unknown price" in refused(capsys, more)
+    before = snapshot(here)
+    assert "Add --yes, or --budget 50gpuh" in works(capsys, f"{more} --dry-run")
+    assert "Add --yes" not in works(capsys, f"{more} --dry-run --yes")
+    told = works(capsys, f"{more} --dry-run --budget 60gpuh")
+    assert "would submit 3 of 6 runs" in told
+    assert "0 of 14 claims are decided, with 3 runs" in told  # what NesT-T is compared with is not
+    assert snapshot(here) == before
+    for confirmed in (f"{more} --yes", f"{more} --budget 50gpuh", f"{line} --scale smoke"):
+        _, _, err = call(capsys, confirmed)
+        assert "Add --yes" not in err
 
 
 # --- data ----------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from repro import overview
@@ -174,8 +174,8 @@ def _submit(request: Request, given: Any, site: Cluster) -> Outcome:
     root, runs = given.results.absolute(), list(request.runs)
     if given.dry_run:
         to_do = _pending(request, state.look(root, runs))
-        print(*slurm.describe(site, list(to_do.runs)), sep="\n")
-        print(*slurm.scripts(site, list(to_do.runs), root), sep="\n")
+        _print_each(slurm.describe(site, list(to_do.runs)))
+        _print_each(slurm.scripts(site, list(to_do.runs), root))
         _print_prices(root, to_do, site)
         if "REPRO_DATA" not in site.environment:
             _print_each(data.missing(to_do.runs, given.data))
@@ -196,7 +196,7 @@ def _submit(request: Request, given: Any, site: Cluster) -> Outcome:
     return Outcome(0 if all(s.settled for s in state.look(root, runs)) else 1, True)
 
 
-def _print_each(lines: Sequence[str]) -> None:
+def _print_each(lines: Iterable[str]) -> None:
     for line in lines:
         print(line)
 
@@ -274,16 +274,18 @@ def _count_of(site: Cluster | None) -> Callable[[Run], int]:
 
 
 def affordable(
-    request: Request, states: Sequence[State], budget: float, priced: Mapping[Run, Price]
+    request: Request, states: Sequence[State], given: Any, priced: Mapping[Run, Price]
 ) -> tuple[Request, str]:
     """The request without the open runs that a budget of GPU-hours excludes; a line about it."""
     from repro import price
 
     to_do = {s.run for s in states if not s.settled}
     claims = [[run for run in claim if run in to_do] for claim in request.claims]
-    chosen, _ = price.within(budget, claims, priced)
-    decided = sum(set(claim) <= set(chosen) for claim in claims)
-    about = f"within {budget:g} GPU-hours: {decided} of {len(claims)} claims are decided"
+    chosen, _ = price.within(given.budget, [claim for claim in claims if claim], priced)
+    others = {run for claim in request.claims for run in claim} - request.runs.keys()
+    lacking = {s.run for s in state.look(given.results, others) if not s.settled} | to_do
+    decided = sum(not (set(claim) & lacking) - set(chosen) for claim in request.claims)
+    about = f"within {given.budget:g} GPU-hours: {decided} of {len(claims)} claims are decided"
     kept = request.only(run for run in request.runs if run not in to_do or run in chosen)
     return kept, f"{about}, with {len(chosen)} runs; the others are not launched"
 
@@ -294,7 +296,7 @@ def _within_budget(
     if given.budget is None:
         return request
     to_do = request.only(s.run for s in states if not s.settled)
-    kept, about = affordable(request, states, given.budget, prices(given, to_do, site))
+    kept, about = affordable(request, states, given, prices(given, to_do, site))
     print(about, flush=True)
     return kept
 

@@ -83,7 +83,7 @@ def plan_(words: Sequence[str]) -> int:
     to_do = request.only(s.run for s in states if not s.settled)
     prices = start.prices(given, to_do, site, given.gpu or "")
     if given.budget is not None:
-        request, about = start.affordable(request, states, given.budget, prices)
+        request, about = start.affordable(request, states, given, prices)
         states = [s for s in states if s.run in request.runs]
         prices = {run: cost for run, cost in prices.items() if run in request.runs}
     absent = data.missing(prices, given.data)

@@ -1,0 +1,35 @@
+"""The guess at the remaining time."""
+
+from __future__ import annotations
+
+import pytest
+
+from repro.launch.progress import _Pace
+from repro.spec import Run, with_seeds
+from tests.launch import RUN
+
+RUNS: list[Run] = [*with_seeds(RUN, 4)]
+ONE, TWO = RUNS[:2]
+
+
+def test_the_time_to_start_is_no_part_of_the_pace() -> None:
+    """Runs of 100 s each, two at a time, that take 30 s to start."""
+    pace = _Pace()
+    running = {ONE, TWO}
+    assert pace.time_to_go({}, running, 0, 4, now=29.0) is None
+    assert pace.time_to_go({ONE: 0.05}, running, 0, 4, now=35.0) is None
+    assert pace.time_to_go({ONE: 0.05, TWO: 0.06}, running, 0, 4, now=36.0) is None
+    told = pace.time_to_go({ONE: 0.15, TWO: 0.15}, running, 0, 4, now=45.0)
+    assert told == pytest.approx(3.7 / 0.19 * 10)
+    # It counts down between two reports.
+    later = pace.time_to_go({ONE: 0.15, TWO: 0.15}, running, 0, 4, now=47.0)
+    assert later == pytest.approx(3.7 / 0.19 * 10 - 2)
+    # Those that start later count as a whole, with their start.
+    told = pace.time_to_go({RUNS[2]: 0.5, RUNS[3]: 0.5}, {*RUNS[2:]}, 2, 4, now=215.0)
+    assert told == pytest.approx(1.0 / 2.89 * 180)
+
+
+def test_runs_that_end_before_they_report() -> None:
+    pace = _Pace()
+    assert pace.time_to_go({}, {TWO}, 1, 3, now=10.0) is None
+    assert pace.time_to_go({}, {RUNS[2]}, 2, 3, now=15.0) == 5.0
