@@ -38,7 +38,7 @@ class Batch(NamedTuple):
     pixels: Tensor  # uint8 (B, 3, S, S)
     labels: Tensor  # int64 (B,)
     readable: Tensor  # bool (B,)
-    keys: Tensor  # int64 (B,), on the CPU
+    keys: Tensor  # int64 (B,)
 
 
 def batches(
@@ -90,7 +90,8 @@ def _resident(
     for indices, keys in samples:
         readable = torch.ones(len(indices), dtype=torch.bool)
         indices = indices.to(pixels.device)
-        yield Batch(pixels[indices].to(device), labels[indices].to(device), readable, keys)
+        batch = pixels[indices].to(device), labels[indices].to(device)
+        yield Batch(*batch, readable, keys.to(device))
 
 
 def _loaded(
@@ -133,7 +134,7 @@ def _loaded(
                 pixels.to(device, non_blocking=True),
                 images.labels[indices].to(device),
                 torch.tensor(readable, dtype=torch.bool),
-                torch.tensor(keys, dtype=torch.int64),
+                torch.tensor(keys, dtype=torch.int64).to(device),
             )
 
 

@@ -115,7 +115,7 @@ def _train(run: Classification, job: Job, ranks: Ranks) -> Result:
         decode=job.decode,
     )
     for step, batch in enumerate(feed, start=first):
-        keys, batch_key = batch.keys.to(device), _batch_key(run.seed, step, device)
+        keys, batch_key = batch.keys, _batch_key(run.seed, step, device)
 
         rate = optim.learning_rate(
             step + 1,

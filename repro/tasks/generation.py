@@ -98,7 +98,7 @@ def _train(run: Generation, job: Job, ranks: Ranks) -> Result:
         workers=loader.default_workers(),
     )
     for step, batch in enumerate(feed, start=first):
-        keys = batch.keys.to(device)
+        keys = batch.keys
         for net in (generator, discriminator):
             net.train()
             advance_spectral_norms(net)  # once a step, however many micro-batches it has
@@ -110,7 +110,7 @@ def _train(run: Generation, job: Job, ranks: Ranks) -> Result:
         # Forward and backward, a micro batch at a time; each gradient is that of the global mean.
         for part in _micro_batches(len(keys), job.micro_batch):
             real = _real(batch.pixels[part], keys[part], recipe)
-            latents = _latents(run, step, ranks, part, generator).to(device)
+            latents = _latents(run, step, ranks, part, generator)
             with devices.autocast(device):
                 fake = generator(latents)
             losses = adversarial_losses(discriminator, real, fake, recipe, device)
@@ -323,7 +323,7 @@ def _latents(run: Generation, step: int, ranks: Ranks, part: slice, generator: n
     share = ranks.share(run.recipe.batch_size)
     places = torch.arange(share.start, share.stop)[part]
     keys = randomness.sample_keys(randomness.seed_of(run.seed, _LATENTS), step, places)
-    return randomness.normal(keys, _LATENT, latent_dim(generator))
+    return randomness.normal(keys, _LATENT, latent_dim(generator)).to(ranks.device)
 
 
 def latent_dim(generator: nn.Module) -> int:
