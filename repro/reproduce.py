@@ -93,7 +93,7 @@ def _may_draw(given: Any) -> bool:
 
 def _draw(experiment: Experiment, given: Any, seeds: int) -> None:
     """Draw one item into tables/ and figures/, and the table onto the screen."""
-    from repro.render import tables
+    from repro.render import latex, tables
     from repro.render.frame import tidy
     from repro.results import write
 
@@ -102,7 +102,7 @@ def _draw(experiment: Experiment, given: Any, seeds: int) -> None:
         print(f"repro: warning: {warning}", file=sys.stderr)
     drawn = {
         ("tables", "md"): tables.markdown(experiment, frame, given.scale),
-        ("tables", "tex"): tables.latex(experiment, frame, given.scale),
+        ("tables", "tex"): latex.latex(experiment, frame, given.scale),
         ("tables", "csv"): tables.csv(frame),
     }
     if experiment.plot in ("trees", "maps"):

@@ -611,6 +611,7 @@ class Experiment:
     title: str
     caption: str  # what holds at paper scale
     cells: tuple[Cell, ...]
+    data: str = ""  # the part of the title that names the paper's data
     showcase: tuple[str, ...] = ()  # rows that stand for their families, for a first look
     starred: str = ""  # what the paper's * means
     headings: tuple[str, str] = ("Arch. base", "Method")  # of groups and rows; '' for no groups
@@ -618,6 +619,7 @@ class Experiment:
     # x axis, columns the bars of each. scatter: the columns are y and x. One plot a panel.
     # trees, maps: pictures that runs keep, of the rows in `drawn`.
     plot: Literal["", "lines", "bars", "scatter", "trees", "maps"] = ""
+    x: Literal["", "steps", "epochs"] = ""  # what columns count of a run; '': something else
     x_label: str = ""
     y_label: str = ""
     drawn: tuple[str, ...] = ()

@@ -56,6 +56,7 @@ EXPERIMENT = Experiment(
     name="figure3_right",
     place="Figure 3, right",
     title="Weakly supervised localization, ImageNet validation",
+    data="ImageNet validation",
     caption=(
         "Images squeezed to 224×224, maps enlarged bicubically, IoU of 0.5 or more with any true "
         "box. The threshold of the top-1 error and of GT-known is the best on ImageNetV2; 0.2 is "

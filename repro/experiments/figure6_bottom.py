@@ -61,6 +61,7 @@ EXPERIMENT = Experiment(
     name="figure6_bottom",
     place="Figure 6, bottom, and Figure A4",
     title="One augmentation removed, on ImageNet",
+    data="ImageNet",
     caption="300 epochs at 224×224. The paper cites DeiT-B; here it is trained.",
     cells=tuple(
         _cell(method, removed, value)

@@ -64,6 +64,7 @@ EXPERIMENT = Experiment(
     name="figure6_top",
     place="Figure 6, top",
     title="Convergence on ImageNet",
+    data="ImageNet",
     caption="Each column is a training of so many epochs of its own, not a point of a longer one.",
     cells=tuple(
         _cell(method, epochs)
@@ -73,6 +74,7 @@ EXPERIMENT = Experiment(
     showcase=("NesT-T", "DeiT-S"),
     headings=("", "Method"),
     plot="lines",
+    x="epochs",
     x_label="epochs of training",
     y_label="top-1 accuracy (%)",
     claims=(

@@ -66,6 +66,7 @@ EXPERIMENT = Experiment(
     name="figure_a1",
     place="Figure A1",
     title="NesT on CIFAR-10: accuracy against throughput",
+    data="CIFAR-10",
     caption="Throughput of a forward pass on one device; the paper does not say on which its was.",
     cells=tuple(
         cell

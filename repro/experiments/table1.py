@@ -76,6 +76,7 @@ EXPERIMENT = Experiment(
     name="table1",
     place="Table 1",
     title="Test accuracy on CIFAR, input size 32×32",
+    data="CIFAR, input size 32×32",
     caption=(
         "All models start from random initialization; the transformers share one data "
         "augmentation. DeiT uses patches of 2×2, Swin and NesT of 1×1 pixels."

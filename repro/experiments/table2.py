@@ -152,6 +152,7 @@ EXPERIMENT = Experiment(
     name="table2",
     place="Table 2",
     title="ImageNet from random initialization",
+    data="ImageNet",
     caption=(
         "Input size 224×224, ViT-B/16 384×384. Released weights are tested, not trained, with the "
         "preprocessing that timm tests them with."

@@ -83,7 +83,8 @@ def _cells() -> tuple[Cell, ...]:
 EXPERIMENT = Experiment(
     name="table3",
     place="Table 3",
-    title="ImageNet with ImageNet-22K pre-training",
+    title="Pre-training and fine-tuning on ImageNet-22K and ImageNet",
+    data="ImageNet-22K and ImageNet",
     caption=(
         "Pre-trained for 90 epochs at 224×224, fine-tuned at 384×384. No weights of NesT after "
         "ImageNet-22K were released."

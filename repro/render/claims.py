@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
 from repro.measures import measure
-from repro.render.text import HOLE, Row, column, number
+from repro.render.text import HOLE, Row, column, number, own_columns
 from repro.spec import Claim, Experiment, Place, Scale, SpecError
 from repro.verdict import LEVEL, deciding_pair, holds
 
@@ -45,14 +45,26 @@ def told(experiment: Experiment, frame: pd.DataFrame, scale: Scale) -> list[str]
     """
     known = {(cell.row, cell.column, cell.panel) for cell in experiment.cells}
     here = set(zip(frame["row"], frame["column"], frame["panel"], strict=True))
+    own = own_columns(experiment, scale)
+    frame = frame.assign(column=frame["column"].map(lambda name: own.get(name, name)))
     lines = []
     for claim in experiment.claims:
         places = {_full(place) for place in (*claim.above, *claim.below)}
         if unknown := places - known:
             raise SpecError(f"{experiment.name}: a claim is about {min(unknown)}, which is no cell")
         if places <= here:
-            lines.append(_line(claim, frame, scale))
+            lines.append(_line(_renamed(claim, own), frame, scale))
     return lines
+
+
+def _renamed(claim: Claim, own: Mapping[str, str]) -> Claim:
+    """The claim about columns as they are called at a scale."""
+
+    def renamed(places: Sequence[Place]) -> tuple[Place, ...]:
+        full = map(_full, places)
+        return tuple((row, own.get(name, name), panel) for row, name, panel in full)
+
+    return replace(claim, above=renamed(claim.above), below=renamed(claim.below))
 
 
 def _line(claim: Claim, frame: pd.DataFrame, scale: Scale) -> str:

@@ -12,7 +12,7 @@ from repro.measures import measure
 from repro.render import page, plots, scatter
 from repro.render.notes import data_note, scale_note
 from repro.render.page import LINE, TITLE, TITLE_FONT, WIDTH, wrapped
-from repro.render.text import HOLE, heading, panels
+from repro.render.text import HOLE, axis_label, heading, own_columns, panels
 from repro.spec import Experiment, Scale
 
 _SIDE = 36  # letters of the label of a y axis
@@ -33,7 +33,9 @@ def png(experiment: Experiment, frame: pd.DataFrame, scale: Scale) -> bytes:
 def _drawn(experiment: Experiment, frame: pd.DataFrame, scale: Scale) -> Figure:
     """One plot a panel, one below the other, with a title, a legend and a note for all."""
     if scale != "paper":  # the data are other ones: the paper's numbers have no place beside ours
-        frame = frame.assign(paper=None)
+        own = own_columns(experiment, scale)
+        columns = frame["column"].map(lambda name: own.get(name, name))
+        frame = frame.assign(paper=None, column=columns)
     names = panels(frame, scale)
     title = wrapped(heading(experiment, scale), TITLE)
     figure = Figure(figsize=(WIDTH, 1.3 + 2.6 * len(names)), layout="constrained")
@@ -45,7 +47,7 @@ def _drawn(experiment: Experiment, frame: pd.DataFrame, scale: Scale) -> Figure:
         axes.set_title(name)
         label = experiment.y_label or _capital(measure(cells["metric"].iloc[0]).name)
         axes.set_ylabel(wrapped(label, _SIDE))
-        axes.set_xlabel(experiment.x_label if name == list(names.values())[-1] else "")
+        axes.set_xlabel(axis_label(experiment, scale) if name == list(names.values())[-1] else "")
         handles |= draw(axes, cells)
     handles |= _marks(frame, experiment.plot)
     if handles:  # the legend carries the title, as otherwise the one would cover the other
@@ -94,8 +96,6 @@ def _note(experiment: Experiment, frame: pd.DataFrame, scale: Scale) -> str:
             names = "; ".join(rows).replace(", ", ",\N{NO-BREAK SPACE}")
             texts.append(f"{_capital(state)}: {names}.")
     if scale != "paper":
-        if experiment.plot == "lines":
-            texts.append("The places on the x axis are those at paper scale.")
         shown = " ".join(panels(frame, scale).values())
         texts += [data_note(experiment, scale, shown), scale_note(experiment, frame, scale)]
     return " ".join(text for text in texts if text)

@@ -11,7 +11,7 @@ import pandas as pd
 from repro.experiments.scales import asked, title
 from repro.measures import ACCURACIES, measure
 from repro.render import claims, released
-from repro.render.text import column, headers
+from repro.render.text import column, headers, rounded
 from repro.spec import Experiment, Profiling, Scale, dataset_of
 from repro.verdict import rank_correlation
 
@@ -42,9 +42,9 @@ def notes(experiment: Experiment, frame: pd.DataFrame, scale: Scale) -> list[Not
     """The paragraphs below a table, in their order."""
     about = experiment.caption if scale == "paper" else scale_note(experiment, frame, scale)
     texts = [_measure(frame), about]
-    texts.append(data_note(experiment, scale, _beside(frame, scale)))
+    texts.append(data_note(experiment, scale, _beside(experiment, frame, scale)))
     if scale != "smoke":
-        texts += _order(frame, scale)
+        texts += _order(experiment, frame, scale)
     if frame["paper_starred"].any():
         texts.append(f"* {experiment.starred}")
     if scale == "paper" and (frame["choices"] != "").any():
@@ -115,16 +115,16 @@ def data_note(experiment: Experiment, scale: Scale, shown: str) -> str:
     return f"Data: {', '.join(told)}." if told and scale != "paper" else ""
 
 
-def _beside(frame: pd.DataFrame, scale: Scale) -> str:
+def _beside(experiment: Experiment, frame: pd.DataFrame, scale: Scale) -> str:
     """The names of the columns here that stand beside the paper's."""
-    names = headers(frame, scale).items()
+    names = headers(experiment, frame, scale).items()
     return " ".join(here for key, (_, here) in names if column(frame, key)["paper"].notna().any())
 
 
-def _order(frame: pd.DataFrame, scale: Scale) -> list[str]:
+def _order(experiment: Experiment, frame: pd.DataFrame, scale: Scale) -> list[str]:
     """How far the methods come out in the paper's order, once there are enough of them."""
     texts = []
-    for key, (paper, here) in headers(frame, scale).items():
+    for key, (paper, here) in headers(experiment, frame, scale).items():
         known = column(frame, key).dropna(subset=["mean", "paper"])
         known = known[known["metric"].isin(ACCURACIES)]
         rho = rank_correlation(list(known["paper"]), list(known["mean"]))
@@ -132,7 +132,7 @@ def _order(frame: pd.DataFrame, scale: Scale) -> list[str]:
             name = paper if paper == here else f"{paper} and {here}"
             texts.append(
                 f"Order of the {len(known)} methods, {name}: Spearman's rank correlation between "
-                f"the paper and here is {rho:+z.2f}."
+                f"the paper and here is {rounded(rho, 2, '+z')}."
             )
     return texts
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterable, Mapping
+from decimal import ROUND_HALF_UP, Context, Decimal
 from typing import Any
 
 import pandas as pd
 
+from repro.experiments.scales import asked, title
 from repro.measures import ACCURACIES, MEASURES, measure
-from repro.spec import Experiment, Scale
+from repro.spec import Classification, Experiment, Generation, Run, Scale, dataset_of
 
 HOLE = "not run"
 UNKNOWN = "not in our copy of the paper"
@@ -27,12 +29,34 @@ def known(cell: Row, name: str) -> float | None:
 def number(value: float, metric: str) -> str:
     """A measured number: '71.20', '17.1M', '0.35M', '5,384', '3.81'."""
     form = measure(metric)
-    shown, digits = value / form.divisor, form.digits
-    if form.unit and abs(round(shown, digits)) < 1:
+    shown, digits = exact(value) / Decimal(form.divisor), form.digits
+    if form.unit and shown.is_finite() and abs(_nearest(shown, digits)) < 1:
         digits += 1
     elif not digits and abs(shown) < 100:
         digits = 2 if abs(shown) < 10 else 1
-    return f"{shown:z,.{digits}f}{form.unit}"
+    return rounded(shown, digits) + form.unit
+
+
+def rounded(value: float | Decimal, digits: int, form: str = "z,") -> str:
+    """A number with so many decimals, half rounded away from zero: 0.125 is '0.13', -0.5 is '-1'.
+
+    Half is judged on the shortest decimal that names the float, which is what a reader sees in a
+    file: 2.675 is '2.68'. `form` is the format's sign and separator. Infinity is '∞'.
+    """
+    value = value if isinstance(value, Decimal) else exact(value)
+    if not value.is_finite():
+        return "nan" if value.is_nan() else "∞" if value > 0 else "-∞"
+    return f"{_nearest(value, digits):{form}.{digits}f}"
+
+
+def exact(value: float) -> Decimal:
+    """The shortest decimal that names the float."""
+    return Decimal(repr(float(value)))
+
+
+def _nearest(value: Decimal, digits: int) -> Decimal:
+    """The nearest number with so many decimals."""
+    return value.quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP, Context(prec=400))
 
 
 def measured(cell: Row) -> str:
@@ -64,23 +88,68 @@ def digits(values: Iterable[float]) -> int:
 
 
 def heading(experiment: Experiment, scale: Scale) -> str:
-    """'Table 1, proxy scale. Test accuracy on CIFAR'."""
-    at_scale = "" if scale == "paper" else f", {scale} scale"
-    return f"{experiment.place}{at_scale}. {experiment.title}"
+    """'Table 1, proxy scale. Test accuracy on Fashion-MNIST-6k and Glyphs-100'."""
+    return f"{place(experiment, scale)}. {subject(experiment, scale)}"
 
 
-def headers(frame: pd.DataFrame, scale: Scale) -> dict[Key, tuple[str, str]]:
+def place(experiment: Experiment, scale: Scale) -> str:
+    """'Table 1, proxy scale'."""
+    return experiment.place if scale == "paper" else f"{experiment.place}, {scale} scale"
+
+
+def subject(experiment: Experiment, scale: Scale) -> str:
+    """The title, with the data of this scale in place of the paper's."""
+    if scale == "paper" or not experiment.data:
+        return experiment.title
+    names = dict.fromkeys(title(dataset_of(run)) for _, run in asked(experiment.cells, scale))
+    here = " and ".join(name for name in names if name)
+    return experiment.title.replace(experiment.data, here)
+
+
+def axis_label(experiment: Experiment, scale: Scale) -> str:
+    """The label of the x axis, with its unit at this scale."""
+    unit = _step_unit([run for _, run in asked(experiment.cells, scale)])
+    thousands = experiment.x == "steps" and unit > 1
+    return f"{experiment.x_label} (thousands)" if thousands else experiment.x_label
+
+
+def own_columns(experiment: Experiment, scale: Scale) -> dict[str, str]:
+    """The columns that are a run's steps or epochs, with the numbers of the runs at this scale.
+
+    Empty where the columns are something else, and where those numbers do not tell them apart.
+    """
+    cells = asked(experiment.cells, scale)
+    unit = _step_unit([run for _, run in cells])
+    found = {}
+    for cell, run in cells:
+        if experiment.x == "steps" and isinstance(run, Generation):
+            found[cell.column] = f"{run.recipe.steps * cell.at / unit:g}"
+        elif experiment.x == "epochs" and isinstance(run, Classification):
+            found[cell.column] = f"{run.recipe.epochs:g}"
+    return found if len(set(found.values())) == len(found) else {}
+
+
+def _step_unit(runs: Iterable[Run]) -> int:
+    """A thousand where trainings are of ten thousand steps and more."""
+    longest = max((run.recipe.steps for run in runs if isinstance(run, Generation)), default=0)
+    return 1000 if longest >= 10_000 else 1
+
+
+def headers(
+    experiment: Experiment, frame: pd.DataFrame, scale: Scale
+) -> dict[Key, tuple[str, str]]:
     """What each column is called in the paper and here, in the order of the cells.
 
-    At a small scale the data are other ones. Where a panel, or without panels a column, is the only
-    one with its dataset, that is its name here.
+    At a small scale the data are other ones, and trainings are of other lengths. Where a panel, or
+    without panels a column, is the only one with its dataset, that is its name here.
     """
     keys = dict.fromkeys(zip(frame["panel"], frame["column"], strict=True))
     data = _own_data(frame) if scale != "paper" else {}
+    data |= own_columns(experiment, scale)
     names = {}
     for panel, column in keys:
-        here = (data.get(panel, panel), column) if panel else ("", data.get(column, column))
-        names[panel, column] = (_joined(panel, column), _joined(*here))
+        own = column if panel else data.get(column, column)
+        names[panel, column] = (_joined(panel, column), _joined(data.get(panel, panel), own))
     return names
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from repro.render import claims, tables
+from repro.render.latex import latex
 from repro.spec import Claim, Experiment, Scale, SpecError
 from tests.render.sample import cell, filled
 
@@ -130,9 +131,9 @@ def test_scales() -> None:
 
 def test_latex_has_no_curly_quotes() -> None:
     experiment = replace(EXPERIMENT, claims=(order("middle", "low"),))
-    latex = tables.latex(experiment, filled(experiment, VALUES), "paper")
-    assert r"\textbullet\ Holds: ``a sentence'' (Section 1)." in latex
-    assert latex.isascii()
+    source = latex(experiment, filled(experiment, VALUES), "paper")
+    assert r"\item Holds: ``a sentence'' (Section 1)." in source
+    assert source.isascii()
 
 
 def test_a_claim_about_no_cell_is_refused() -> None:

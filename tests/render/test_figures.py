@@ -200,7 +200,6 @@ def test_data_that_stand_in_are_named() -> None:
     shown = texts(figures.svg(LINES, filled(LINES, LINE_VALUES, "proxy"), "proxy"))
     assert "Data: Fashion-MNIST-6k for CIFAR-10." in shown
     assert "not comparable with the paper's." in shown
-    assert "The places on the x axis are those at paper scale." in shown
 
 
 DRAW = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +12,12 @@ import pandas as pd
 import pytest
 
 from repro import experiments, results
+from repro.experiments.scales import asked, title
 from repro.render import released, tables
 from repro.render.frame import tidy
-from repro.render.text import number, printed
-from repro.spec import SCALES, Decision, Experiment, PaperValue, Scale
+from repro.render.latex import latex
+from repro.render.text import axis_label, heading, number, own_columns, printed, rounded
+from repro.spec import SCALES, Decision, Experiment, PaperValue, Scale, dataset_of
 from tests.render.sample import Values, cell, filled
 
 TIMM = PaperValue(81.426, "timm")
@@ -76,7 +79,7 @@ def test_several_measures() -> None:
     ]  # fmt: skip
     assert first == [
         "conv", r"A\|B", "17M", "17.1M", "5,384", "5,210", "3.50 GiB", "81.5",
-        "**81.20 ± 0.20 (3)**", "", "81.5", "**81.42**", "", "81.426", "–",
+        "**81.20 ± 0.20 (3)**", "", "81.5", "81.42", "", "81.426", "–",
     ]  # fmt: skip
     assert second == [
         "full", "C", "not in our copy of the paper", "9.0M", "–", "–", "–", "83.0",
@@ -122,11 +125,13 @@ def test_every_column_has_as_many_texts_in_every_format(scale: Scale) -> None:
         frame = filled(experiment, VALUES, scale)
         header, *body = grid(tables.markdown(experiment, frame, scale))
         assert {len(row) for row in body} == {len(header)}
-        latex = tables.latex(experiment, frame, scale)
-        (columns,) = re.findall(r"\\begin\{tabular\}\{(\w+)\}", latex)
-        assert len(columns) == len(header)
-        rows = [line for line in latex.splitlines() if line.endswith(r"\\")]
-        assert all(len(re.findall(r"(?<!\\)&", row)) == len(header) - 1 for row in rows)
+        source = latex(experiment, frame, scale)
+        (columns,) = re.findall(r"\\begin\{tabular\}\{(l\w+)\}", source)
+        assert len(columns) == len(header) - bool(experiment.headings[0])  # a group has a line
+        rows = [line for line in source.splitlines() if line.endswith(r"\\")]
+        rows = [row for row in rows if r"\multicolumn" not in row]
+        assert len(rows) == len(body) + 1
+        assert all(len(re.findall(r"(?<!\\)&", row)) == len(columns) - 1 for row in rows)
         back = pd.read_csv(io.StringIO(tables.csv(frame)), dtype=str)
         assert len(back) == len(frame)
 
@@ -140,7 +145,7 @@ def test_without_groups_there_is_no_such_column() -> None:
     ]  # fmt: skip
     assert first == ["first", *["not run"] * 4]
     assert second == ["second", *["not run"] * 3, "–"]
-    assert tables.latex(PANELS, filled(PANELS, {}), "paper").count(r"\midrule") == 1
+    assert latex(PANELS, filled(PANELS, {}), "paper").count(r"\midrule") == 1
 
 
 def test_panels_are_named_by_their_data_at_a_small_scale() -> None:
@@ -165,8 +170,8 @@ def test_decisions_are_listed() -> None:
         there, frame = scale != "smoke", filled(one, {}, scale)
         told = "- What x is: x_1 (instead of y). Reason: z & co.\n"
         assert (told in tables.markdown(one, frame, scale)) is there
-        latex = tables.latex(one, frame, scale)
-        assert (r"\textbullet\ What x is: x\_1 (instead of y). Reason: z \& co." in latex) is there
+        item = r"\item What x is: x\_1 (instead of y). Reason: z \& co."
+        assert (item in latex(one, frame, scale)) is there
 
 
 def test_numbers() -> None:
@@ -189,3 +194,58 @@ def test_released_weights_are_told_with_their_preprocessing(mean: float | None, 
     (line,) = (text for text in released.told(table2, frame) if text.startswith("NesT-T"))
     assert "timm:nest_tiny_jx.goog_in1k, 224 px, crop 0.875, bicubic." in line
     assert told in line
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "shown"),
+    [
+        (0.125, 2, "0.13"), (0.375, 2, "0.38"), (-0.125, 2, "-0.13"), (2.675, 2, "2.68"),
+        (1.005, 2, "1.01"), (0.5, 0, "1"), (-0.004, 2, "0.00"), (1234.5, 0, "1,235"),
+        (1e300, 0, f"{10**300:,}"), (math.inf, 2, "∞"), (-math.inf, 2, "-∞"), (math.nan, 2, "nan"),
+    ],
+)  # fmt: skip
+def test_half_is_rounded_away_from_zero(value: float, digits: int, shown: str) -> None:
+    assert rounded(value, digits) == shown
+
+
+def test_every_number_is_rounded_by_the_same_rule() -> None:
+    """71.125, 0.125 from it: in the text, the difference, the file and the notes."""
+    item = replace(PANELS, cells=(cell("a", "x", paper=71.0), cell("b", "x", paper=10.0)))
+    frame = filled(item, {("a", "x", ""): [71.125], ("b", "x", ""): [10.00005]})
+    frame["difference"] = frame["mean"] - frame["paper"]
+    (row,) = [row for row in grid(tables.markdown(item, frame, "paper")) if row[0] == "a"]
+    assert row == ["a", "71.0", "**71.13 (1)**", "+0.13"]
+    assert "10.0001," in tables.csv(frame)
+    assert number(2.675, "fid") == "2.68"
+    assert number(1_250_000.0, "parameters") == "1.3M"
+
+
+@pytest.mark.parametrize("name", experiments.names())
+@pytest.mark.parametrize("scale", ["proxy", "smoke"])
+def test_a_title_names_its_own_data(name: str, scale: Scale) -> None:
+    """And none of the paper's that is not here."""
+    item = experiments.get(name)
+    here = {title(dataset_of(run)) for _, run in asked(item.cells, scale)}
+    shown = heading(item, scale)
+    for data in here:
+        shown = shown.replace(data, "") if data else shown
+    assert not re.search("CIFAR|ImageNet(?!-22K)", shown)
+    assert item.data in item.title
+
+
+def test_an_axis_has_the_numbers_of_its_scale() -> None:
+    left, top = experiments.get("figure5_left"), experiments.get("figure6_top")
+    assert list(own_columns(left, "paper").items())[::9] == [("100", "100"), ("1000", "1000")]
+    assert axis_label(left, "paper") == "steps of training (thousands)"
+    assert list(own_columns(left, "proxy").items())[::9] == [("100", "60"), ("1000", "600")]
+    assert axis_label(left, "proxy") == "steps of training"
+    assert own_columns(left, "smoke") == {"1000": "2"}
+    assert own_columns(top, "proxy") == {"30": "1", "60": "2", "100": "3", "300": "8"}
+    assert own_columns(top, "smoke") == {}  # all of one epoch
+    assert own_columns(experiments.get("figure3_right_iou"), "proxy") == {}
+    frame = filled(top, {}, "proxy")
+    assert grid(tables.markdown(top, frame, "proxy"))[0] == [
+        "Method", "30, paper", "1, here", "2, here", "100, paper", "3, here", "300, paper",
+        "8, here",
+    ]  # fmt: skip
+    assert "(600): not run." in tables.markdown(left, filled(left, {}, "proxy"), "proxy")
