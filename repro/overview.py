@@ -44,7 +44,8 @@ def plan_lines(
         yield f"  {group.row:{names}}  {_counts(found):{numbers}}  {cost}".rstrip()
         yield from _run_lines(found, group, prices or {}, gpus or {}, every_run)
     total = [found for _, states_of in rows for found in states_of]
-    yield f"{len(total)} runs" + (f": {_counts(total)}" if total else "")
+    number = f"{len(total)} run{'s' * (len(total) != 1)}"
+    yield f"{number}: {_counts(total)}" if total else number
 
 
 def _heading(group: Group) -> str:

@@ -76,7 +76,9 @@ def testbed(words: Sequence[str]) -> int:
     given = parse(parser, words[:split])
     command = list(words[split + 1 :])
     if not command:
-        raise UsageError("testbed needs a command: repro testbed -- repro table1 --launch slurm")
+        raise UsageError(
+            "testbed needs a command: repro testbed -- repro table1 --scale smoke --launch slurm"
+        )
 
     from repro.launch import cluster
     from repro.launch.testbed import Testbed, run

@@ -527,7 +527,7 @@ def test_no_slurm_here(refusing: User) -> None:
     assert "repro testbed" in error
     (refusing.here / "a-file").write_text("kept")
     error = refusing.refused(f"{LAUNCH} --results a-file")
-    assert "a-file/submissions: Not a directory; choose --results DIR" in error
+    assert "a-file is a file, where a folder is expected" in error
     assert "no such file" in refusing.refused(LAUNCH.replace("site.yaml", "absent.yaml"))
     assert refusing.submissions() == []
 

@@ -251,8 +251,8 @@ def test_retry_starts_what_ended_badly_at_every_scale_where_it_ran(
     assert re.search(r"^table1, proxy scale\n  NesT-T  1 cancelled$", out, re.MULTILINE)
     assert re.search(r"^table1, smoke scale\n  NesT-T  1 lost$", out, re.MULTILINE)
     assert "2 runs: 1 cancelled, 1 lost" in out
-    assert "1 runs: 1 lost" in works(capsys, "retry table1 --scale smoke --dry-run")
-    assert "1 runs: 1 lost" in works(capsys, f"retry {TINY.id} --dry-run")
+    assert "1 run: 1 lost" in works(capsys, "retry table1 --scale smoke --dry-run")
+    assert "1 run: 1 lost" in works(capsys, f"retry {TINY.id} --dry-run")
     assert "0 runs" in works(capsys, "retry table1 --budget 0.001gpuh --dry-run")
     assert "is for --launch slurm" in refused(capsys, "retry table1 --wait")
     assert snapshot(here) == before
@@ -270,7 +270,7 @@ def test_retry_on_slurm_what_was_submitted_there(capsys: Capture, here: Path) ->
     assert "would submit 1 of 1 runs" in out
     assert snapshot(here) == before
     assert "no SLURM here: looked for sbatch" in refused(capsys, line)
-    assert "1 runs: 1 failed" in works(capsys, "retry table1 --launch local --dry-run")
+    assert "1 run: 1 failed" in works(capsys, "retry table1 --launch local --dry-run")
     stopped(SMALL, "error")
     error = refused(capsys, line)
     assert "1 of these ran here and 1 on SLURM; choose with --launch local or" in error
@@ -282,5 +282,5 @@ def test_runs_on_squares_are_seen_by_every_verb(capsys: Capture) -> None:
     stopped(run, "error", "a cause")
     assert f"{run.id}: failed, a cause" in works(capsys, "status")
     assert f"{run.id}: failed, a cause" in works(capsys, "failures table2")
-    assert "1 runs: 1 failed" in works(capsys, "retry table2 --dry-run")
+    assert "1 run: 1 failed" in works(capsys, "retry table2 --dry-run")
     assert "nothing to cancel" in works(capsys, f"cancel {run.id}")
