@@ -6,19 +6,20 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from repro.options import UsageError, add_places, add_results, parse, parser_of, path_of
+from repro.options import UsageError, add_places, add_results, number, parse, parser_of, path_of
 from repro.spec import TIMM
 from repro.verbs.runs import run_named
 
 
 def sample(words: Sequence[str]) -> int:
     """draw images from a finished run's generator: sample RUN --n 64 --seed 0"""
-    from jsonargparse.typing import NonNegativeInt, PositiveInt
-
     parser = parser_of("sample RUN", "Draw images from a finished run's generator, as a PNG grid.")
     parser.add_argument("run", help="a run's id, or its beginning")
-    parser.add_argument("--n", type=PositiveInt, default=64, metavar="N", help="default: 64")
-    parser.add_argument("--seed", type=NonNegativeInt, default=0, metavar="N", help="default: 0")
+    parser.add_argument(
+        "--n", type=number("--n", 4096), default=64, metavar="N", help="default: 64"
+    )
+    parser.add_argument("--seed", type=number("--seed", 2**31 - 1, least=0), default=0,
+                        metavar="N", help="default: 0")  # fmt: skip
     parser.add_argument("--out", type=path_of, metavar="FILE",
                         help="default: <run>-<seed>.png, here")  # fmt: skip
     add_results(parser)
