@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 
 from repro import experiments, results
 from repro.cli import main
@@ -19,8 +20,10 @@ from repro.data import composed
 from repro.experiments import scales
 from repro.interpret.gradcat import gradcat
 from repro.launch import explanation
+from repro.models.weights import WRAPPERS
 from repro.spec import Classification, Explanation, Model, Profiling, Recipe
 from repro.tasks.classification import create
+from repro.tasks.explained import load_classifier
 from tests.interpret.small_models import shaken
 
 SMALL = Model.of(
@@ -53,7 +56,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for model in (SMALL, VIT):
         run = trained(model)
         folder = results.begin(tmp_path / "results", run)
-        save_file(create(model, 10, 0.0, 0).state_dict(), folder / results.WEIGHTS)
+        state = save(create(model, 10, 0.0, 0).state_dict())
+        results.finish(folder, {"status": "done", "metrics": {}}, {results.WEIGHTS: state})
     save_photo(tmp_path)
     return tmp_path
 
@@ -152,6 +156,56 @@ def git(*words: str, at: Path) -> str:
     ).stdout
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "explain nothing.jpg --run nest",
+        "explain photo.jpg --run nest --weights new.pth",
+        "explain photo.jpg --run other",
+        "explain photo.jpg --run nest --top 5",
+        "sample deit",
+        "sample nothing",
+        "sample deit --n 1000000000",
+        "sample deit --n 0",
+        "sample deit --seed 99999999999999999999",
+        "prepare cifar",
+    ],
+)
+def test_cheap_checks_come_before_torch(command: str, here: Path) -> None:
+    lay_out_bad_files(here)
+    code = (
+        "import sys; from repro.cli import main; status = main(sys.argv[1:]); "
+        "print(status, 'torch' in sys.modules)"
+    )
+    words = [sys.executable, "-c", code, *command.split()]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=here)
+    assert done.stdout == "2 False\n", done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("wrapper", [*WRAPPERS, "state_dict.module.", "module._orig_mod."])
+def test_weights_in_a_wrapper_are_understood(wrapper: str, tmp_path: Path) -> None:
+    state = shaken(create(VIT, 10, 0.0, 0)).state_dict()
+    inner = {f"{wrapper}{name}": tensor for name, tensor in state.items()}
+    save_file({**inner, "optimizer.step": torch.zeros(1)}, tmp_path / "mine.safetensors")
+    net = load_classifier(trained(VIT), 10, tmp_path / "mine.safetensors")
+    assert all(torch.equal(tensor, state[name]) for name, tensor in net.state_dict().items())
+
+
+def test_a_damaged_spec_is_named(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec_file = results.folder(here / "results", trained(SMALL)) / results.SPEC
+    for content in (b"", b"\xff", b"[]", b'{"class": "Classification"}', b"{" * 100_000):
+        spec_file.write_bytes(content)
+        for verb in ("explain photo.jpg --run", "sample"):
+            assert repro(f"{verb} nest-small") == 2
+            error = capsys.readouterr().err
+            assert error.count("\n") == 1
+            assert str(spec_file.name) in error
+    spec_file.unlink()
+    assert repro("explain photo.jpg --run nest-small") == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_weights_of_another_place(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = results.folder(here / "results", trained(SMALL)) / results.WEIGHTS
     os.replace(source, here / "mine.safetensors")
@@ -161,26 +215,61 @@ def test_weights_of_another_place(here: Path, capsys: pytest.CaptureFixture[str]
     assert repro(line) == 0
     source.write_bytes(b"damaged")
     assert repro("explain photo.jpg --run nest-small") == 2
-    assert f"{results.WEIGHTS} is not a safetensors file" in capsys.readouterr().err
+    assert f"{results.WEIGHTS} is damaged (its digest is another)" in capsys.readouterr().err
+
+
+def lay_out_bad_files(here: Path) -> None:
+    (here / "text.jpg").write_text("not a picture")
+    os.mkfifo(here / "pipe")
+    (here / "huge.jpg").touch()
+    os.truncate(here / "huge.jpg", 200_000_001)
+    (here / "empty").touch()
+    state = create(VIT, 10, 0.0, 0).state_dict()
+    torch.save(state, here / "new.pth")
+    torch.save(state, here / "old.pth", _use_new_zipfile_serialization=False)
+    save_file({"a": torch.zeros(1)}, here / "other.safetensors")
+    state["head.bias"][3] = torch.nan
+    save_file(state, here / "nan.safetensors")
+    (here / "half.safetensors").write_bytes((here / "nan.safetensors").read_bytes()[:-100])
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("nothing.jpg --run nest", "nothing.jpg: No such file or directory; name a JPEG or PNG"),
-        ("text.jpg --run nest", "text.jpg: "),
+        ("nothing.jpg --run nest", "nothing.jpg: No such file or directory; name an image file"),
+        ("text.jpg --run nest", "text.jpg: text, not an image; convert it to JPEG, PNG, TIFF"),
+        (". --run nest", ".: not a regular file"),
+        ("pipe --run nest", "pipe: not a regular file"),
+        ("/dev/zero --run nest", "/dev/zero: not a regular file"),
+        ("huge.jpg --run nest", "huge.jpg: 200,000,001 bytes, where 200,000,000 are the most"),
         ("photo.jpg --run nest --classes tench", "class 'tench' is none of the 10 classes"),
         ("photo.jpg --run nest --classes 10", "class '10' is none of the 10 classes"),
         ("photo.jpg --run nest --classes ²", "class '²' is none of the 10 classes"),
         ("photo.jpg --run nest --classes o", "class 'o' may be 0 T-shirt/top, 1 Trouser"),
         ("photo.jpg --run nest --classes 1,2,3,4,5", "at most 4 classes"),
-        ("photo.jpg --run nest --top 5", "at most 4 classes"),
+        ("photo.jpg --run nest --top 5", "--top: a whole number from 1 to 4"),
+        ("photo.jpg --run nest --out text.jpg", "--out text.jpg is a file"),
         ("photo.jpg --run vgg", "no run 'vgg'"),
         ("photo.jpg --run counted", "counted by nobody"),
         ("photo.jpg --run timm:resnet18", "none of the released weights of Table 2: resnet50.tv"),
         ("photo.jpg --run nest --weights text.jpg", "text.jpg is not a safetensors file"),
-        ("photo.jpg --run nest --weights .", ". is not a safetensors file"),
-        ("photo.jpg --run deit --weights other.safetensors", "has no weights of deit_small"),
+        ("photo.jpg --run nest --weights .", ". is not a regular file"),
+        ("photo.jpg --run nest --weights pipe", "pipe is not a regular file"),
+        ("photo.jpg --run nest --weights none", "none: No such file or directory"),
+        ("photo.jpg --run nest --weights empty", "empty is empty"),
+        ("photo.jpg --run nest --weights new.pth", "new.pth is a pickle, which is never loaded"),
+        ("photo.jpg --run nest --weights old.pth", "old.pth is a pickle, which is never loaded"),
+        ("photo.jpg --run nest --weights half.safetensors", "is damaged"),
+        (
+            "photo.jpg --run deit --weights other.safetensors",
+            "other.safetensors has weights of "
+            "another model: missing blocks.0.attn.proj.bias, blocks.0.attn.proj.weight, "
+            "blocks.0.attn.qkv.bias and 29 more; unexpected a",
+        ),
+        (
+            "photo.jpg --run deit --weights nan.safetensors",
+            "has NaN or infinite weights: head.bias",
+        ),
         ("photo.jpg --run timm:nest_tiny_jx.goog_in1k --weights .", "nest_tiny_jx.goog_in1k.safet"),
         ("photo.jpg", "required: run"),
     ],
@@ -188,8 +277,7 @@ def test_weights_of_another_place(here: Path, capsys: pytest.CaptureFixture[str]
 def test_what_is_wrong_is_said_in_one_line(
     words: str, said: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (here / "text.jpg").write_text("not a picture")
-    save_file({"a": torch.zeros(1)}, here / "other.safetensors")
+    lay_out_bad_files(here)
     if "counted" in words:
         run = Profiling(model=VIT, classes=10, image_size=64)
         folder = results.begin(here / "results", run)

@@ -21,6 +21,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from repro.data.images import reason
+from repro.data.own_picture import FORMATS
 from repro.data.randomness import uniform
 
 # Both antialiased, as Pillow's; or bilinear between the nearest four pixels, as TensorFlow's.
@@ -134,7 +135,7 @@ def decode(data: bytes) -> Tensor:
 
 def _decode_with_pillow(data: bytes) -> Tensor:
     try:
-        with Image.open(io.BytesIO(data)) as picture:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
             return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
     except UnidentifiedImageError:
         raise Unreadable("not an image") from None

@@ -7,7 +7,6 @@ wrong with a file is a `DataError`.
 
 from __future__ import annotations
 
-import difflib
 import gzip
 import hashlib
 import zlib
@@ -20,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repro.data import atlas, cifar, composed, imagenet, resized
+from repro.data import atlas, cifar, composed, imagenet, places, resized
 from repro.data.atlas import ATLASES
 from repro.data.cifar import CIFARS
 from repro.data.images import (
@@ -37,7 +36,6 @@ from repro.data.images import (
     to_rgb,
 )
 from repro.data.photos import Photos
-from repro.data.places import FOLDERS
 
 __all__ = ["DataError", "Images", "Photos", "Split", "check_name", "load", "names", "splits"]
 
@@ -95,14 +93,7 @@ def load(name: str, split: Split, root: Path | None = None) -> Images | Photos:
 
 def names() -> tuple[str, ...]:
     """Every dataset that `load` knows."""
-    return (
-        *CIFARS,
-        "fashion-mnist",
-        *ATLASES,
-        composed.SINGLES,
-        *imagenet.SETS,
-        *resized.RESIZED,
-    )
+    return places.NAMES
 
 
 def splits(name: str) -> tuple[Official, ...]:
@@ -112,10 +103,8 @@ def splits(name: str) -> tuple[Official, ...]:
 
 def check_name(name: str) -> None:
     """Raise DataError, with the nearest match, unless `name` is one of `names()`."""
-    if name not in names():
-        near = difflib.get_close_matches(name, names(), n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names())}"
-        raise DataError(f"unknown dataset {name}: {hint}")
+    if wrong := places.unknown(name):
+        raise DataError(wrong)
 
 
 def data_folder(name: str, root: Path | None) -> Path:
@@ -160,7 +149,7 @@ FASHION_CLASSES = (
     "Bag",
     "Ankle boot",
 )
-FASHION_FOLDER = Path(FOLDERS["fashion-mnist"])
+FASHION_FOLDER = Path(places.FOLDERS["fashion-mnist"])
 # md5 of the uncompressed files, so that any gzip of them will do (Debian's differs in its header).
 FASHION_MD5 = {
     "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",

@@ -32,6 +32,7 @@ from repro.data import composed, datasets, smoke_photos
 from repro.data.imagenet import synsets
 from repro.data.images import DataError, Images, Labels, reason
 from repro.data.images import Split as AnySplit
+from repro.data.own_picture import FORMATS
 from repro.data.photos import Photos
 
 Split = Literal["test", "val"]  # ImageNet's validation images; ImageNetV2, as wsolevaluation says
@@ -159,7 +160,7 @@ def _sizes(photos: Photos) -> dict[str, tuple[int, int]]:
     """Width and height of each image by its header; of 50,000 that takes minutes."""
     found = {}
     for number in range(len(photos)):
-        with Image.open(io.BytesIO(photos.read(number))) as image:
+        with Image.open(io.BytesIO(photos.read(number)), formats=FORMATS) as image:
             found[image_id(photos.name(number))] = image.size
     return found
 

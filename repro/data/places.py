@@ -1,8 +1,30 @@
-"""Where each dataset lies under the data folder. Needs no torch, so that planning can look."""
+"""Which datasets there are, and where each lies. Needs no torch, so that planning can look."""
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
+
+NAMES = (
+    "cifar10",
+    "cifar100",
+    "cifar10-smoke",
+    "cifar100-smoke",
+    "fashion-mnist",
+    "fashion-mnist-6k",
+    "glyphs",
+    "fashion-singles",
+    "imagenet",
+    "imagenetv2",
+    "imagenet22k",
+    "imagenet-smoke",
+    "imagenetv2-smoke",
+    "imagenet22k-smoke",
+    "imagenet-256px",
+    "imagenet-smoke-256px",
+    "imagenet-64px",
+    "imagenet-smoke-64px",
+)
 
 # Those that are not here are embedded, or made from embedded images when they are needed.
 FOLDERS = {
@@ -16,6 +38,15 @@ FOLDERS = {
     "imagenet-64px": "imagenet-64px",
     "inception": "inception",
 }
+
+
+def unknown(name: str) -> str:
+    """What to say of a name that is no dataset's; '' of one that is."""
+    if name in NAMES:
+        return ""
+    near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(NAMES)}"
+    return f"unknown dataset {name}: {hint}"
 
 
 def is_there(name: str, root: Path) -> bool:

@@ -40,6 +40,7 @@ from torch import Tensor
 
 from repro.data import photo_index
 from repro.data.images import Bytes, DataError, Images, Official, Split, reason, write_whole
+from repro.data.own_picture import FORMATS
 from repro.data.photos import MEAN, STD, Photos
 from repro.data.sample import BROKEN
 
@@ -147,7 +148,7 @@ def square(data: bytes, form: Form) -> Bytes:
 
     Raises one of `sample.BROKEN` where it is no image.
     """
-    with Image.open(io.BytesIO(data)) as opened:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
         image = opened.convert("RGB")
     pixels = np.asarray(form.square(image, form.side))
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))

@@ -20,6 +20,7 @@ from PIL import Image
 
 from repro.data import imagenet, layouts
 from repro.data.images import DataError, Official, reason, write_whole
+from repro.data.own_picture import FORMATS
 from repro.data.photos import Photos
 from repro.data.randomness import bits, seed_of
 
@@ -96,9 +97,11 @@ def decoded_hash(photos: Photos, index: int) -> str:
     """sha256 of a compressed image; DataError where it cannot be decoded."""
     data = photos.read(index)
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             image.verify()
-        with Image.open(io.BytesIO(data)) as image:  # verify leaves an image that cannot be loaded
+        with Image.open(
+            io.BytesIO(data), formats=FORMATS
+        ) as image:  # verify leaves an image that cannot be loaded
             image.load()
     except BROKEN as error:
         place = photos.files[int(photos.file[index])]

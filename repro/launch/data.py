@@ -26,6 +26,9 @@ def prepare(name: str, root: Path) -> Sequence[str]:
 
     MissingData says which file to put where.
     """
+    if name != INCEPTION and (wrong := places.unknown(name)):
+        raise MissingData(wrong)
+
     from repro import fidelity
     from repro.data import prepare as task
     from repro.data.datasets import DataError

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from repro import results, spec
+from repro import records, results, spec
+from repro.data import own_picture
+from repro.data.own_picture import RGB8, PictureError
+from repro.launch import trained
 from repro.results import ResultsError
 from repro.spec import TIMM, Classification, Traversal
 
@@ -51,8 +54,12 @@ def explain(
     """GradCAT, if it is NesT, and maps of a picture, which is squeezed to the model's square.
 
     `asked`: classes by name or number; none: the `count` most probable ones. Raises ResultsError
-    for a picture that is none, a class that is not known, or weights that are not here.
+    for a picture that is none, a class that is not known, or weights that are not here; what needs
+    no torch is looked at first.
     """
+    picture = _picture(image)
+    path = weights if run.release else trained.weights(root, run, weights)
+
     import torch
 
     from repro.data import augment
@@ -62,9 +69,10 @@ def explain(
     from repro.train import device
 
     about = _set(run, data)
-    pixels = _pixels(image, about.side)
+    pixels = _pixels(picture, about.side)
     here = device.choose()
-    net = _network(run, weights, len(about.classes), root).to(here).eval().requires_grad_(False)
+    with trained.one_line(run):
+        net = explained.load_classifier(run, len(about.classes), path).to(here)
     names = tuple(explained.described(about.classes))
     x = augment.normalize(pixels.to(here), about.mean, about.std)
     try:
@@ -141,15 +149,25 @@ def _number(word: str, names: Sequence[str], wnids: Sequence[str]) -> int:
     raise ResultsError(f"class {word!r} {what}; name it in full, or by its number")
 
 
-def _pixels(path: Path, side: int) -> Tensor:
-    """The picture as uint8 (1, 3, side, side)."""
-    from repro.data.crops import CentreCrop, Unreadable, decode
-
+def _picture(path: Path) -> RGB8:
+    """The picture as its owner sees it, uint8 (H, W, 3). ResultsError names the file."""
     try:
-        return CentreCrop(side, 0.0, "bilinear")(decode(path.read_bytes()), [])[None]
-    except (OSError, Unreadable) as error:
+        return own_picture.read(records.content(path, own_picture.MOST_BYTES))
+    except PictureError as error:
+        raise ResultsError(f"{path}: {error}") from error
+    except (OSError, records.Damaged) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise ResultsError(f"{path}: {reason}; name a JPEG or PNG file") from error
+        raise ResultsError(f"{path}: {reason}; name an image file") from error
+
+
+def _pixels(picture: RGB8, side: int) -> Tensor:
+    """The picture as uint8 (1, 3, side, side)."""
+    import torch
+
+    from repro.data.crops import CentreCrop
+
+    whole = torch.from_numpy(picture).permute(2, 0, 1)
+    return CentreCrop(side, 0.0, "bilinear")(whole, [])[None]
 
 
 def _set(run: Classification, data: Path) -> _Set:
@@ -170,30 +188,6 @@ def _set(run: Classification, data: Path) -> _Set:
     return _Set(images.classes, *normalization(how, images.mean, images.std), side)
 
 
-def _network(run: Classification, weights: Path | None, classes: int, root: Path) -> nn.Module:
-    from safetensors import SafetensorError
-
-    from repro.models.released import NoWeights
-    from repro.tasks.explained import load_classifier
-
-    path = weights if weights or run.release else results.folder(root, run) / results.WEIGHTS
-    if path and not path.exists() and not run.release:
-        raise ResultsError(
-            f"{path} is missing: weights are not in git; train the run in another --results DIR, "
-            "or name its file with --weights"
-        )
-    where = run.release or path
-    try:
-        return load_classifier(run, classes, path)
-    except NoWeights as error:
-        raise ResultsError(str(error)) from error
-    except (SafetensorError, OSError) as error:
-        raise ResultsError(f"{where} is not a safetensors file: {error}") from error
-    except (RuntimeError, ValueError) as error:
-        wrong = str(error).splitlines()[-1].strip()
-        raise ResultsError(f"{where} has no weights of {run.model.name}: {wrong}") from error
-
-
 def run_of(name: str, root: Path) -> Classification:
     """The run of a folder in results, or of the weights 'timm:<tag>' that Table 2 tests.
 
@@ -207,7 +201,7 @@ def run_of(name: str, root: Path) -> Classification:
                 return cell.run
         known = ", ".join(tag for tag, *_ in table2.RELEASES.values())
         raise ResultsError(f"{name} is none of the released weights of Table 2: {known}")
-    run = spec.from_json((root / name / results.SPEC).read_text())
+    run = results.stored_run(root / name)
     if isinstance(run, Classification):
         return run
     if isinstance(run, spec.Explanation) and run.trained:

@@ -14,12 +14,11 @@ import timm
 import torch.nn.functional as F
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from repro.models.nest import NesT
 from repro.models.nest_flax import read_timm
+from repro.models.weights import WeightsError, read
 
 FILE = "model.safetensors"  # its name at the hub
 
@@ -48,9 +47,9 @@ def released(tag: str, folder: Path | None = None) -> dict[str, Tensor]:
         if not path.exists():
             raise NoWeights(f"{path} is missing: put {source} there")
     try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise NoWeights(f"{place} is not a safetensors file ({error}); fetch {source}") from error
+        return read(path)
+    except WeightsError as error:
+        raise NoWeights(f"{place}: {error}; fetch {source}") from error
 
 
 def _fetched(repository: str, source: str, tag: str) -> Path:

@@ -18,7 +18,6 @@ import numpy as np
 import timm
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -27,6 +26,7 @@ from repro.data import augment, datasets, loader, randomness
 from repro.data.crops import CentreCrop, RandomCrop
 from repro.data.images import RGB, Images
 from repro.data.photos import Photos
+from repro.models import weights
 from repro.models.released import load_released, released, start_from
 from repro.spec import Classification, Evaluation, Model, Recipe
 from repro.tasks import Interrupted, Job, Line, Result
@@ -74,7 +74,7 @@ def _train(run: Classification, job: Job, ranks: Ranks) -> Result:
     # The model, its optimiser, and its schedule, counted in steps.
     net = create(run.model, classes, recipe.drop_path, run.seed).to(device)
     if run.starts_from:
-        start_from(net, load_file(job.weights_of(run.starts_from)))
+        start_from(net, weights.read(job.weights_of(run.starts_from)))
     droppers = stochastic_depth.install(net)
     net = synchronize_batch_norms(net, ranks)
     parallel = DistributedDataParallel(net) if ranks.count > 1 else None

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.torch import load_file
 from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor, nn
 
@@ -23,6 +22,7 @@ from repro.data.crops import CentreCrop
 from repro.data.images import Images
 from repro.data.photos import Photos
 from repro.models.released import load_released, released
+from repro.models.weights import load as load_weights
 from repro.spec import Classification, Explanation
 from repro.tasks import Interrupted, Job, Result
 from repro.tasks.classification import TOLERATED, create, normalization
@@ -51,15 +51,15 @@ def classifier_of(run: Explanation, classes: int, job: Job, device: torch.device
 def load_classifier(run: Classification, classes: int, weights: Path | None) -> nn.Module:
     """The run's model with its weights, in eval mode, to be asked and not to be trained.
 
-    `weights`: their file, or of released ones the folder, if not the hub's. Raises NoWeights, or
-    what torch and safetensors raise for a file that does not fit.
+    `weights`: their file, or of released ones the folder, if not the hub's. Raises NoWeights,
+    WeightsError, or ValueError for released ones that do not fit.
     """
     net = create(run.model, classes, 0.0, run.seed)
     if run.release:
         load_released(net, released(run.release, weights))
     else:
         assert weights is not None
-        net.load_state_dict(load_file(weights))
+        load_weights(net, weights)
     return net.eval().requires_grad_(False)
 
 

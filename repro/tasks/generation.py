@@ -20,7 +20,6 @@ from pathlib import Path
 import timm
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import repro.models  # noqa: F401  (registers our architectures with timm)
@@ -28,6 +27,7 @@ from repro import fidelity
 from repro.data import datasets, loader, pictures, randomness
 from repro.data.images import DataError, Images
 from repro.data.resized import RESIZED, form_of
+from repro.models import weights
 from repro.models.spectral import advance_spectral_norms
 from repro.spec import AdversarialRecipe, Generation, Model
 from repro.tasks import Interrupted, Job, Line, Result
@@ -406,7 +406,7 @@ def features_of(run: Generation, job: Job, device: torch.device) -> fidelity.Ext
     assert isinstance(trained, Images)
     net = classifier.create(run.features.model, len(trained.classes), 0.0, run.features.seed)
     path = job.weights_of(run.features)
-    net.load_state_dict(load_file(path))
+    weights.load(net, path)
     return fidelity.of_classifier(
         net.to(device),
         classes=len(trained.classes),

@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from repro.data import atlas, cifar, composed, datasets
+from repro.data import atlas, cifar, composed, datasets, imagenet, resized
 from repro.data.atlas import EMBEDDED
 from repro.data.datasets import DataError, load, names, splits
 from repro.data.images import Bytes, Labels, Official, fingerprint
@@ -462,7 +462,8 @@ def test_an_unknown_name_gets_the_nearest_match() -> None:
             load(wrong, "train")
     with pytest.raises(DataError, match="there are cifar10, cifar100"):
         load("~~~~", "train")
-    assert {"cifar10", "cifar100", "fashion-mnist", "fashion-mnist-6k", "glyphs"} < set(names())
+    known = {*cifar.CIFARS, "fashion-mnist", *atlas.ATLASES, composed.SINGLES}
+    assert set(names()) == known | {*imagenet.SETS, *resized.RESIZED}
 
 
 def test_a_set_that_is_not_embedded_asks_for_its_folder() -> None:
