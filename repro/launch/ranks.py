@@ -1,7 +1,7 @@
 """Where this process stands among those that train a run: from SLURM, torchrun, or our own spawn.
 
-All of them end in the variables that torchrun sets: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and
-MASTER_PORT, which `repro.train.distributed` reads.
+All of them end in the variables that torchrun sets: RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE,
+MASTER_ADDR and MASTER_PORT, which `repro.train.distributed` and `repro.data.loader` read.
 """
 
 from __future__ import annotations
@@ -22,9 +22,21 @@ def from_slurm() -> None:
     given["RANK"] = given["SLURM_PROCID"]
     given["WORLD_SIZE"] = given["SLURM_STEP_NUM_TASKS"]
     given["LOCAL_RANK"] = given["SLURM_LOCALID"]
+    tasks = _tasks_per_node(given["SLURM_STEP_TASKS_PER_NODE"])
+    given["LOCAL_WORLD_SIZE"] = str(tasks[int(given["SLURM_NODEID"])])
     given["MASTER_ADDR"] = _first_host()
     # Another attempt gets another port, in case this one is in use.
     given["MASTER_PORT"] = str(_PORTS[zlib.crc32(attempt().encode()) % len(_PORTS)])
+
+
+def _tasks_per_node(text: str) -> list[int]:
+    """How many tasks each node of a step has, as SLURM writes it.
+
+    >>> _tasks_per_node("4(x2),1")
+    [4, 4, 1]
+    """
+    found = re.findall(r"(\d+)(?:\(x(\d+)\))?", text)
+    return [int(tasks) for tasks, nodes in found for _ in range(int(nodes or 1))]
 
 
 def _first_host() -> str:

@@ -55,3 +55,15 @@ def test_srun_by_hand(tmp_path: Path) -> None:
         srun = ["srun", "--nodes=2", "--ntasks-per-node=1", "--time=10", sys.executable]
         environment = {**bed.whole_environment(), "OMP_NUM_THREADS": "1"}
         assert trained_by(tmp_path, srun, environment) == 2
+
+
+def test_uneven_ranks_know_how_many_share_their_node(tmp_path: Path) -> None:
+    with Testbed(nodes=2, cpus=2) as bed:
+        code = (
+            "import os; from repro.launch import ranks; ranks.from_slurm()\n"
+            "print(*(os.environ[f'{name}'] for name in "
+            "('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'LOCAL_WORLD_SIZE')))"
+        )
+        words = ["srun", "--nodes=2", "--ntasks=3", "--distribution=block", sys.executable, "-c"]
+        lines = bed.ask(*words, code).splitlines()
+        assert sorted(lines) == ["0 3 0 2", "1 3 1 2", "2 3 0 1"]
