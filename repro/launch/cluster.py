@@ -277,6 +277,10 @@ INSTEAD = {  # of an option of sbatch: the key that sends it
         "the launch sets it; take it out"
     ),
     "wrap parsable wait test-only": "the launch could not go on with it; take it out",
+    "cluster clusters cluster-constraint": (
+        "what is asked of SLURM afterwards would not follow it; submit from that cluster, or set "
+        "SLURM_CONF"
+    ),
 }
 
 

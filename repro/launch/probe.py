@@ -7,8 +7,6 @@ written. Nothing else is left behind.
 
 from __future__ import annotations
 
-import getpass
-import io
 import json
 import platform
 import re
@@ -17,7 +15,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -111,8 +109,7 @@ def _probe(
             carried = Visit(str(home), secrets.token_hex(8))
             results.write(home / "token", carried.token)
             try:
-                with redirect_stderr(io.StringIO()):  # submitit repeats there what sbatch says
-                    submitted = slurm.submit_probe(site, shape, home, carried)
+                submitted = slurm.submit_probe(site, shape, home, carried)
             except queue.QueueError as error:
                 refusal = str(error)
                 continue
@@ -188,7 +185,9 @@ def _follow(job: _Job) -> Generator[Line, None, str]:
     while True:
         now = time.monotonic()
         try:
-            entry = next((entry for entry in _entries(job.home) if entry.id == job.id), None)
+            entry = next(
+                (entry for entry in queue.named([job.home.name]) if entry.id == job.id), None
+            )
             if not entry:
                 return ""
             job.state, job.reason, job.nodes = entry.state, entry.reason, entry.nodes
@@ -218,20 +217,10 @@ def _follow(job: _Job) -> Generator[Line, None, str]:
         time.sleep(min(5.0, 0.2 + (now - began) / 20))
 
 
-def _entries(home: Path) -> list[queue.Entry]:
-    """The jobs of this probe that SLURM remembers."""
-    return [entry for entry in queue.jobs([getpass.getuser()]) if entry.name == home.name]
-
-
 def _end(home: Path) -> None:
     """Cancel what there is of the probe, and wait until it is gone from the nodes."""
-    patience = time.monotonic() + _END_SECONDS
     with suppress(queue.QueueError):
-        while alive := [entry.id for entry in _entries(home) if entry.waits or entry.runs]:
-            queue.cancel(alive)
-            if time.monotonic() > patience:
-                break
-            time.sleep(0.2)
+        queue.cancel_named([home.name], _END_SECONDS)
 
 
 # --- what came of it -----------------------------------------------------------------------------
@@ -346,7 +335,8 @@ def _answers(job: _Job) -> dict[int, dict[str, Any]]:
 
 def _nodes(job: _Job) -> list[str]:
     """The node of each rank."""
-    names = survey.ask("scontrol", "show", "hostnames", job.nodes).split() if job.nodes else []
+    said = survey.ask("scontrol", "show", "hostnames", job.nodes) if job.nodes else ""
+    names = re.findall(r"^[\w.-]+$", said, re.MULTILINE)  # a site's wrapper may say more
     names += [f"node {i + 1}" for i in range(len(names), job.shape.nodes)]
     return [name for name in names for _ in range(job.shape.tasks_per_node)]
 

@@ -9,8 +9,11 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+
+from repro.launch import clients
 
 _SECONDS = 60.0  # for SLURM to answer; it gives up on a dead controller by itself sooner
 
@@ -34,6 +37,10 @@ _NEVER_WORDS = re.compile("not permitted to use this partition|account not known
 
 class QueueError(Exception):
     """SLURM is not here, does not answer, or refuses; one line, with its own words."""
+
+
+class NoAnswer(QueueError):
+    """SLURM did not answer in time; it may have done what it was asked to do."""
 
 
 @dataclass(frozen=True)
@@ -80,30 +87,53 @@ def require() -> None:
 def answers() -> bool:
     """Whether a controller answers; quick in either case."""
     try:
-        return "UP" in _call("scontrol", "ping")
+        ping = call("scontrol", "ping")
     except QueueError:
         return False
+    return bool(re.search(r"^Slurmctld.*\bUP\b", ping, re.MULTILINE))
 
 
 def jobs(users: Iterable[str]) -> list[Entry]:
     """Every job of these users that the controller remembers. QueueError if it does not answer."""
-    text = _call(
-        "squeue", "--noheader", "--array", "--states=all", f"--user={','.join(sorted(users))}",
-        "--format=%i|%j|%T|%r|%N",
+    text = call(
+        "squeue", "--noheader", "--all", "--array", "--states=all",
+        f"--user={','.join(sorted(users))}", "--format=%i|%j|%T|%r|%N",
     )  # fmt: skip
-    rows = (line.split("|") for line in text.splitlines())
-    return [Entry(*map(str.strip, row)) for row in rows if len(row) == 5]
+    entries = [Entry(*row) for row in _rows(text, 5)]
+    return [entry for entry in entries if re.fullmatch(r"\d+(_\d+)?", entry.id)]
+
+
+def named(names: Collection[str]) -> list[Entry]:
+    """Our jobs with these names."""
+    return [entry for entry in jobs([str(os.getuid())]) if entry.name in names]
+
+
+def cancel_named(names: Collection[str], seconds: float) -> bool:
+    """Cancel our jobs with these names; whether all have left the nodes within `seconds`."""
+    patience = time.monotonic() + seconds
+    while alive := [entry.id for entry in named(names) if entry.waits or entry.runs]:
+        if time.monotonic() > patience:
+            return False
+        cancel(alive)
+        time.sleep(0.2)
+    return True
+
+
+def _rows(text: str, columns: int) -> list[list[str]]:
+    """The lines with so many columns; a site's wrapper may print others."""
+    rows = ([part.strip() for part in line.split("|")] for line in text.splitlines())
+    return [row for row in rows if len(row) == columns]
 
 
 def cancel(ids: Sequence[str]) -> None:
     """Cancel jobs or elements. One that is over is no error."""
     for start in range(0, len(ids), 500):  # the length of a command line
-        _call("scancel", "--quiet", *ids[start : start + 500])
+        call("scancel", "--quiet", *ids[start : start + 500])
 
 
 def config() -> Mapping[str, str]:
     """The controller's settings."""
-    lines = (line.partition("=") for line in _call("scontrol", "show", "config").splitlines())
+    lines = (line.partition("=") for line in call("scontrol", "show", "config").splitlines())
     return {name.strip(): value.strip() for name, sign, value in lines if sign}
 
 
@@ -124,11 +154,10 @@ class Partition:
 
 def partitions() -> dict[str, Partition]:
     """Every partition, by name."""
-    text = _call("sinfo", "--noheader", "--exact", "--format=%P|%l|%D|%c|%m|%G|%f")
+    text = call("sinfo", "--noheader", "--exact", "--format=%P|%l|%D|%c|%m|%G|%f")
     accounts = _accounts()
     found: dict[str, Partition] = {}
-    for line in text.splitlines():
-        label, limit, nodes, cpus, memory, gres, features = map(str.strip, line.split("|"))
+    for label, limit, nodes, cpus, memory, gres, features in _rows(text, 7):
         name = label.rstrip("*")
         have = found.get(name)
         gpus = dict(have.gpus) if have else {}
@@ -152,7 +181,7 @@ def partitions() -> dict[str, Partition]:
 def _accounts() -> dict[str, frozenset[str]]:
     """The accounts that a partition is for, of those that are not for all."""
     found = {}
-    for line in _call("scontrol", "show", "--oneliner", "partition").splitlines():
+    for line in call("scontrol", "show", "--oneliner", "partition").splitlines():
         said = dict(word.partition("=")[::2] for word in line.split())
         if (allowed := said.get("AllowAccounts", "ALL")) != "ALL":
             found[said["PartitionName"]] = frozenset(allowed.split(","))
@@ -187,16 +216,14 @@ def _minutes(limit: str) -> float:
     return (days * 24 + hours) * 60 + minutes + seconds / 60
 
 
-def _call(*command: str) -> str:
-    """What a command prints. QueueError with its own words if it fails."""
+def call(*command: str, seconds: float = _SECONDS) -> str:
+    """What a client prints. QueueError with its own words if it fails."""
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_SECONDS, stdin=subprocess.DEVNULL
-        )
-    except FileNotFoundError:
-        raise QueueError(f"no SLURM here: {command[0]} is not on PATH") from None
+        done = clients.run(*command, seconds=seconds)
+    except OSError as error:
+        raise QueueError(f"no SLURM here: {command[0]}: {error.strerror}") from None
     except subprocess.TimeoutExpired:
-        raise QueueError(f"SLURM: {command[0]} did not answer in {_SECONDS:.0f} s") from None
+        raise NoAnswer(f"SLURM: {command[0]} did not answer in {seconds:.0f} s") from None
     if done.returncode:
         words = " ".join((done.stderr or done.stdout).split())
         raise QueueError(f"SLURM: {words or f'{command[0]} failed ({done.returncode})'}")

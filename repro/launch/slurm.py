@@ -7,39 +7,35 @@ from whoever submitted them. An element's own script starts the ranks, and looks
 
 from __future__ import annotations
 
-import io
 import logging
 import os
+import re
 import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from repro import spec
-from repro.launch import code, fit, lease, queue, ranks, submission
+from repro.launch import clients, code, fit, lease, queue, ranks, submission
 from repro.launch.cluster import Cluster, Resources
 from repro.launch.job import How
 from repro.launch.submission import Submission
 from repro.results import ResultsError
 from repro.spec import Run
 
-_SCRUBBED = (
-    "SLURM_",
-    "SBATCH_",
-    "SRUN_",
-    "PMI",
-    "PMIX_",
-    "MASTER_",
-    "TORCHELASTIC_",
-    "CUDA_VISIBLE_",
-)
-_SCRUBBED_NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK")
-_LEAVING = "trap leave"
+# Variables of a surrounding job's ranks, which a new job must not inherit.
+_OF_RANKS = ("PMI", "MASTER_", "TORCHELASTIC_", "CUDA_VISIBLE_")  # by prefix
+_OF_RANK = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK")
+_LEAVING = "trap repro_leave"
+_SBATCH_SECONDS = 120.0  # for SLURM to take a job
+_LOOK_SECONDS = 10.0  # until a job that was taken is in the queue; some sites' squeue lags behind
+_INTERRUPTED_SECONDS = 1.0  # until a job shows that was taken while sbatch was cut off
+_CANCEL_SECONDS = 45.0  # until a cancelled job is gone; SLURM's KillWait is 30 s by default
 _SUBMITTING_SECONDS = 20.0  # for another launch to be done with submitting
 _LIMIT_SLACK = 60.0  # seconds: SLURM looks at time limits now and then, and Python takes a moment
 
@@ -115,14 +111,16 @@ def submitting(root: Path) -> Iterator[None]:
         home.mkdir(parents=True, exist_ok=True)
         held = _acquire(home)
     except OSError as error:
-        raise ResultsError(
-            f"cannot write to {home}: {error.strerror}; choose --results DIR"
-        ) from error
+        raise _unwritable(home, error) from error
     try:
         held.keep_beating()
         yield
     finally:
         held.release()
+
+
+def _unwritable(home: Path, error: OSError) -> ResultsError:
+    return ResultsError(f"cannot write to {home}: {error.strerror}; choose --results DIR")
 
 
 def _acquire(home: Path) -> lease.Lease:
@@ -162,22 +160,28 @@ def scripts(cluster: Cluster, runs: Sequence[Run], root: Path) -> list[str]:
 
     Nothing is written and SLURM is not asked.
     """
-    from submitit.slurm import slurm
-
     parts = batches(cluster, runs, _DEFAULT_ARRAY)
     planned = submission.new(code.digest(), "", None, [[run.id for run in p.runs] for p in parts])
     snapshot = root / submission.FOLDER / "code" / planned.code
+    jobs = submission.folder(root, planned.token) / "jobs"
     texts = []
     for number, part in enumerate(parts):
-        jobs = submission.folder(root, planned.token) / "jobs"
         after = "JOB" if part.after else ""
         settings = _settings(cluster, part, planned, number, root, snapshot, after)
-        settings["map_count"] = len(part.runs) if len(part.runs) > 1 else None
-        command = (
-            f"{_python(cluster, snapshot)} -u -m submitit.core._submit {shlex.quote(str(jobs))}"
-        )
-        texts.append(slurm._make_sbatch_string(command, jobs, **settings))
+        texts.append(_script(jobs, _python(cluster, snapshot), settings, len(part.runs)))
     return texts
+
+
+def _script(jobs: Path, python: str, settings: Mapping[str, Any], count: int) -> str:
+    """The sbatch script of `count` elements, an array if they are several.
+
+    `jobs` is submitit's folder.
+    """
+    from submitit.slurm import slurm
+
+    command = f"{python} -u -m submitit.core._submit {shlex.quote(str(jobs))}"
+    map_count = count if count > 1 else None
+    return slurm._make_sbatch_string(command, jobs, map_count=map_count, **settings)
 
 
 _DEFAULT_ARRAY = 1000  # elements; SLURM's own default allows 1,001
@@ -247,32 +251,36 @@ def _setup(
     """
     interpreter = cluster.python or shlex.quote(sys.executable)
     after = f"{interpreter} -m repro.launch.after {shlex.quote(str(root))} {planned.token} {number}"
-    follow = f'{after} "${{SLURM_ARRAY_TASK_ID:-0}}" "$attempt" $status'
+    follow = f'{after} "${{SLURM_ARRAY_TASK_ID:-0}}" "$repro_attempt" $repro_status'
     return [
         f"export PYTHONPATH={shlex.quote(str(snapshot))} PYTHONSAFEPATH=1",
         *(f"export {name}={shlex.quote(value)}" for name, value in cluster.environment.items()),
-        'attempt="$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}"',
+        *clients.IN_SCRIPT,
+        'repro_attempt="$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}"',
         # Of an array's last element SLURM_JOB_ID is the number of the whole array.
-        'job="${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}"',
-        'job="${job:-$SLURM_JOB_ID}"',
-        'echo "--- attempt $attempt on $SLURM_JOB_NODELIST" >&2',
-        "leave() {",
-        "  status=$?; trap - EXIT",
-        "  case $status in 0|85) ;; *)",  # done, or a run that saved its state and asks to go on
-        f"    {follow}; status=$? ;;",
+        'repro_job="${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}"',
+        'repro_job="${repro_job:-$SLURM_JOB_ID}"',
+        'echo "--- attempt $repro_attempt on $SLURM_JOB_NODELIST" >&2',
+        "repro_runs() {",
+        '  repro_client squeue --noheader --job "$repro_job" --format "state %T" |',
+        '    grep -qx "state RUNNING"',
+        "}",
+        "repro_leave() {",
+        "  repro_status=$?; trap - EXIT; set +e",
+        "  case $repro_status in 0|85) ;; *)",  # done, or a run that saved and asks to go on
+        f"    {follow}; repro_status=$? ;;",
         "  esac",
-        "  if [ $status = 85 ]; then",
-        '    case "$(squeue --noheader --job "$job" --format %T)" in',
-        '      RUNNING) scontrol requeue "$job" ;;',
-        f"      *) {follow} ;;",  # SLURM ends it: to requeue it, or because somebody cancelled it
-        "    esac",
+        "  if [ $repro_status = 85 ]; then",
+        '    if repro_runs; then repro_client scontrol requeue "$repro_job"',
+        f"    else {follow}; fi",  # SLURM ends it: to requeue it, or because somebody cancelled it
         "  fi",
-        "  exit $status",
+        "  exit $repro_status",
         "}",
         f"{_LEAVING} EXIT; trap : TERM",
         "set -e",
         *cluster.setup,
         "set +e",
+        clients.BEFORE_SRUN,
     ]
 
 
@@ -303,9 +311,7 @@ def submit(
     try:
         snapshot = code.snapshot(home / "code")
     except OSError as error:
-        raise ResultsError(
-            f"cannot write to {home}: {error.strerror}; choose --results DIR"
-        ) from error
+        raise _unwritable(home, error) from error
     budget = cluster.budget_hours and 3600 * cluster.budget_hours
     listed = [[run.id for run in part.runs] for part in parts]
     planned = submission.new(snapshot.name, site, budget, listed)
@@ -323,13 +329,32 @@ def submit(
             works = _attempts(cluster, part, root, how)
             array.job = _sbatch(jobs_folder, python, settings, works)
             jobs |= {run: array.element(index) for index, run in enumerate(part.runs)}
-    except BaseException:
-        with suppress(queue.QueueError):
-            queue.cancel([array.job for array in planned.arrays if array.job])
-        submission.withdraw(root, planned)
-        raise
+    except BaseException as error:
+        clean = _take_back(root, planned, isinstance(error, queue.NoAnswer))
+        if isinstance(error, OSError):
+            raise _unwritable(home, error) from error
+        if not isinstance(error, queue.QueueError):
+            raise
+        end = "nothing was submitted" if clean else "`repro status` tells what it has; ask again"
+        raise type(error)(f"{error}; {end}") from error
     submission.record(root, planned)
     return planned
+
+
+def _take_back(root: Path, planned: Submission, late: bool) -> bool:
+    """Cancel what SLURM has of a submission, and forget it; whether nothing of it is left.
+
+    It stays on file where SLURM may have jobs of it: they are found by their names. `late`: SLURM
+    may take one yet.
+    """
+    names = [planned.name(number) for number in range(len(planned.arrays))]
+    try:
+        gone = queue.cancel_named(names, _CANCEL_SECONDS) and not late
+    except queue.QueueError:
+        gone = False
+    if gone:
+        submission.withdraw(root, planned)
+    return gone
 
 
 def _attempts(cluster: Cluster, part: Batch, root: Path, how: How) -> list[Attempt]:
@@ -354,19 +379,67 @@ def _sbatch(
 
     `jobs` is submitit's folder. Raises QueueError with SLURM's words if it refuses.
     """
-    from submitit.core.utils import FailedJobError
-    from submitit.slurm.slurm import SlurmExecutor
+    from submitit.core.utils import DelayedSubmission, JobPaths
 
-    executor = SlurmExecutor(jobs, python=python)
-    executor.update_parameters(**settings)
+    name = settings["job_name"]
+    script = jobs / f"{name}_submission.sh"
+    carried = [jobs / f"{name}_{index}.pkl" for index in range(len(works))]
+    jobs.mkdir(parents=True, exist_ok=True)
+    script.write_text(_script(jobs, python, settings, len(works)))
+    for work, path in zip(works, carried, strict=True):
+        DelayedSubmission(work).dump(path)
+    job = _hand_over(script, name)
+    for index, path in enumerate(carried):
+        element = f"{job}_{index}" if len(works) > 1 else job
+        path.rename(JobPaths(jobs, element).submitted_pickle)  # the job waits a minute for it
+    return job
+
+
+def _hand_over(script: Path, name: str) -> str:
+    """Give a script to sbatch; the job's number.
+
+    If sbatch does not say the number and nothing else, as behind a site's wrapper, the queue is
+    searched for the name: whatever it says, SLURM may have taken the job.
+    """
+    variables = _submission_environment()
+    command = ("sbatch", "--parsable", str(script))
     try:
-        with _clean_environment(), executor.batch():
-            found = [executor.submit(work) for work in works]
-    except (FailedJobError, subprocess.CalledProcessError) as error:
-        words = " ".join(str(error).split())
-        words = words.partition("sbatch: error: ")[2] or words
-        raise queue.QueueError(f"SLURM refused: {words}; nothing was submitted") from error
-    return str(found[0].job_id).partition("_")[0]
+        done = clients.run(*command, seconds=_SBATCH_SECONDS, variables=variables)
+    except subprocess.TimeoutExpired:
+        error: queue.QueueError = queue.NoAnswer("SLURM: sbatch did not answer")
+        seconds = _LOOK_SECONDS
+    except OSError as failure:
+        raise queue.QueueError(f"no SLURM here: sbatch: {failure.strerror}") from failure
+    except BaseException:
+        time.sleep(_INTERRUPTED_SECONDS)  # SLURM may be taking the job at this moment
+        raise
+    else:
+        number = re.fullmatch(r"(\d+)(;\S+)?", done.stdout.strip())  # 55, or 55;cluster
+        if number and not done.returncode:
+            return number[1]
+        error, seconds = _no_number(done)
+    return _number_of(name, seconds, error)
+
+
+def _no_number(done: subprocess.CompletedProcess[str]) -> tuple[queue.QueueError, float]:
+    """What it means that sbatch gave no number, and how many seconds to search the queue."""
+    words = " ".join((done.stderr or done.stdout).split())
+    if not done.returncode:
+        return queue.NoAnswer(f"SLURM: sbatch gave no job number ({words})"), _LOOK_SECONDS
+    words = words.partition("sbatch: error: ")[2] or words
+    return queue.QueueError(f"SLURM refused: {words}"), 0.0
+
+
+def _number_of(name: str, seconds: float, otherwise: queue.QueueError) -> str:
+    """The number of our job of this name; raises `otherwise` if the queue has none by then."""
+    patience = time.monotonic() + seconds
+    while True:
+        with suppress(queue.QueueError):  # it may answer again
+            if found := queue.named([name]):
+                return found[0].id.partition("_")[0]
+        if time.monotonic() >= patience:
+            raise otherwise
+        time.sleep(0.5)
 
 
 def submit_probe(
@@ -388,20 +461,7 @@ def submit_probe(
     return _sbatch(jobs, _python(cluster, snapshot), settings, [work]), jobs
 
 
-@contextmanager
-def _clean_environment() -> Iterator[None]:
-    """Submit as from a fresh login: sbatch hands its environment on, a surrounding job's too.
-
-    What sbatch complains of is not shown: submitit raises it as well.
-    """
-    kept = dict(os.environ)
-    for name in kept:
-        scrubbed = name.startswith(_SCRUBBED) or name in _SCRUBBED_NAMES
-        if scrubbed and name != "SLURM_CONF":
-            del os.environ[name]
-    try:
-        with redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        os.environ.clear()
-        os.environ.update(kept)
+def _submission_environment() -> dict[str, str]:
+    """As of a fresh login: sbatch hands its environment on to the job, a surrounding job's too."""
+    ours = clients.environment().items()
+    return {n: value for n, value in ours if not (n.startswith(_OF_RANKS) or n in _OF_RANK)}

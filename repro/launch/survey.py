@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import getpass
+import os
+import pwd
 import re
-import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -23,9 +23,9 @@ Line = tuple[str, str]  # 'ok', '--' (worth knowing) or 'MISS' (keeps runs from 
 def system() -> Iterator[Line]:
     """Its version, accounts, limits and customs. QueueError if it does not answer."""
     config = queue.config()
-    version = ask("sbatch", "--version").split()
+    version = re.search(r"^slurm\S* (\d\S*)$", ask("sbatch", "--version"), re.MULTILINE)
     name = config.get("ClusterName", "without a name")
-    yield "ok", f"SLURM {version[-1] if version else '?'}; the controller of {name} answers"
+    yield "ok", f"SLURM {version[1] if version else '?'}; the controller of {name} answers"
     yield _accounting()
     most = int(config.get("MaxArraySize", 1001)) - 1
     if most < 1:
@@ -41,12 +41,12 @@ def system() -> Iterator[Line]:
 
 def _accounting() -> Line:
     """The accounts and qualities of service that are ours."""
-    user = getpass.getuser()
+    user = pwd.getpwuid(os.getuid()).pw_name
     command = ("sacctmgr", "-nP", "show", "assoc", f"user={user}", "format=account,qos")
     answer = ask(*command, otherwise="none")
     if answer == "none":
         return "--", "no accounting: not needed"
-    rows = sorted({tuple(line.split("|")) for line in answer.split() if line.count("|") == 1})
+    rows = sorted({tuple(line.split("|")) for line in answer.splitlines() if line.count("|") == 1})
     if not rows:
         return "--", f"accounting knows no account of {user}"
     told = [f"{account} (qos {qos or 'of the site'})" for account, qos in rows]
@@ -90,13 +90,9 @@ def partitions(offered: Mapping[str, queue.Partition]) -> Iterator[Line]:
 def ask(*command: str, otherwise: str = "") -> str:
     """What a command prints, or else this if it is not there, refuses, or is silent."""
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_ANSWER_SECONDS, check=True,
-            stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
+        return queue.call(*command, seconds=_ANSWER_SECONDS)
+    except queue.QueueError:
         return otherwise
-    return done.stdout
 
 
 # --- a first site file ---------------------------------------------------------------------------

@@ -29,14 +29,15 @@ from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 
+from repro import signals
+from repro.launch import clients
+
 _DAEMONS = ("slurmctld", "slurmd", "munged")
 _CLIENTS = ("sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo")
 _SYSTEM_FOLDERS = "/usr/local/sbin:/usr/sbin:/sbin"  # of daemons; seldom on a user's PATH
 _WAIT_SECONDS = 60.0  # it takes less than one; a busy machine is not a failure
 _ATTEMPTS = 5  # somebody may take a port between our look and our start
 _POLL_SECONDS = 0.02
-
-_FOREIGN = re.compile(r"(SLURM|SLURMD|SBATCH|SRUN|SALLOC|SACCT|SQUEUE|SINFO|SCANCEL|SCONTROL)_")
 
 # Makes the folder, waits for a word of the owner or for its death, and takes everything away.
 _REAPER = """
@@ -177,7 +178,7 @@ class Testbed:
 
     def whole_environment(self) -> dict[str, str]:
         """Our environment, less what concerns other clusters and jobs, and this one's laid over."""
-        return _clean_environment() | self.environment
+        return clients.environment(kept=()) | self.environment
 
     def ask(self, *command: str) -> str:
         """What sbatch, squeue, ... print; raises TestbedError with their words when they refuse."""
@@ -246,7 +247,7 @@ class Testbed:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=_clean_environment(),
+            env=clients.environment(kept=()),
             cwd="/",
             start_new_session=True,  # out of Ctrl-C's reach
         )
@@ -393,32 +394,31 @@ class Testbed:
 def run(command: Sequence[str], bed: Testbed) -> int:
     """Run a command on a cluster that is up; its exit status as a shell gives it.
 
-    Ctrl-C is the command's own matter, and TERM is handed on to it; we end when it has ended.
+    Ctrl-C is the command's own matter; TERM, HUP and QUIT are handed on to it. We end when it has
+    ended.
     """
     process: subprocess.Popen[bytes] | None = None
-    asked_to_end = False
+    early = list[int]()  # signals from before the command was there
 
-    def hand_on(*_: object) -> None:
-        nonlocal asked_to_end
-        asked_to_end = True
+    def hand_on(number: int, _: object) -> None:
         if process:
-            process.terminate()
+            process.send_signal(number)
+        else:
+            early.append(number)
 
-    # Before the command is there: it may be asked to end as soon as it has begun.
-    handlers = {
-        signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: None),
-        signal.SIGTERM: signal.signal(signal.SIGTERM, hand_on),
-    }
+    handlers = {number: signal.signal(number, hand_on) for number in signals.heeded()}
+    if signal.SIGINT in handlers:
+        signal.signal(signal.SIGINT, lambda *_: None)
     try:
         process = subprocess.Popen(command, env=bed.whole_environment())
-        if asked_to_end:
-            process.terminate()
+        for number in early:
+            process.send_signal(number)
         status = process.wait()
     except OSError as error:
         raise TestbedError(f"{command[0]} cannot be run: {error.strerror}") from None
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        for stop, handler in handlers.items():
+            signal.signal(stop, handler)
     return 128 - status if status < 0 else status
 
 
@@ -439,10 +439,6 @@ def _find(name: str) -> str:
 def _version() -> tuple[int, ...]:
     said = subprocess.run([_find("slurmd"), "-V"], capture_output=True, text=True, check=False)
     return tuple(int(part) for part in re.findall(r"\d+", said.stdout)[:2])
-
-
-def _clean_environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not _FOREIGN.match(name)}
 
 
 def _free_ports(count: int) -> int:

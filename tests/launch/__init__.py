@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -55,6 +57,16 @@ def is_pending(pid: int, number: int) -> bool:
     """Whether a signal waits for a process that stands still."""
     waiting = status(pid, "ShdPnd") or "0"
     return bool(int(waiting, 16) >> (number - 1) & 1)
+
+
+def wrapped(folder: Path, **scripts: str) -> dict[str, str]:
+    """A PATH on which some of SLURM's clients are these scripts; `$REAL` is the client itself."""
+    folder.mkdir()
+    for name, script in scripts.items():
+        real, path = shutil.which(name), folder / name
+        path.write_text(f"#!/bin/sh\nREAL={real}\n{script}\n")
+        path.chmod(0o755)
+    return {"PATH": f"{folder}:{os.environ['PATH']}"}
 
 
 @contextmanager

@@ -31,12 +31,28 @@ from tests.launch import (
     outputs,
     status,
     wait_until,
+    wrapped,
 )
 
 ONE = Resources(cpus=1, time="30m")
 SITE = Cluster(resources=(ONE,), silence_seconds=5)
 FOUR_RANKS = replace(SITE, resources=(Resources(cpus=1, nodes=2, gpus=2, time="30m"),))
 CHILD = replace(RUN, seed=7, pretrained=RUN)
+
+# Options of SLURM's clients, as another program may have exported them.
+FOREIGN = {
+    "SQUEUE_PARTITION": "nosuch",
+    "SQUEUE_STATES": "SUSPENDED",
+    "SQUEUE_NAMES": "nosuch",
+    "SQUEUE_FORMAT": "%i",
+    "SINFO_PARTITION": "nosuch",
+    "SCANCEL_STATE": "SUSPENDED",
+    "SBATCH_ARRAY_INX": "7",
+    "SRUN_CPUS_PER_TASK": "500",
+    "SLURM_CLUSTERS": "nosuch",
+    "SLURM_CONSTRAINT": "nosuch",
+}
+BANNER = "echo 'after this job 17 credits remain|1|2|3|4|5|6'; echo 17"
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +183,88 @@ def test_four_ranks_on_two_nodes(bed: Testbed, tmp_path: Path, undisturbed: Path
         assert log(tmp_path, RUN, rank).count("\n--- ") == 1
 
 
+HELD_SITE = replace(SITE, sbatch={"hold": "true"})
+OTHER = replace(RUN, seed=1)
+
+
+def test_options_that_others_have_exported_hide_nothing(
+    bed: Testbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in FOREIGN.items():
+        monkeypatch.setenv(name, value)
+    (array,) = submit(tmp_path, RUN, OTHER, site=HELD_SITE).arrays
+    assert names(tmp_path, RUN, OTHER) == ["queued", "queued"]
+    assert look(tmp_path, OTHER).job == f"{array.job}_1"
+    queue.cancel([look(tmp_path, OTHER).job])
+    assert names(tmp_path, RUN, OTHER) == ["queued", "never started"]  # SLURM has forgotten it
+    queue.cancel([array.job])
+    bed.wait_empty()
+
+
+@pytest.mark.parametrize(
+    "sbatch",
+    [
+        f'{BANNER}; exec "$REAL" "$@"',
+        'shift; exec "$REAL" "$@"',  # SLURM's own prose
+        '"$REAL" "$@" > /dev/null',
+        '"$REAL" "$@" && exit 3',
+        '"$REAL" "$@" && exec sleep 600',
+    ],
+)
+def test_what_sbatch_says_cannot_lose_a_job(
+    bed: Testbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sbatch: str
+) -> None:
+    """Behind a site's wrapper: the number is the queue's."""
+    monkeypatch.setattr(slurm, "_SBATCH_SECONDS", 2.0)
+    scripts = dict.fromkeys(("squeue", "scontrol", "sinfo"), f'{BANNER}; exec "$REAL" "$@"')
+    for name, value in wrapped(tmp_path / "bin", sbatch=sbatch, **scripts).items():
+        monkeypatch.setenv(name, value)
+    (array,) = submit(tmp_path, RUN, OTHER, site=HELD_SITE).arrays
+    assert names(tmp_path, RUN, OTHER) == ["queued", "queued"]
+    assert look(tmp_path, OTHER).job == f"{array.job}_1"
+    monkeypatch.undo()
+    bed.ask("scancel", array.job)
+    bed.wait_empty()
+
+
+@pytest.mark.parametrize(
+    ("end", "error"),
+    [("kill -INT $PPID; sleep 5", KeyboardInterrupt), ("exit 3", queue.QueueError)],
+)
+def test_what_slurm_took_before_the_launch_failed_is_cancelled(
+    bed: Testbed,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    end: str,
+    error: type[BaseException],
+) -> None:
+    """Of two arrays, the second is refused, or the launch is interrupted once SLURM has it."""
+    count = tmp_path / "count"
+    take = '"$REAL" "$@" > /dev/null'
+    refuse = f"[ $(wc -l < {count}) = 2 ] && [ '{end}' = 'exit 3' ] || {take}"
+    sbatch = f"echo >> {count}; {refuse}; [ $(wc -l < {count}) = 1 ] || {{ {end}; }}"
+    for name, value in wrapped(tmp_path / "bin", sbatch=sbatch).items():
+        monkeypatch.setenv(name, value)
+    shapes = (replace(ONE, runs=RUN.id), replace(ONE, time="29m"))
+    with pytest.raises(error):
+        submit(tmp_path, RUN, OTHER, site=replace(HELD_SITE, resources=shapes))
+    assert count.read_text() == "\n\n"
+    bed.wait_empty()
+    assert names(tmp_path, RUN, OTHER) == ["missing", "missing"]
+    assert submission.every(tmp_path) == []
+
+
+def test_without_an_answer_a_submission_stays_on_file(
+    bed: Testbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SLURM may take the job yet."""
+    monkeypatch.setattr(slurm, "_LOOK_SECONDS", 1.0)
+    monkeypatch.setenv("PATH", wrapped(tmp_path / "bin", sbatch="echo thanks")["PATH"])
+    with pytest.raises(queue.NoAnswer, match=r"no job number \(thanks\); `repro status` tells"):
+        submit(tmp_path, RUN)
+    assert look(tmp_path, RUN).name == "never started"
+
+
 # --- stopped -------------------------------------------------------------------------------------
 
 
@@ -174,8 +272,14 @@ def test_four_ranks_on_two_nodes(bed: Testbed, tmp_path: Path, undisturbed: Path
 def test_a_warning_saves_and_requeues(
     bed: Testbed, tmp_path: Path, undisturbed: Path, number: str
 ) -> None:
-    """As a preemption warns, with four ranks that must agree on the step, and with one."""
-    site = replace(SITE, resources=(replace(ONE, runs=LONG.id), FOUR_RANKS.resources[0]))
+    """As a preemption warns, with four ranks that must agree on the step, and with one.
+
+    The site's lines export options of SLURM's clients, and put wrappers with a banner on PATH.
+    """
+    path = wrapped(tmp_path / "bin", squeue=f'{BANNER}; exec "$REAL" "$@"')["PATH"]
+    lines = [f"export {name}={value}" for name, value in (FOREIGN | {"PATH": path}).items()]
+    shapes = (replace(ONE, runs=LONG.id), FOUR_RANKS.resources[0])
+    site = replace(SITE, resources=shapes, setup=tuple(lines), environment={"SQUEUE_ALL": "x"})
     four = replace(LONG, seed=1)
     for run in (LONG, four):  # one after the other: it is seen in the queue for seconds only
         submit(tmp_path, run, site=site)

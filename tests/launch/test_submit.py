@@ -26,7 +26,7 @@ from repro import experiments, results
 from repro.experiments.scales import at_scale
 from repro.launch import attempt, code, lease
 from repro.launch.testbed import Testbed
-from tests.launch import wait_until
+from tests.launch import wait_until, wrapped
 
 SITE = """
 partition: main
@@ -140,15 +140,6 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
-def wrapped(folder: Path, name: str, script: str) -> dict[str, str]:
-    """A PATH on which one of SLURM's commands is this script; `$REAL` is the command itself."""
-    folder.mkdir()
-    real, path = shutil.which(name), folder / name
-    path.write_text(f"#!/bin/sh\nREAL={real}\n{script}\n")
-    path.chmod(0o755)
-    return {"PATH": f"{folder}:{os.environ['PATH']}"}
-
-
 def content(folder: Path) -> dict[str, bytes | None]:
     """Every folder and file with its content, but for the leases."""
     return {
@@ -192,7 +183,7 @@ def user(bed: Testbed, data: Path, tmp_path: Path) -> Iterator[User]:
 def orphaned(bed: Testbed, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[User]:
     """A user whose launcher was killed between SLURM's acceptance and its own record of that."""
     folder = tmp_path_factory.mktemp("orphaned")
-    path = wrapped(folder / "bin", "sbatch", '"$REAL" "$@" && kill -KILL $PPID')
+    path = wrapped(folder / "bin", sbatch='"$REAL" "$@" && kill -KILL $PPID')
     with a_user(bed, folder, REPRO_DATA=str(data)) as user:
         status, _, err = ended(User(bed, folder, user.variables | path).start(LAUNCH))
         assert (status, err) == (-signal.SIGKILL, "")
@@ -224,7 +215,7 @@ def test_from_a_dry_run_to_the_drawn_table(user: User) -> None:
     assert "would submit 2 of 2 runs" in shown
 
     log = user.here / "asked"
-    asking = wrapped(user.here / "bin", "squeue", f'echo "$@" >> {log}; exec "$REAL" "$@"')
+    asking = wrapped(user.here / "bin", squeue=f'echo "$@" >> {log}; exec "$REAL" "$@"')
     watched = User(user.bed, user.here, user.variables | asking)
     assert re.search(r"smoke +30$", watched.works("status table1"), re.MULTILINE)
     assert not log.exists()  # nothing was ever submitted: SLURM has nothing to say
@@ -303,7 +294,7 @@ def test_the_code_that_runs_is_the_code_that_was_submitted(user: User) -> None:
 # --- waiting -------------------------------------------------------------------------------------
 
 
-def test_waiting_ended_by_ctrl_c_leaves_the_jobs(user: User) -> None:
+def test_waiting_ended_by_a_signal_leaves_the_jobs(user: User) -> None:
     """On a terminal, with a block that is drawn anew; the jobs are SLURM's."""
     user.site(HOLD)
     ours, theirs = pty.openpty()
@@ -320,7 +311,7 @@ def test_waiting_ended_by_ctrl_c_leaves_the_jobs(user: User) -> None:
         seen = b""
         while b"2 queued of 2" not in seen:
             seen += os.read(ours, 1000)
-        os.killpg(process.pid, signal.SIGINT)
+        os.killpg(process.pid, signal.SIGQUIT)
         assert process.wait(timeout=300) == 130
     seen += os.read(ours, 10_000)
     os.close(ours)
@@ -508,7 +499,7 @@ def test_the_second_array_is_refused_and_the_first_is_taken_back(user: User) -> 
     """SLURM's own refusal, after it has accepted the array before."""
     asked = user.here / "asked"
     refuse = f'[ $(wc -l < {asked}) = 2 ] && echo "sbatch: error: No, thanks" >&2 && exit 1'
-    path = wrapped(user.here / "bin", "sbatch", f'echo >> {asked}\n{refuse}\nexec "$REAL" "$@"')
+    path = wrapped(user.here / "bin", sbatch=f'echo >> {asked}\n{refuse}\nexec "$REAL" "$@"')
     user.site(ONE_OF_TWO.replace("6m", "5m") + "sbatch: {hold: true}")
     asking = User(user.bed, user.here, user.variables | path)
     assert "SLURM refused: No, thanks; nothing was submitted" in asking.refused(LAUNCH)
@@ -539,8 +530,7 @@ def test_what_slurm_never_starts_is_said_and_replaced(user: User) -> None:
     try:
         path = wrapped(  # as if it had been open when we looked
             user.here / "bin",
-            "scontrol",
-            '"$REAL" "$@" | sed s/AllowAccounts=others/AllowAccounts=ALL/',
+            scontrol='"$REAL" "$@" | sed s/AllowAccounts=others/AllowAccounts=ALL/',
         )
         User(user.bed, user.here, user.variables | path).works(LAUNCH)
         user.until(**{"never started": 2})
@@ -606,7 +596,7 @@ def test_a_rank_that_is_killed_here_is_named(tmp_path: Path, bed: Testbed) -> No
     assert victim
     os.kill(int(victim[1]), signal.SIGKILL)
     wait_until(lambda: len(logs()) == 2)  # the other run's turn
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, signal.SIGHUP)
     status, _, err = ended(process)
     assert status == 130
     assert f"{run} failed: rank 1: killed by signal SIGKILL; it goes on when asked again" in err

@@ -206,18 +206,18 @@ def test_an_error_inside_takes_it_down() -> None:
     assert not processes(bed.root)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
 def test_the_command_gets_the_signal_and_ends_before_all_is_taken_down(
     tmp_path: Path, number: signal.Signals
 ) -> None:
-    """As a terminal does it, Ctrl-C goes to the whole group; TERM goes to us alone."""
+    """As a terminal does it, Ctrl-C goes to the whole group; the others go to us alone."""
     code = (
         "import sys; from repro.launch.testbed import Testbed, run\n"
         "with Testbed(1) as bed: status = run(['bash', '-c', sys.argv[1]], bed)\n"
         "sys.exit(status)"
     )
     script = (
-        "trap 'squeue -h && exit 42' INT TERM; echo ${SLURM_CONF%/*}; "
+        "trap 'squeue -h && exit 42' INT TERM HUP QUIT; echo ${SLURM_CONF%/*}; "
         "while true; do sleep 0.1; done"
     )
     with subprocess.Popen(
