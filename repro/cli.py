@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
-from repro import __version__, experiments
+from repro import __version__, experiments, signals
 from repro.options import split_words
 from repro.verbs import VERBS
 
@@ -52,7 +52,15 @@ exit status
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Carry out a command line; returns the exit status."""
+    """Carry out a command line; returns the exit status.
+
+    TERM, HUP and QUIT interrupt as Ctrl-C does.
+    """
+    with signals.as_interrupt():
+        return _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         status = _dispatch(words)

@@ -16,6 +16,9 @@ settings.load_profile("untimed")
 # this starts in turn; what is tested is a command in the foreground.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+for number in (signal.SIGHUP, signal.SIGQUIT):  # as nohup does
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.SIG_DFL)
 
 # multiprocessing's helper keeps the environment of whoever needs it first. That shall not be a test
 # on a cluster, which on its end takes down all processes that know of it.

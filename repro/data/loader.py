@@ -29,7 +29,8 @@ from repro.data.pieces import LENGTH, Cropped, Decode, Piece, Read, Samples, Slo
 
 _AHEAD = 2  # batches under way in the workers
 _ON_DEVICE = 4 << 30  # bytes: larger sets stay where they are, mapped from their file
-_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+# Of repro.signals, and USR2; this package stands alone.
+_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR2)
 
 
 class Batch(NamedTuple):

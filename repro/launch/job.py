@@ -21,12 +21,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from repro import results
+from repro import results, signals
 from repro.launch import code, ending, lease, ranks
 from repro.launch.ending import Cause, Ending
 from repro.spec import Run
 
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 _RANKS_WAIT = 60.0  # seconds that other ranks wait for the first, beyond a silence it may wait for
 
 
@@ -162,7 +161,7 @@ def execute(run: Run, root: Path, how: How) -> str:
 
     Raises lease.Held if another process has it, repro.tasks.Interrupted after a signal to stop (the
     state is saved), ResultsError or SpecError if its folder is not in order, and whatever the task
-    raises. Signals: TERM, INT and USR2 stop at the next step.
+    raises. The signals of `repro.signals` and USR2 stop at the next step.
     """
     folder = results.begin(root, run)
     if (found := results.outcome(root, run)).result:
@@ -174,8 +173,9 @@ def execute(run: Run, root: Path, how: How) -> str:
         if not lease.wait_for(folder, how.attempt, patience):
             raise results.ResultsError(f"the first rank did not begin within {patience:.0f} s")
     job = _Job(root, folder, how, held)
-    before = {number: signal.signal(number, job.stop) for number in _STOP_SIGNALS}
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)  # repro.launch.node blocks them
+    stops = (*signals.heeded(), signal.SIGUSR2)
+    before = {number: signal.signal(number, job.stop) for number in stops}
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, stops)  # they are held back until here
     end: Ending | None = None
     try:
         if held:

@@ -1,7 +1,8 @@
 """`--launch local`: the runs on this machine, some at a time, each in processes of its own.
 
 The processes are forked from one server that has imported torch and timm once, so that a run begins
-at once. A run that fails leaves the others alone. Ctrl-C lets each run save its state.
+at once. A run that fails leaves the others alone. Ctrl-C lets each run save its state, and so do
+TERM, HUP and QUIT.
 """
 
 from __future__ import annotations
@@ -10,15 +11,15 @@ import multiprocessing
 import os
 import signal
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal
 
-from repro import results
+from repro import results, signals
 from repro.launch import attempt, data, lease, ranks
 from repro.launch.data import MissingData
 from repro.launch.ending import Ending
@@ -88,7 +89,7 @@ def launch(
     free = list(range(jobs * ranks_each))
     well = True
     context = _server()
-    with _term_is_interrupt():
+    with signals.as_interrupt():
         _check_data(context, runs, how)
         try:
             while waiting or active:
@@ -227,21 +228,9 @@ def _server() -> Any:
     """A context whose processes are forked from a server that has imported the heavy packages."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["repro.tasks.classification"])
+    with signals.held_back():  # a terminal sends HUP and QUIT to all of our processes at once
+        forkserver.ensure_running()
     return context
-
-
-@contextmanager
-def _term_is_interrupt() -> Iterator[None]:
-    """TERM to the launcher is as Ctrl-C."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def gpus() -> list[str]:

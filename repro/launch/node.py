@@ -10,5 +10,6 @@ import signal
 import sys
 
 if __name__ == "__main__":
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2, signal.SIGTERM, signal.SIGINT])
+    stops = [signal.SIGUSR2, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT]
+    signal.pthread_sigmask(signal.SIG_BLOCK, stops)
     os.execv(sys.executable, [sys.executable, *sys.argv[1:]])

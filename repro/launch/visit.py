@@ -26,7 +26,7 @@ class Visit:
     def __call__(self) -> None:
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # of a time limit
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR2, signal.SIGTERM, signal.SIGINT])
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
         ranks.from_slurm()
         folder, rank = Path(self.folder), os.environ.get("RANK", "0")
         said: dict[str, Any] = {

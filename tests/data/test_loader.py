@@ -291,7 +291,7 @@ def test_workers_ignore_the_signals_meant_for_the_training(photos: Photos) -> No
     stream = batches(photos, samples(COUNT, *[32] * 50), CROP, CPU, 2)
     found = [next(stream)]
     for pid in children():
-        for number in ("TERM", "INT", "USR2"):
+        for number in ("TERM", "INT", "HUP", "QUIT", "USR2"):
             subprocess.run(["kill", f"-{number}", str(pid)], check=True)  # not from their parent
     found += stream
     assert equal(found, expected)

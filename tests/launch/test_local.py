@@ -54,6 +54,7 @@ def launcher(root: Path, *runs: Classification, jobs: int = 2) -> Iterator[subpr
         [*command, *map(to_json, runs)],
         stdout=subprocess.PIPE,
         text=True,
+        start_new_session=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     with process:
@@ -199,6 +200,22 @@ def test_stopped_in_every_way_it_ends_the_same(
     for run in (RUN, OTHER):
         assert outputs(tmp_path, run) == outputs(undisturbed[0], run)
         assert not (results.folder(tmp_path, run) / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGQUIT])
+def test_a_terminal_that_closes_lets_runs_save(tmp_path: Path, number: signal.Signals) -> None:
+    """It sends the signal to every process, and a shell once more."""
+    with launcher(tmp_path, RUN) as process:
+        wait_until(lambda: bool(steps_saved(tmp_path, RUN)))
+        with paused(holder(tmp_path, RUN)) as pid:
+            for _ in range(2):
+                os.killpg(process.pid, number)
+            wait_until(lambda: is_pending(pid, signal.SIGTERM))
+        events, end = ending(process)
+    assert end == ["KeyboardInterrupt", ""]
+    assert not of_kind(events, "failed")
+    assert holder(tmp_path, RUN) is None
+    assert "stopped after step" in log_path(results.folder(tmp_path, RUN)).read_text()
 
 
 def test_a_second_launcher_is_told_who_holds_the_run(
