@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
-from repro import __version__, experiments, signals
+from repro import __version__, experiments, output, signals
 from repro.options import split_words
 from repro.verbs import VERBS
 
@@ -62,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(arguments: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
+    output.begin()
     try:
         status = _dispatch(words)
         sys.stdout.flush()
@@ -87,7 +88,7 @@ def _main(arguments: Sequence[str] | None) -> int:
 def _end(status: int, line: str, before: str = "") -> int:
     """Say why a command ended; the status."""
     _print(sys.stdout)
-    _print(sys.stderr, f"{before}repro: {line}\n")
+    _print(sys.stderr, f"{before}repro: {output.terminal(line)}\n")
     return status
 
 

@@ -88,8 +88,13 @@ def _run_lines(
         if every_run:
             cost = price.told(prices[found.run], gpus[group.scale]) if found.run in prices else ""
             yield f"    {found.run.id:{width}}  {_said(found)}  {cost}".rstrip()
-        elif found.name not in _QUIET:
+        elif not _is_quiet(found):
             yield f"    {found.run.id}: {_said(found)}"
+
+
+def _is_quiet(found: State) -> bool:
+    """Whether the counts say all that there is to say of a run."""
+    return found.name in _QUIET and (found.name == "queued" or not found.note)
 
 
 def _said(found: State) -> str:
@@ -132,4 +137,4 @@ def _table(looked: Looked) -> Iterator[str]:
         yield f"{label:{item}}  {scale:5}  {numbers}".rstrip()
         reasons = Counter(s.note for s in found if s.name == "queued" and s.note)
         yield from (f"  queued: {n} × {reason}" for reason, n in reasons.most_common(5))
-        yield from (f"  {s.run.id}: {_said(s)}" for s in found if s.name not in _QUIET)
+        yield from (f"  {s.run.id}: {_said(s)}" for s in found if not _is_quiet(s))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from repro import plan
+from repro import output, plan
 from repro.launch import start, state
 from repro.options import (
     UsageError,
@@ -99,7 +98,7 @@ def _draw(experiment: Experiment, given: Any, seeds: int) -> None:
 
     frame, warnings = tidy(experiment, given.scale, given.results, seeds)
     for warning in warnings:
-        print(f"repro: warning: {warning}", file=sys.stderr)
+        output.warn(warning)
     drawn = {
         ("tables", "md"): tables.markdown(experiment, frame, given.scale),
         ("tables", "tex"): latex.latex(experiment, frame, given.scale),

@@ -14,7 +14,17 @@ import repro
 
 ROOT = Path(repro.__file__).parent
 PAPER = {"experiments", "plan", "results", "verdict", "render"}
-PAPER |= {"artifacts", "cli", "gpus", "measures", "options", "price", "reproduce", "verbs"}
+PAPER |= {
+    "artifacts",
+    "cli",
+    "gpus",
+    "measures",
+    "options",
+    "output",
+    "price",
+    "reproduce",
+    "verbs",
+}
 TORCH = {"tasks", "models", "data", "interpret", "train", "fidelity"}
 ALONE = {"models", "data", "interpret", "fidelity"}  # usable without the rest of the project
 

@@ -7,7 +7,6 @@ is the culprit. Exit status: 0 there is a result, 85 start it again, 1 neither.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
@@ -15,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from repro import records, results
 from repro.launch import attempt, ending, lease, ranks, submission
 from repro.launch.ending import Cause, Ending
 
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     submitted = submission.read(submission.folder(Path(root), token))
     array = submitted.arrays[int(number)]
     folder = Path(root) / array.runs[int(element)]
-    if int(status) == attempt.DIVERGED or (folder / "result.json").exists():
+    if int(status) == attempt.DIVERGED or (folder / results.RESULT).exists():
         return 0 if _is_done(folder) else 1
     about = {"attempt": f"{token}.{name}", "job": ranks.job(), "submission": token}
     content = lease.read(folder) or {}
@@ -81,7 +81,10 @@ def _say(
 
 
 def _is_done(folder: Path) -> bool:
-    return bool(json.loads((folder / "result.json").read_bytes()).get("status") == "done")
+    try:
+        return records.read(folder / results.RESULT, results.Result)["status"] == "done"
+    except (OSError, records.Damaged):
+        return False
 
 
 def _printed(jobs: Path, name: str) -> dict[int, str]:

@@ -63,7 +63,8 @@ def _after_interruption(folder: Path, how: How) -> int:
         return HELD  # it was taken from us
     if not how.job or end is None:
         return INTERRUPTED
-    again = ending.goes_on(end, content["endings"], content["seconds"], how.budget_seconds)
+    before, seconds = content.get("endings", {}), content.get("seconds", 0.0)
+    again = ending.goes_on(end, before, seconds, how.budget_seconds)
     return AGAIN if again else FAILED
 
 

@@ -20,6 +20,10 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 
+from repro import records
+
+_MOST_BYTES = 2**20  # of a site file
+_MOST_DEPTH = 8  # of mappings and lists in each other
 SIGNAL_SECONDS_MAX = 65535  # what `sbatch --signal` can express
 
 
@@ -146,14 +150,14 @@ class Cluster:
 
 def minutes(text: str) -> int:
     """A time limit in minutes, rounded up, as SLURM does: 90m, 12h, 3d, 12:00:00, 1-12:00:00."""
-    if match := re.fullmatch(r"([0-9]+)([mhd])", text):
+    if match := re.fullmatch(r"([0-9]{1,9})([mhd])", text):
         total = int(match[1]) * {"m": 1, "h": 60, "d": 24 * 60}[match[2]]
-    elif match := re.fullmatch(r"(?:([0-9]+)-)?([0-9]+):([0-5][0-9]):([0-5][0-9])", text):
+    elif match := re.fullmatch(r"(?:([0-9]{1,9})-)?([0-9]{1,9}):([0-5][0-9]):([0-5][0-9])", text):
         days, hours, mins, seconds = (int(part or 0) for part in match.groups())
         total = (days * 24 + hours) * 60 + mins + (seconds > 0)
     else:
         wrong = "has no unit" if text.isdecimal() else "is not a time"
-        raise ClusterError(f"{text!r} {wrong}; write it like 90m, 12h, 3d or 1-12:00:00")
+        raise ClusterError(f"{text!r:.80} {wrong}; write it like 90m, 12h, 3d or 1-12:00:00")
     _require(total, f"{text!r} would be no limit for SLURM; write one, like 12h")
     return total
 
@@ -164,7 +168,8 @@ def minutes(text: str) -> int:
 def load(path: Path) -> Cluster:
     """Read a site file; ClusterError for anything in it that is not understood."""
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        text = records.content(path, _MOST_BYTES).decode("utf-8")
+        content = yaml.load(text, _Loader)
         cluster: Cluster = _build(Cluster, content, "")
         return cluster
     except FileNotFoundError:
@@ -175,6 +180,8 @@ def load(path: Path) -> Cluster:
         what = "not UTF-8; name the YAML file of a site"
     except yaml.YAMLError as error:
         what = f"{_place(error)}; mend it, or begin with a copy of slurm/default.yaml"
+    except records.Damaged as error:
+        what = f"{error}; name the YAML file of a site"
     except ClusterError as error:
         what = str(error)
     raise ClusterError(f"{path}: {' '.join(what.split())}")  # one line, whatever a key has in it
@@ -187,7 +194,25 @@ def dump(cluster: Cluster) -> str:
 
 
 class _Loader(yaml.BaseLoader):
-    """YAML whose every value is a text, or None where there is none, and no key comes twice."""
+    """YAML whose every value is a text, or None where there is none, and no key comes twice.
+
+    It nests as deeply as a site file needs, and refers to nothing: what an alias repeats, and what
+    that repeats, can be more than any memory.
+    """
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self.depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+        where = f"line {mark.line + 1}"
+        _require(not self.check_event(yaml.AliasEvent), f"{where}: an alias; write it out")
+        _require(self.depth < _MOST_DEPTH, f"{where}: nested too deeply; see slurm/default.yaml")
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value]
@@ -252,7 +277,7 @@ def _leaf(hint: Any, content: Any, key: str) -> Any:
     try:
         return parser.parse_object({"value": content}).value
     except ArgumentError:
-        raise ClusterError(f"{key}: must be {what}, not {content!r}; write it so") from None
+        raise ClusterError(f"{key}: must be {what}, not {content!r:.80}; write it so") from None
 
 
 def _content(value: Any) -> Any:

@@ -12,7 +12,7 @@ A generation is an attempt at the run. Its file says who, how far, and at its en
 from __future__ import annotations
 
 import contextlib
-import json
+import math
 import os
 import re
 import socket
@@ -21,13 +21,47 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict, cast
 
+from msgspec import Meta
+
+from repro import records
 from repro.launch.ending import CAUSES, Ending
 
 BEAT_SECONDS = 5.0
 SILENCE_SECONDS = 120.0  # of a holder whose life cannot be seen from here, then it is taken over
 _STOP = "cancelled"  # a file: the run is not to be trained
+
+
+_Count = Annotated[int, Meta(ge=0, le=2**53)]
+_Seconds = Annotated[float, Meta(ge=0, le=1e11)]  # also since the epoch
+_Name = Annotated[str, Meta(max_length=1000)]
+
+
+class Content(TypedDict, total=False):
+    """What a lease's file says. What it says beside this is for people."""
+
+    generation: _Count
+    host: _Name
+    boot: _Name
+    pid: Annotated[int, Meta(ge=0, le=2**31)]
+    process_start: _Name | None
+    attempt: _Name  # and the job and the submission: '' or missing outside SLURM
+    job: _Name
+    submission: _Name
+    silence: _Seconds
+    beats: _Count
+    beat: _Seconds
+    seconds: _Seconds
+    endings: dict[_Name, _Count]
+    released: bool
+    cause: _Name
+    note: str
+    step: _Count
+    steps: _Count
+    rate: Annotated[float, Meta(ge=0)]  # steps a second
+    epoch: float | None
+    loss: float | None
 
 
 class Held(Exception):
@@ -145,16 +179,24 @@ def acquire(
 
 
 def read(folder: Path) -> dict[str, Any] | None:
-    """What the newest lease says; None if there is none."""
+    """What the newest lease says; None if there is none, or it is damaged."""
+    return look(folder)[0]
+
+
+def look(folder: Path) -> tuple[dict[str, Any] | None, str]:
+    """The same, and what is wrong with the file; '' if nothing is.
+
+    A living holder writes its file anew with every heartbeat.
+    """
     for _ in range(3):  # another process may take over while we look
+        path = _path(folder, _highest(folder))
         try:
-            content = json.loads(_path(folder, _highest(folder)).read_bytes())
+            return cast(dict[str, Any], records.read(path, Content)), ""
         except FileNotFoundError:
             continue
-        except (OSError, ValueError):
-            return None
-        return content if isinstance(content, dict) else None
-    return None
+        except (OSError, records.Damaged) as error:
+            return None, f"{path} is damaged ({error}); a launch takes the run over"
+    return None, ""
 
 
 def seems_held(content: Mapping[str, Any]) -> bool:
@@ -245,10 +287,19 @@ def _write(folder: Path, generation: int, content: Mapping[str, Any], *, replace
     path = _path(folder, generation)
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}-{threading.get_ident()}")
     try:
-        temporary.write_text(json.dumps({**content, "generation": generation}))
+        temporary.write_text(records.encode(_finite({**content, "generation": generation})))
         os.replace(temporary, path) if replace else os.link(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _finite(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Without numbers that are none, such as the loss of a run about to diverge."""
+    return {
+        name: value
+        for name, value in content.items()
+        if not isinstance(value, float) or math.isfinite(value)
+    }
 
 
 def _path(folder: Path, generation: int) -> Path:
@@ -258,8 +309,8 @@ def _path(folder: Path, generation: int) -> Path:
 def _highest(folder: Path) -> int:
     """The highest generation there is; 0 if none."""
     try:
-        found = [re.fullmatch(r"lease-(\d+)\.json", name) for name in os.listdir(folder)]  # noqa: PTH208
-    except FileNotFoundError:
+        found = [re.fullmatch(r"lease-([0-9]+)\.json", name) for name in os.listdir(folder)]  # noqa: PTH208
+    except (FileNotFoundError, NotADirectoryError):
         return 0
     return max((int(match[1]) for match in found if match), default=0)
 

@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from repro import output
 from repro.launch.local import Event
 from repro.spec import Run
 
+_NO_END = 1e9  # seconds to go that are no answer
 _PLAIN_SECONDS = 30.0  # between two reports where the output is not a terminal
 
 
@@ -27,7 +29,7 @@ class Screen:
         """Lines that stay."""
         self._clear()
         for line in lines:
-            print(line, file=sys.stderr, flush=True)
+            print(output.line(line), file=sys.stderr, flush=True)
 
     def live(self, lines: Sequence[str]) -> None:
         """Replace the block; where the output is no terminal, print it now and then."""
@@ -38,7 +40,9 @@ class Screen:
             return
         self._clear()
         size = shutil.get_terminal_size()
-        shown = [line[: size.columns - 1] for line in lines]  # a wrapped line cannot be cleared
+        shown = [
+            output.terminal(line)[: size.columns - 1] for line in lines
+        ]  # a wrapped line cannot be cleared
         if len(shown) > size.lines - 2:
             shown = [*shown[: size.lines - 3], f"  ... and {len(lines) - size.lines + 3} more"]
         print("\n".join(shown), file=sys.stderr, flush=True)
@@ -80,7 +84,8 @@ class Progress:
     def _time_to_go(self) -> str:
         """A guess from the runs' progress, as if all runs were alike; '' before there is one."""
         now = time.monotonic()
-        shares = {r: f["step"] / f["steps"] for r, f in self.running.items() if f.get("steps")}
+        known = {run: share(facts) for run, facts in self.running.items()}
+        shares = {run: made for run, made in known.items() if made is not None}
         left = self.pace.time_to_go(shares, set(self.running), self.ended, self.total, now)
         return "" if left is None else f"{clock(now - self.began)} spent, about {clock(left)} to go"
 
@@ -116,21 +121,30 @@ class _Pace:
         return max(0.0, (total - done) * (at - self.since) / counted - (now - at))
 
 
+def share(facts: Mapping[str, Any]) -> float | None:
+    """The share of its steps that a run has made; None if that is not known."""
+    steps = facts.get("steps")
+    return min(1.0, facts.get("step", 0) / steps) if steps else None
+
+
 def bar(name: str, facts: Mapping[str, Any]) -> str:
     """A run under way, as a line: how far, and where it trains, its epoch and loss."""
-    if not facts.get("steps"):
+    far, epoch, loss = share(facts), facts.get("epoch"), facts.get("loss")
+    if far is None:
         return f"  {'starting':47} {name}"
-    share = facts["step"] / facts["steps"]
-    drawn = "█" * round(20 * share) + "░" * (20 - round(20 * share))
-    told = f"epoch {facts['epoch']:5.1f} loss {facts['loss']:7.3f}" if "loss" in facts else ""
-    return f"  {drawn} {share:4.0%} {told:24} {name}"
+    drawn = "█" * round(20 * far) + "░" * (20 - round(20 * far))
+    known = epoch is not None and loss is not None
+    told = f"epoch {epoch:5.1f} loss {loss:7.3f}" if known else ""
+    return f"  {drawn} {far:4.0%} {told:24} {name}"
 
 
 def time_to_go(facts: Mapping[str, Any]) -> float | None:
     """Seconds until a run has made its last step, at its pace; None if that is not known."""
-    if not facts.get("rate"):
+    far, rate = share(facts), facts.get("rate")
+    if far is None or not rate:
         return None
-    return float((facts["steps"] - facts["step"]) / facts["rate"])
+    seconds = float((1 - far) * facts["steps"] / rate)
+    return seconds if seconds < _NO_END else None
 
 
 def clock(seconds: float) -> str:

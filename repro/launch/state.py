@@ -98,8 +98,8 @@ def _state(
     if found.state in _SETTLED:
         return State(run, found.state, found.note)
     folder = results.folder(root, run)
-    facts = lease.read(folder) or {}
-    entry = None
+    content, wrong = lease.look(folder)
+    facts, entry = content or {}, None
     if place:
         entry = (listed or {}).get((place.submission.token, place.array, place.index))
     if facts.get("released") and not facts.get("cause"):  # it ended well while SLURM was asked
@@ -117,6 +117,7 @@ def _state(
     orphan = before is not None and results.outcome(root, before).state != "done"
     if name == "cancelled" and not seen.cancelled and before and orphan:  # SLURM cancels these
         name, note = "never started", f"{before.id}, from which it starts, has no result"
+    note = "; ".join(part for part in (note, wrong) if part)
     return State(run, name, note, facts, entry.id if entry else "")
 
 
@@ -142,7 +143,7 @@ class _Seen:
         """Whether the lease tells of something later than the submission."""
         place = self.place
         return bool(self.facts) and (
-            self.ours or place is None or self.facts["beat"] > place.submission.created
+            self.ours or place is None or self.facts.get("beat", 0) > place.submission.created
         )
 
     @property
@@ -159,7 +160,7 @@ def _unfinished(seen: _Seen) -> tuple[str, str]:
     """Name and note of the state of a run that has no result."""
     facts, entry, end = seen.facts, seen.entry, lease.ending(seen.facts)
     if seen.is_alive:
-        silent = time.time() - facts["beat"]
+        silent = time.time() - facts.get("beat", 0)
         return "running", f"silent for {silent:.0f} s" if silent > _NOTABLE_SILENCE else ""
     if entry and entry.never_starts:
         return "never started", f"{entry.reason}; cancel it, and mend the site file"

@@ -11,7 +11,6 @@ alone tells which job is which run, even if the launcher was killed before it kn
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -21,12 +20,18 @@ import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
-from repro import results
+from msgspec import Meta
+
+from repro import output, records, results
 from repro.launch import queue
 
 FOLDER = "submissions"
 _RECORD = "submission.json"
+_Run = Annotated[str, Meta(pattern=r"^[a-z0-9-]+\Z", max_length=255)]  # a folder's name
+_Number = Annotated[str, Meta(pattern=r"^[0-9]*\Z", max_length=20)]
+_Hexadecimal = Annotated[str, Meta(pattern=r"^[0-9a-f]+\Z", max_length=64)]
 _KEPT_SECONDS = 3600.0  # a job that has written its result still needs its files for a moment
 
 
@@ -34,8 +39,8 @@ _KEPT_SECONDS = 3600.0  # a job that has written its result still needs its file
 class Array:
     """One job array: its runs by id, in the order of its elements, and its number at SLURM."""
 
-    runs: list[str]
-    job: str = ""  # '' until SLURM has accepted it
+    runs: Annotated[list[_Run], Meta(min_length=1)]
+    job: _Number = ""  # '' until SLURM has accepted it
 
     def element(self, index: int) -> str:
         """The job of one run, as squeue names it; '' if SLURM's number is not known."""
@@ -48,11 +53,11 @@ class Array:
 class Submission:
     """One launch: what was handed to SLURM together."""
 
-    token: str
-    created: float  # seconds since the epoch
-    user: str  # by number: names are what the environment says
+    token: Annotated[str, Meta(pattern=r"^[0-9a-f]{8}\Z")]
+    created: Annotated[float, Meta(ge=0, le=1e11)]  # seconds since the epoch
+    user: _Number  # by number: names are what the environment says
     host: str
-    code: str  # the digest of the snapshot
+    code: _Hexadecimal  # the digest of the snapshot
     site: str  # the site file's content
     budget_seconds: float | None  # of one run, over all attempts
     arrays: list[Array]
@@ -98,7 +103,7 @@ def record(root: Path, submission: Submission) -> None:
         raise results.ResultsError(
             f"cannot write to {path}: {error.strerror}; choose --results DIR"
         ) from error
-    results.write(path / _RECORD, json.dumps(asdict(submission), indent=1) + "\n")
+    results.write(path / _RECORD, records.encode(asdict(submission), indent=1) + "\n")
 
 
 def withdraw(root: Path, submission: Submission) -> None:
@@ -118,8 +123,11 @@ def tidy(root: Path) -> None:
         runs = (run for array in found.arrays for run in array.runs)
         if found.created < old and all((root / run / results.RESULT).exists() for run in runs):
             shutil.rmtree(folder(root, found.token), ignore_errors=True)
-    needed = {found.code for found in every(root)}
-    for snapshot in (root / FOLDER / "code").glob("*"):
+    kept, damaged = _on_file(root)
+    needed = {submission.code for submission in kept}
+    # Whose record is damaged may still run.
+    snapshots = [] if damaged else (root / FOLDER / "code").glob("*")
+    for snapshot in snapshots:
         if snapshot.name not in needed and snapshot.stat().st_mtime < old:
             shutil.rmtree(snapshot, ignore_errors=True)
 
@@ -127,19 +135,32 @@ def tidy(root: Path) -> None:
 def read(path: Path) -> Submission:
     """The submission in a folder. ResultsError if its record is damaged."""
     try:
-        content = json.loads((path / _RECORD).read_bytes())
-        arrays = [Array(**array) for array in content.pop("arrays")]
-        return Submission(arrays=arrays, **content)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        found = records.read(path / _RECORD, Submission)
+        records.require(found.token == path.name, "the record of another submission")
+        return found
+    except (OSError, records.Damaged) as error:
         raise results.ResultsError(
             f"{path / _RECORD} is damaged ({error}); move {path} away"
         ) from error
 
 
 def every(root: Path) -> list[Submission]:
-    """Every submission on file, the oldest first."""
-    records = (root / FOLDER).glob(f"*/{_RECORD}")
-    return sorted((read(path.parent) for path in records), key=lambda s: s.created)
+    """Every submission on file, the oldest first; a warning for each whose record is damaged."""
+    found, damaged = _on_file(root)
+    for error in damaged:
+        output.warn(error)
+    return found
+
+
+def _on_file(root: Path) -> tuple[list[Submission], list[str]]:
+    """Every submission on file, the oldest first, and what is wrong with the others."""
+    found, damaged = list[Submission](), list[str]()
+    for path in sorted((root / FOLDER).glob(f"*/{_RECORD}")):
+        try:
+            found.append(read(path.parent))
+        except results.ResultsError as error:
+            damaged.append(str(error))
+    return sorted(found, key=lambda s: s.created), damaged
 
 
 def places(root: Path) -> dict[str, Place]:
@@ -156,7 +177,7 @@ def listed(jobs: Iterable[queue.Entry]) -> dict[tuple[str, int, int], queue.Entr
     """The jobs of squeue that are ours, by token, array and element."""
     found = {}
     for entry in jobs:
-        if name := re.fullmatch(r"repro-([0-9a-f]{8})-(\d+)", entry.name):
+        if name := re.fullmatch(r"repro-([0-9a-f]{8})-([0-9]{1,9})", entry.name):
             index = int(entry.id.partition("_")[2] or 0)
             found[name[1], int(name[2]), index] = entry
     return found

@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from repro import output
 from repro.launch import state
-from repro.launch.progress import Screen, bar, clock, time_to_go
+from repro.launch.progress import Screen, bar, clock, share, time_to_go
 from repro.launch.state import State
 from repro.spec import Run
 
@@ -54,16 +55,22 @@ def _block(states: Sequence[State]) -> list[str]:
 
 def tell(found: State) -> str:
     """How a run is, in a line: how far, or what is wrong."""
+    return output.line(_tell(found))
+
+
+def _tell(found: State) -> str:
     facts, job = found.facts, f", job {found.job}" if found.job else ""
     if found.name != "running":
         return found.name + (f", {found.note}" if found.note else "")
     where = (
-        f"process {facts['pid']} on {facts['host']}{job}" if "pid" in facts else job.lstrip(", ")
+        f"process {facts['pid']} on {facts.get('host')}{job}"
+        if "pid" in facts
+        else job.lstrip(", ")
     )
-    if "step" not in facts:
+    if share(facts) is None:
         return f"starting, {where}"
-    epoch = f", epoch {facts['epoch']:.1f}" if "epoch" in facts else ""
-    far = f"step {facts['step']} of {facts['steps']}{epoch}"
+    epoch = f", epoch {facts['epoch']:.1f}" if facts.get("epoch") is not None else ""
+    far = f"step {facts.get('step', 0)} of {facts['steps']}{epoch}"
     pace = f", {facts['rate']:.3g} steps/s" if facts.get("rate") else ""
     left = time_to_go(facts)
     go = f", {clock(left)} to go" if left is not None else ""

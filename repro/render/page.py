@@ -20,6 +20,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from numpy.typing import NDArray
 
+from repro import output
+
 WIDTH = 6.4  # inches; its smallest letters are 8 points there, 5 in a column of 8.5 cm
 LINE, TITLE = 100, 72  # letters of a note and of the title in that width
 TITLE_FONT: Mapping[str, Any] = {"size": 10, "weight": "bold"}
@@ -130,7 +132,7 @@ def label(axes: Axes, x: float, middle: float, text: str, size: float = TINY, **
     """One line, its capitals centred on `middle`: by the font's design, not by what is measured."""
     baseline = middle + _CAPITAL / 2 * size * POINT
     style = {"ha": "center", "color": DARK, "zorder": 6, **how}
-    axes.text(x, baseline, text, size=size, va="baseline", **style)
+    axes.text(x, baseline, output.line(text), size=size, va="baseline", **style)
 
 
 def picture(axes: Axes, pixels: NDArray[np.uint8], x: float, y: float, side: float) -> None:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from repro import output
 from repro.measures import ACCURACIES, measure
 from repro.render.notes import MARK, notes
 from repro.render.text import (
@@ -45,8 +46,10 @@ def csv(frame: pd.DataFrame) -> str:
 
 def markdown(experiment: Experiment, frame: pd.DataFrame, scale: Scale) -> str:
     """Markdown that is legible unrendered too: padded cells; the best of a column in bold."""
-    columns, body = grid(experiment, frame, scale, Style(_markdown, _markdown, "**{}**".format))
-    header = [*map(_markdown, headings(experiment)), *(_markdown(c.title) for c in columns)]
+    shown = Style(output.markdown, output.markdown, "**{}**".format)
+    columns, body = grid(experiment, frame, scale, shown)
+    titles = [*headings(experiment), *(c.title for c in columns)]
+    header = [output.markdown(title) for title in titles]
     widths = [max(map(len, texts)) for texts in zip(header, *body, strict=True)]
     named = len(headings(experiment))
 
@@ -59,9 +62,10 @@ def markdown(experiment: Experiment, frame: pd.DataFrame, scale: Scale) -> str:
 
     rules = ["-" * (w + 2) if i < named else "-" * (w + 1) + ":" for i, w in enumerate(widths)]
     table = [line(header), f"|{'|'.join(rules)}|", *map(line, body)]
-    blocks = [f"# {heading(experiment, scale)}", "\n".join(table)]
+    blocks = [f"# {output.markdown(heading(experiment, scale))}", "\n".join(table)]
     for text, items in notes(experiment, frame, scale):
-        blocks += [text, *(["\n".join(f"- {item}" for item in items)] if items else [])]
+        listed = "\n".join(f"- {output.markdown(item)}" for item in items)
+        blocks += [output.markdown(text), *([listed] if items else [])]
     return "\n\n".join(blocks) + "\n"
 
 
@@ -183,7 +187,3 @@ def _published(cells: pd.DataFrame, place: str, escape: Text) -> Show:
 
 def _four_decimals(value: Any) -> str:
     return rounded(value, 4, "z")
-
-
-def _markdown(text: str) -> str:
-    return text.replace("|", r"\|")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -10,7 +9,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from repro import experiments
+from repro import experiments, records
 from repro.options import (
     UsageError,
     absence_of,
@@ -35,7 +34,7 @@ def list_(words: Sequence[str]) -> int:
     found = [experiments.get(name) for name in experiments.names()]
     if given.json:
         rows = [{"name": e.name, "place": e.place, "title": e.title, "rows": e.rows} for e in found]
-        print(json.dumps(rows, indent=1))
+        print(records.encode(rows, indent=1))
         return 0
     width = max(len(experiment.name) for experiment in found)
     for experiment in found:
@@ -88,7 +87,8 @@ def plan_(words: Sequence[str]) -> int:
         prices = {run: cost for run, cost in prices.items() if run in request.runs}
     absent = data.missing(prices, given.data)
     if given.json:
-        print(json.dumps([_plan_row(s, prices.get(s.run), given.data) for s in states], indent=1))
+        rows = [_plan_row(s, prices.get(s.run), given.data) for s in states]
+        print(records.encode(rows, indent=1))
         return 0
     gpu = given.gpu or start.gpu_of(site, given.scale)
     gpus = {given.scale: gpu}
@@ -128,7 +128,7 @@ def why(words: Sequence[str]) -> int:
 
     found = [experiments.get(name) for name in items or experiments.names()]
     if given.json:
-        print(json.dumps([ledger.as_json(experiment) for experiment in found], indent=1))
+        print(records.encode([ledger.as_json(experiment) for experiment in found], indent=1))
         return 0
     for experiment in found:
         print(*ledger.lines(experiment), "", sep="\n")

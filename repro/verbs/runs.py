@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections import Counter
@@ -11,7 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from repro import experiments
+from repro import experiments, output, records
 from repro.options import (
     MAX_RANKS,
     UsageError,
@@ -51,10 +50,10 @@ def status(words: Sequence[str]) -> int:
 
     chosen = _experiments(items, given.results)
     if given.json:
-        print(json.dumps(_status_rows(chosen, given), indent=1))
+        print(records.encode(_status_rows(chosen, given), indent=1))
         return 0
     while True:
-        lines = list(overview.status_lines(_look(chosen, given), of_all=not items))
+        lines = map(output.line, overview.status_lines(_look(chosen, given), of_all=not items))
         if given.watch and sys.stdout.isatty():
             print("\033[2J\033[H", end="")
         print(*lines, sep="\n", flush=True)
@@ -165,8 +164,7 @@ def logs(words: Sequence[str]) -> int:
                 file.seek(at)
                 text = file.read()
             at += len(text)
-            sys.stdout.buffer.write(text)
-            sys.stdout.flush()
+            print(output.terminal(text.decode(errors="replace")), end="", flush=True)
         if not given.follow or ended:
             return 0
         time.sleep(0.5)
@@ -216,13 +214,13 @@ def failures(words: Sequence[str]) -> int:
     bad = {s.run.id: s for states in looked for s in states if s.ended_badly}
     if given.json:
         rows = [{"run": s.run.id, "state": s.name, "note": s.note} for s in bad.values()]
-        print(json.dumps(rows, indent=1))
+        print(records.encode(rows, indent=1))
         return 0
     for s in bad.values():
-        print(f"{s.run.id}: {s.name}" + (f", {s.note}" if s.note else ""))
+        print(output.line(f"{s.run.id}: {s.name}" + (f", {s.note}" if s.note else "")))
         log = attempt.log_path(results.folder(given.results, s.run))
         for line in attempt.last_lines(log)[-12:]:
-            print(f"    {line}")
+            print(output.line(f"    {line}"))
     if not bad:
         print("no run has ended badly")
     return 0

@@ -287,11 +287,29 @@ def test_every_field_that_is_an_option_is_refused_as_one(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("a: *b", "line 1: an alias; write it out"),
+        ("a: &a [*a]", "line 1: an alias; write it out"),
+        ("a: &a x\nb: *a", "line 2: an alias; write it out"),
+        ("[" * 100_000, "line 1: nested too deeply"),
+        ("- " * 100_000, "line 1: nested too deeply"),
+        ("# " + "x" * 2**20, "1,048,578 bytes, where 1,048,576 are the most"),
+        ("resources: [{time: " + "9" * 5000 + "d}]", "resources[0].time: '999"),
+    ],
+    ids=range(7),
+)
+def test_what_has_no_end_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    """In depth, in size, or by aliases of aliases."""
+    found = refusal(site(tmp_path, text))
+    assert found.startswith(message)
+    assert len(found) < 400
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
         ("gpus: [", "line 1: not YAML: "),
         ("a: 1\n\tb: 2", "line 2: not YAML: "),
         ("a: b: c", "line 1: not YAML: "),
-        ("a: *b", "line 1: not YAML: "),
-        ("a: &a [*a]", "line 1: not YAML: "),
         ("? [a]\n: b", "line 1: not YAML: "),
         ("a: 1\n---\nb: 2", "line 2: not YAML: "),
         ("a: \0", "not YAML: "),
@@ -307,7 +325,7 @@ def test_what_is_not_yaml_is_refused_with_its_line(tmp_path: Path, text: str, me
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     path = tmp_path / "none.yaml"
     assert refusal(path) == f"no such file; `repro doctor --cluster {path}` writes a first one"
-    assert refusal(tmp_path) == "cannot be read: Is a directory; name the YAML file of a site"
+    assert refusal(tmp_path) == "not a regular file; name the YAML file of a site"
     path.write_bytes(b"partition: \xff")
     assert refusal(path) == "not UTF-8; name the YAML file of a site"
     path.unlink()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -128,8 +129,17 @@ def test_a_damaged_submission_is_named(capsys: Capture) -> None:
     token = submitted(TINY).token
     record = submission.folder(ROOT, token) / "submission.json"
     record.write_text("{")
-    for line in ("status", f"logs {TINY.id}", "cancel table1", "failures"):
-        assert f"{record} is damaged" in refused(capsys, line)
+    folder = results.begin(ROOT, TINY)
+    attempt.log_path(folder).write_text("words")
+    for line in ("status", f"logs {TINY.id}", "cancel table1 --dry-run", "failures"):
+        status, _, err = call(capsys, line)
+        assert (status, err.count(f"{record} is damaged")) == (0, 1)
+    old = time.time() - 7200
+    snapshot = ROOT / submission.FOLDER / "code" / "abc"
+    snapshot.mkdir(parents=True)
+    os.utime(snapshot, (old, old))
+    submission.tidy(ROOT)
+    assert snapshot.exists(), "the damaged record's jobs may need it"
 
 
 # --- logs ----------------------------------------------------------------------------------------
