@@ -41,7 +41,8 @@ METRICS, PREDICTIONS, WEIGHTS = artifacts.METRICS, artifacts.PREDICTIONS, artifa
 T = TypeVar("T")
 State = Literal["done", "diverged", "damaged", "stale", "started", "missing"]
 
-_COLUMNS = ("run", "seed", "status", "reference")  # of the frame, beside those of the metrics
+# Of the frame, beside those of the metrics.
+_COLUMNS = ("run", "seed", "status", "reference", "device", "numeric_precision")
 
 _Metric = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]*\Z", max_length=80)]
 _File = Annotated[
@@ -80,6 +81,7 @@ class Provenance(TypedDict, total=False):
 
     seconds: Annotated[float, Meta(ge=0, le=1e12)]
     device: str
+    precision: _Name
     parameters: _Count
     reference: Reference
 
@@ -356,8 +358,8 @@ def frame(root: Path, runs: Iterable[Run], at: float = 1.0) -> tuple[pd.DataFram
     """One row a run that has a result, and warnings about what could not be used.
 
     Columns: `run` (its id), `seed`, `status` ('done' or 'diverged'), `reference` (what it was
-    compared with, as JSON, if with anything) and one for each metric, as it was after the share
-    `at` of the training.
+    compared with, as JSON, if with anything), `device` and `numeric_precision` ('' if not
+    recorded), and one for each metric, as it was after the share `at` of the training.
     """
     import pandas as pd  # half a second: only where a table needs it
 
@@ -369,8 +371,11 @@ def frame(root: Path, runs: Iterable[Run], at: float = 1.0) -> tuple[pd.DataFram
         if found.result is not None:
             metrics = found.result["metrics"]
             measured = metrics if at == 1 else _metrics_at(folder(root, run), at)
+            about = found.result.get("provenance", {})
             row = {"run": run.id, "seed": run.seed, "status": found.state}
-            if reference := found.result.get("provenance", {}).get("reference"):
+            row["device"] = about.get("device", "")
+            row["numeric_precision"] = about.get("precision", "")  # 'precision' is a metric
+            if reference := about.get("reference"):
                 row["reference"] = records.encode(reference)
             rows.append({**measured, **row})
     columns = ["run", "seed", "status", "top1"]

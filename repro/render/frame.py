@@ -29,7 +29,8 @@ def tidy(
     averaged over seeds), `n`, `diverged` (runs), `drawn` (whether chance has a part in it),
     `values` (a tuple, in the order of the seeds), `difference` (mean - paper of an accuracy; at
     paper scale only, as elsewhere the data differ), `references` (what images were compared with,
-    as JSON), `choices` (the values of the recipe that the paper leaves open).
+    as JSON), `choices` (the values of the recipe that the paper leaves open), `computed` (of each
+    run its id, device and precision).
     """
     rows, warnings = [], list[str]()
     for cell, run in asked(experiment.cells, scale):
@@ -53,7 +54,7 @@ def _cited(cited: Cited, metric: str) -> dict[str, Any]:
     empty = {"panel": "", "dataset": "", "paper": None, "paper_starred": False, "choices": ""}
     nothing = {"mean": None, "spread": None, "low": None, "high": None, "difference": None}
     return of_cell | known | empty | nothing | {
-        "n": 0, "diverged": 0, "drawn": False, "values": (), "references": ()
+        "n": 0, "diverged": 0, "drawn": False, "values": (), "references": (), "computed": ()
     }  # fmt: skip
 
 
@@ -88,6 +89,7 @@ def _tidy_row(
         "values": tuple(values),
         "difference": (summary.mean or 0) - (paper.value if paper else 0) if known else None,
         "references": found.references,
+        "computed": found.computed,
         "choices": " ".join(chosen(sources(cell, scale))),
     }, warnings
 
@@ -101,6 +103,7 @@ class _Values:
     high: float | None
     diverged: int
     references: tuple[str, ...]
+    computed: tuple[tuple[str, str, str], ...]
 
 
 def _values(root: Path, runs: Sequence[Run], metric: str, at: float) -> tuple[_Values, list[str]]:
@@ -118,4 +121,7 @@ def _values(root: Path, runs: Sequence[Run], metric: str, at: float) -> tuple[_V
     low, high = (None if pd.isna(mean) else float(mean) for mean in means)
     references = tuple(done["reference"].dropna().unique()) if "reference" in done else ()
     of_seeds = [float(value) for value in values[metric].dropna()]
-    return _Values(of_seeds, low, high, len(found) - len(done), references), [*told, *warnings]
+    computed = found.reindex(columns=["run", "device", "numeric_precision"]).itertuples(index=False)
+    rows = tuple(tuple(row) for row in computed)
+    summary = _Values(of_seeds, low, high, len(found) - len(done), references, rows)
+    return summary, [*told, *warnings]

@@ -37,10 +37,10 @@ Show = Callable[[Row], str]  # a cell as the text of a column
 
 
 def csv(frame: pd.DataFrame) -> str:
-    """The tidy frame itself, numbers to four decimals, a hole as an empty field."""
+    """The tidy frame but for `computed`, numbers to four decimals, a hole as an empty field."""
     values = [" ".join(map(_four_decimals, seeds)) for seeds in frame["values"]]
     references = frame["references"].map(" ".join)
-    written = frame.assign(values=values, references=references)
+    written = frame.assign(values=values, references=references).drop(columns="computed")
     return str(written.to_csv(index=False, float_format=_four_decimals, lineterminator="\n"))
 
 

@@ -216,6 +216,29 @@ def test_small_scales_say_so_and_are_never_compared(root: Path, scale: Scale) ->
     assert not re.search(r"C100?, here", markdown)  # the columns name the data
 
 
+def computed(root: Path, facts: dict[tuple[str, str], dict[str, str]]) -> str:
+    """Table 1 from runs with this provenance."""
+    for (method, column), provenance in facts.items():
+        run = at_scale(cell_of(method, column).run, "paper")
+        done = {"status": "done", "metrics": {"top1": 50.0, "loss": 1.0}, "provenance": provenance}
+        for seeded in with_seeds(run, 2):
+            results.finish(results.begin(root, seeded), done)
+    return drawn(root)[1]
+
+
+def test_runs_of_other_devices_and_precisions_are_told(tmp_path: Path) -> None:
+    bf16 = {"device": "NVIDIA <H100>", "precision": "bf16 autocast"}
+    fp32 = {"device": "CPU x86_64 AVX2, 1 threads", "precision": "fp32"}
+    alike = {
+        ("DeiT-T", "C10"): fp32,
+        ("DeiT-S", "C10"): fp32 | {"device": "CPU x86_64 AVX2, 2 threads"},
+    }
+    assert "Runs differ" not in computed(tmp_path / "alike", {**alike, ("PVT-B", "C10"): {}})
+    table = computed(tmp_path / "other", {**alike, ("NesT-T", "C10"): bf16})
+    assert "\nRuns differ in device: 4 CPU x86_64 AVX2, 2 NVIDIA H100.\n" in table
+    assert "\nRuns differ in precision: 4 fp32, 2 bf16 autocast.\n" in table
+
+
 def test_scales_do_not_mix(tmp_path: Path) -> None:
     """A table takes nothing from the results of another scale in the same folder."""
     fill(tmp_path, "proxy", MADE_UP)
@@ -316,7 +339,7 @@ def test_csv_comes_back(root: Path, scale: Scale) -> None:
     back = pd.read_csv(io.StringIO(tables.csv(frame)))
     assert len(back) == 30
     assert not back.duplicated(["row", "dataset"]).any()
-    assert list(back.columns) == list(frame.columns)
+    assert list(back.columns) == [name for name in frame.columns if name != "computed"]
     assert list(back["row"]) == [cell.row for cell in TABLE1.cells]
     assert list(back["paper"]) == [cell.paper.value for cell in TABLE1.cells if cell.paper]
     for name in ("mean", "spread", "difference"):
