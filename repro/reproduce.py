@@ -99,7 +99,7 @@ def _draw(experiment: Experiment, given: Any, seeds: int) -> None:
     frame, warnings = tidy(experiment, given.scale, given.results, seeds)
     for warning in warnings:
         output.warn(warning)
-    drawn = {
+    drawn: dict[tuple[str, str], str | bytes] = {
         ("tables", "md"): tables.markdown(experiment, frame, given.scale),
         ("tables", "tex"): latex.latex(experiment, frame, given.scale),
         ("tables", "csv"): tables.csv(frame),
@@ -108,10 +108,12 @@ def _draw(experiment: Experiment, given: Any, seeds: int) -> None:
         from repro.render import pictures
 
         drawn["figures", "svg"] = pictures.svg(experiment, given.scale, given.results)
+        drawn["figures", "pdf"] = pictures.pdf(experiment, given.scale, given.results)
     elif experiment.plot:
         from repro.render import figures  # and with it matplotlib: only where there is a plot
 
         drawn["figures", "svg"] = figures.svg(experiment, frame, given.scale)
+        drawn["figures", "pdf"] = figures.pdf(experiment, frame, given.scale)
     scale = "" if given.scale == "paper" else given.scale
     paths = [given.out / kind / scale / f"{experiment.name}.{ending}" for kind, ending in drawn]
     if given.dry_run:

@@ -24,6 +24,12 @@ def svg(experiment: Experiment, frame: pd.DataFrame, scale: Scale) -> str:
         return page.svg(_drawn(experiment, frame, scale), heading(experiment, scale))
 
 
+def pdf(experiment: Experiment, frame: pd.DataFrame, scale: Scale) -> bytes:
+    """The same for LaTeX."""
+    with page.styled():
+        return page.pdf(_drawn(experiment, frame, scale), heading(experiment, scale))
+
+
 def png(experiment: Experiment, frame: pd.DataFrame, scale: Scale) -> bytes:
     """The same as pixels, to look at where SVG is not shown."""
     with page.styled():

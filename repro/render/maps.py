@@ -48,7 +48,7 @@ def drawn(pictures: Sequence[Seen], methods: Sequence[str], title: str, note: st
         raise ValueError(f"maps: {len(pictures)} pictures by {len(methods)} methods do not fit")
     columns = len(methods) + 1
     side = min(_LARGEST, (WIDTH - 2 * EDGE - _GAP * (columns - 1)) / columns)
-    names = [page.shortened(name, round(side * 15), 2) for name in ("Input", *methods)]
+    names = [page.fitted(name, side, 8, 2, "bold") for name in ("Input", *methods)]
     head = page.leading(8) * max(map(len, names)) + 0.05
     row = side + _TEXT + _GAP
     with page.styled():

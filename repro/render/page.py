@@ -17,7 +17,9 @@ import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.patches import FancyBboxPatch, Rectangle
+from matplotlib.textpath import TextPath
 from numpy.typing import NDArray
 
 from repro import output
@@ -35,9 +37,12 @@ DARK, GREY, FAINT = "#333333", "#777777", "#f1f1f1"
 _LEAD = 1.35  # from line to line, of the size of the letters
 _CAPITAL = 0.73  # the height of a capital or a digit, of the size of the letters
 
+_UNSAID = ("Creator", "Producer", "CreationDate")  # of a PDF: they differ from place to place
+
 STYLE: Mapping[str, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "repro",  # of the ids in the file, which are random without
+    "pdf.fonttype": 42,  # conferences refuse Type 3
     "text.parse_math": False,  # a name may have dollars in it
     "font.family": "DejaVu Sans",
     "font.size": 9,
@@ -79,6 +84,11 @@ def png(figure: Figure, title: str) -> bytes:
     return _written(figure, "png", {"Title": title})
 
 
+def pdf(figure: Figure, title: str) -> bytes:
+    """The same for LaTeX, with its fonts as TrueType; without a date, and so the same bytes."""
+    return _written(figure, "pdf", {"Title": title, **dict.fromkeys(_UNSAID)})
+
+
 def _written(figure: Figure, kind: str, metadata: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
     with styled():
@@ -93,6 +103,23 @@ def wrapped(text: str, letters: int) -> str:
 def shortened(text: str, letters: int, lines: int = 1) -> list[str]:
     """The text in lines of so many letters, with '…' for what is too much."""
     return textwrap.wrap(text, letters, max_lines=lines, placeholder="…")
+
+
+def fitted(
+    text: str, inches: float, size: float, lines: int = 1, weight: str = "normal"
+) -> list[str]:
+    """The text in lines that are no wider than so many inches, by the measure of the font."""
+    for letters in range(len(text) + 1, 1, -1):
+        found = shortened(text, letters, lines)
+        if max((_width(line, size, weight) for line in found), default=0.0) <= inches:
+            return found
+    return ["…"]
+
+
+def _width(text: str, size: float, weight: str) -> float:
+    """Inches."""
+    font = FontProperties(family="DejaVu Sans", size=size, weight=weight)
+    return float(TextPath((0, 0), text, prop=font).get_extents().width) * POINT
 
 
 def leading(size: float) -> float:

@@ -33,6 +33,12 @@ def svg(experiment: Experiment, scale: Scale, root: Path) -> str:
     return page.svg(_figure(experiment, scale, root, title), title)
 
 
+def pdf(experiment: Experiment, scale: Scale, root: Path) -> bytes:
+    """The same for LaTeX."""
+    title = heading(experiment, scale)
+    return page.pdf(_figure(experiment, scale, root, title), title)
+
+
 def files(
     name: str, kept: Arrays | None, seen_: Sequence[Arrays], method: str, classes: Sequence[str]
 ) -> dict[str, bytes]:

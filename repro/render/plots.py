@@ -22,6 +22,7 @@ from repro.render.text import HOLE, Row, known, number
 # Okabe and Ito's colours, which the colour-blind can tell apart, without the yellow, which is too
 # light for a line; with the marks, no line is told by its colour alone.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+HATCHES = ("", "///", "...", "xxx", "---", "ooo")  # of bars, which have no mark
 MARKS = ("o", "s", "^", "D", "v", "P")
 HOLLOW: Mapping[str, Any] = {"fillstyle": "none", "markeredgewidth": 1.1, "linewidth": 1}
 DARK, SMALL = "#333333", 8  # points
@@ -133,7 +134,7 @@ def bars(axes: Axes, cells: pd.DataFrame) -> Handles:
     for cell in cells.to_dict("records"):
         place = columns.index(cell["column"])
         x = rows.index(cell["row"]) + (place - (len(columns) - 1) / 2) * width
-        tops.append(_bar(axes, x, width, cell, COLOURS[place % len(COLOURS)], upright))
+        tops.append(_bar(axes, x, width, cell, place, upright))
     axes.set_xticks(range(len(rows)), _wrapped(rows), fontsize=9 if len(rows) < 6 else 7.5)
     axes.tick_params(axis="x", length=0, rotation=30 * (len(rows) > 8))
     axes.grid(False, axis="x")
@@ -146,10 +147,20 @@ def bars(axes: Axes, cells: pd.DataFrame) -> Handles:
         axes.set_yticks([])
     if len(columns) == 1:  # nothing to be told apart
         return {}
-    return {str(c): Patch(color=COLOURS[i % len(COLOURS)]) for i, c in enumerate(columns)}
+    return {str(c): Patch(**_fill(i)) for i, c in enumerate(columns)}
 
 
-def _bar(axes: Axes, x: float, width: float, cell: Row, colour: str, upright: bool) -> float:
+def _fill(place: int) -> dict[str, Any]:
+    """How the bars of the column at this place are filled, told apart in grey too."""
+    return {
+        "facecolor": COLOURS[place % len(COLOURS)],
+        "hatch": HATCHES[place % len(HATCHES)],
+        "edgecolor": "white",
+        "linewidth": 0,
+    }
+
+
+def _bar(axes: Axes, x: float, width: float, cell: Row, place: int, upright: bool) -> float:
     """One bar, or its hole, and the paper's number; how high it comes."""
     text: dict[str, Any] = {
         "ha": "center",
@@ -162,10 +173,12 @@ def _bar(axes: Axes, x: float, width: float, cell: Row, colour: str, upright: bo
     if paper:
         axes.plot([x], [paper], color=DARK, marker="o", linestyle="", **HOLLOW)
     if not cell["n"]:
-        axes.annotate(state(cell), (x, 0), (0, 4), color=colour, rotation=90, **text)
+        axes.annotate(
+            state(cell), (x, 0), (0, 4), color=COLOURS[place % len(COLOURS)], rotation=90, **text
+        )
         return paper
     mean, spread = cell["mean"] / unit, (known(cell, "spread") or 0.0) / unit
-    axes.bar(x, mean, 0.94 * width, color=colour, alpha=0.85)
+    axes.bar(x, mean, 0.94 * width, **_fill(place))
     if spread:
         axes.errorbar(x, mean, spread, color=DARK, linewidth=1)
     top = max(mean + spread, paper)

@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from repro.render import figures, plots
 from repro.spec import Experiment, Scale
@@ -209,6 +210,8 @@ from tests.render import test_figures as t
 from tests.render.sample import filled
 for experiment, values in t.ALL:
     sys.stdout.write(figures.svg(experiment, filled(experiment, values), "paper"))
+    sys.stdout.flush()
+    sys.stdout.buffer.write(figures.pdf(experiment, filled(experiment, values), "paper"))
 """
 
 
@@ -227,6 +230,32 @@ def test_the_same_bytes_whatever_the_surroundings(tmp_path: Path) -> None:
     assert found[0] == found[1]
     assert b"<text" in found[0]
     assert not re.search(rb"20[0-9]{2}-[0-9]{2}-[0-9]{2}|Matplotlib v", found[0])
+
+
+@pytest.mark.parametrize("path", sorted(Path("figures").rglob("*.pdf")), ids=str)
+def test_a_committed_figure_for_latex_is_small_and_has_no_date(path: Path) -> None:
+    content = path.read_bytes()
+    assert content.startswith(b"%PDF")
+    assert len(content) < 250_000
+    assert b"/CreationDate" not in content
+    assert b"/Type3" not in content
+
+
+def test_bars_and_lines_are_told_apart_in_grey() -> None:
+    """Also without a hue: no two of a kind have the same hatch, or the same mark."""
+    assert len(set(plots.HATCHES)) == len(plots.HATCHES) > 5
+    assert len(set(plots.MARKS)) == len(plots.MARKS) > 5
+    figure = figures._drawn(BARS, filled(BARS, BAR_VALUES), "paper")
+    handles = figure.legends[0].get_patches()
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.draw()
+    grey = np.asarray(canvas.buffer_rgba())[:, :, :3] @ (0.2126, 0.7152, 0.0722)
+    shown = []
+    for handle in handles:
+        box = handle.get_window_extent()
+        x, y = round(box.x0), round(grey.shape[0] - box.y1)
+        shown.append(grey[y : y + 7, x : x + 18])
+    assert np.abs(shown[0] - shown[1]).mean() > 10
 
 
 def test_drawing_leaves_no_trace() -> None:
@@ -252,4 +281,5 @@ def test_what_a_command_draws_and_imports(item: str, plotted: bool, tmp_path: Pa
     assert done.stdout.splitlines()[-1] == ("matplotlib" if plotted else "")
     drawn = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.*"))
     tables = [f"tables/{item}.{ending}" for ending in ("csv", "md", "tex")]
-    assert drawn == [*([f"figures/{item}.svg"] if plotted else []), *tables]
+    plots = [f"figures/{item}.{ending}" for ending in ("pdf", "svg")]
+    assert drawn == [*(plots if plotted else []), *tables]
