@@ -145,7 +145,7 @@ def _outcome(path: Path, run: Run) -> Outcome:
     if stored is None:
         return Outcome("missing")
     if different := spec.difference(stored, run):
-        note = f"{path} holds another run under this id ({different})"
+        note = f"{path} holds another run under this id ({records.one_line(different)})"
         step = "give the changed value its own field or move the folder away"
         return Outcome("stale", note=f"{note}; {step}")
     if result is None:
