@@ -38,7 +38,7 @@ class Ending:
 
 
 # Errors that a user can cause and whose one line says enough. By name: their modules are heavy.
-_EXPECTED = {"Apart", "DataError", "SpecError", "ResultsError"}
+_EXPECTED = {"Apart", "Elsewhere", "DataError", "SpecError", "ResultsError"}
 
 
 def of_error(error: BaseException) -> Ending:
@@ -47,7 +47,7 @@ def of_error(error: BaseException) -> Ending:
     names = _names(error)
     if names & {"MemoryError", "OutOfMemoryError"} or "allocate memory" in line:
         return Ending("out of memory", line)
-    if "Apart" in names:  # the ranks did not find each other: a node may be ill
+    if "Apart" in names:  # the ranks did not find, or have lost, each other: a node may be ill
         return Ending("lost", line)
     return Ending("error", line if is_expected(error) else f"{type(error).__name__}: {line}")
 
@@ -58,7 +58,8 @@ def is_expected(error: BaseException) -> bool:
 
 
 def _names(error: BaseException) -> set[str]:
-    return {kind.__name__ for kind in type(error).__mro__}
+    """Its classes; with those of another rank's error, if it stands for one."""
+    return {kind.__name__ for kind in type(error).__mro__} | getattr(error, "kinds", set())
 
 
 def goes_on(

@@ -54,16 +54,17 @@ class _Active:
 
     def watch(self) -> None:
         """Note the first rank that fails, and end the others, who would wait for it for ever."""
-        if self.culprit is not None:
+        well = (None, attempt.DONE, attempt.DIVERGED, attempt.INTERRUPTED)
+        codes = {rank: process.exitcode for rank, process in enumerate(self.processes)}
+        failed = [(code, rank) for rank, code in codes.items() if code not in well]
+        if self.culprit is not None or not failed:
             return
-        for rank, process in enumerate(self.processes):
-            if process.exitcode not in (None, attempt.DONE, attempt.DIVERGED, attempt.INTERRUPTED):
-                self.culprit = rank
-                self.stop()
-                for other in self.processes:
-                    other.join(_KILL_SECONDS)
-                    other.kill()
-                return
+        # One that was killed could not tell the others, who then fail for want of it.
+        _, self.culprit = min((code >= 0, rank) for code, rank in failed if code is not None)
+        self.stop()
+        for process in self.processes:
+            process.join(_KILL_SECONDS)
+            process.kill()
 
     def stop(self) -> None:
         for process in self.processes:

@@ -10,21 +10,20 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
 from contextlib import nullcontext
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import timm
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 import repro.models  # noqa: F401  (registers our architectures with timm)
 from repro.data import augment, datasets, loader, randomness
 from repro.data.crops import CentreCrop, RandomCrop
 from repro.data.images import RGB, Images
+from repro.data.loader import Batch
 from repro.data.photos import Photos
 from repro.models import weights
 from repro.models.released import load_released, released, start_from
@@ -32,11 +31,13 @@ from repro.spec import Classification, Evaluation, Model, Recipe
 from repro.tasks import Interrupted, Job, Line, Result
 from repro.train import checkpoint, optim, stochastic_depth
 from repro.train import device as devices
-from repro.train.distributed import Ranks, join, synchronize_batch_norms
+from repro.train.accumulation import MicroBatches
+from repro.train.distributed import Ranks, synchronize_batch_norms, together
 
 NO_CLASS = 2**16 - 1  # predicted for an image that could not be read
 
 _INIT, _ORDER, _STEP, _BATCH = 1, 2, 3, 4  # what a seed is for
+_PAIR = 2  # neighbours, which are mixed with each other
 TOLERATED = 0.001  # share of images that may be unreadable
 _TEST_BATCH, _TEST_CROPS = 500, 200  # images at once, small ones and photographs
 _TOGETHER = 64  # images, before the first of them comes again in repeated augmentation
@@ -45,8 +46,10 @@ _CHECK_STEPS = 10  # how often the loss is looked at, since looking waits for th
 
 def execute(run: Classification, job: Job) -> Result:
     """Train `run` to its end from wherever its last checkpoint left it, and test it."""
-    with join(devices.choose()) as ranks:
-        return _train(run, job, ranks) if run.recipe.epochs else _test_weights(run, job, ranks)
+    if not run.recipe.epochs:
+        return together(partial(_test_weights, run, job)) or Result("done", {})
+    pairs = -(-run.recipe.batch_size // _PAIR)  # a rank beyond these would have none
+    return together(partial(_train, run, job), pairs) or Result("done", {})
 
 
 def _test_weights(run: Classification, job: Job, ranks: Ranks) -> Result:
@@ -77,8 +80,8 @@ def _train(run: Classification, job: Job, ranks: Ranks) -> Result:
         start_from(net, weights.read(job.weights_of(run.starts_from)))
     droppers = stochastic_depth.install(net)
     net = synchronize_batch_norms(net, ranks)
-    parallel = DistributedDataParallel(net) if ranks.count > 1 else None
-    model = parallel or net
+    ranks.align(net)
+    micro_batches = MicroBatches([net], recipe.batch_size, ranks, job.micro_batch, _PAIR)
     optimizer = optim.build(
         net.named_parameters(),
         optimizer=recipe.optimizer,
@@ -126,26 +129,26 @@ def _train(run: Classification, job: Job, ranks: Ranks) -> Result:
             final=recipe.final_lr,
         )
         optim.set_learning_rate(optimizer, rate)
-        optimizer.zero_grad(set_to_none=True)
-        model.train()
-        # For whatever still draws from torch's generator: at least not from its history.
-        torch.manual_seed(randomness.seed_of(run.seed, _STEP, step, ranks.rank))
+        net.train()
 
-        # Forward and backward, a micro batch at a time; the gradient is that of the global mean.
-        parts = list(_micro_batches(len(keys), job.micro_batch))
-        for number, part in enumerate(parts):
+        # Forward and backward, a micro-batch at a time; the gradient is that of the global mean.
+        def backward(
+            part: slice, batch: Batch = batch, keys: Tensor = keys, batch_key: Tensor = batch_key
+        ) -> Tensor:
             inputs = augment.augment(batch.pixels[part], keys[part], policy, train.mean, train.std)
             inputs, targets = augment.mix(
                 inputs, batch.labels[part], keys[part], classes, policy, batch_key=batch_key
             )
             stochastic_depth.draw(droppers, keys[part])
-            last = number == len(parts) - 1
-            with nullcontext() if last or parallel is None else parallel.no_sync():
-                with devices.autocast(device):
-                    logits = model(inputs)
-                loss = optim.soft_cross_entropy(logits, targets).sum() / recipe.batch_size
-                (loss * ranks.count).backward()  # DistributedDataParallel averages over ranks
-            loss_sum += loss.detach()
+            with devices.autocast(device):
+                logits = net(inputs)
+            loss = optim.soft_cross_entropy(logits, targets).sum() / recipe.batch_size
+            loss.backward()
+            return loss.detach().double()
+
+        # For whatever still draws from torch's generator: at least not from its history.
+        seed = randomness.seed_of(run.seed, _STEP, step, ranks.rank)
+        loss_sum += micro_batches.gradient(backward, seed)
         loss_steps += 1
         if recipe.clip_norm:
             nn.utils.clip_grad_norm_(net.parameters(), recipe.clip_norm)
@@ -201,7 +204,8 @@ def _train(run: Classification, job: Job, ranks: Ranks) -> Result:
     predictions: dict[str, NDArray[np.uint16]] = {}
     if test:
         metrics, predictions = evaluate(net, test, run.evaluation, ranks)
-    facts = _facts(net, ranks, train=train, test=test) | {"decode": job.decode}
+    facts = _facts(net, ranks, train=train, test=test)
+    facts |= {"decode": job.decode, "micro_batch": micro_batches.size}
     return Result("done", metrics, predictions, net.state_dict(), facts)
 
 
@@ -245,7 +249,7 @@ def share_of(step: int, run: Classification, size: int, ranks: Ranks) -> tuple[T
     """The sample indices and keys of a rank's part of a step's batch, int64, on the CPU."""
     recipe = run.recipe
     indices, epochs = batch_of(step, recipe.batch_size, size, run.seed, recipe.repeats)
-    share = ranks.share(recipe.batch_size, multiple=2)  # mixing pairs neighbours
+    share = ranks.share(recipe.batch_size, _PAIR)
     return indices[share], randomness.sample_keys(run.seed, epochs[share], indices[share])
 
 
@@ -281,13 +285,6 @@ def _batch_key(seed: int, step: int, device: torch.device) -> Tensor:
     return torch.tensor(randomness.seed_of(seed, _BATCH, step), device=device)
 
 
-def _micro_batches(size: int, limit: int | None) -> Iterator[slice]:
-    """Consecutive slices of at most `limit` samples, even, so that no mixed pair is divided."""
-    length = size if limit is None else max(2, limit // 2 * 2)
-    for start in range(0, size, max(1, length)):
-        yield slice(start, min(start + length, size))
-
-
 def normalization(how: Evaluation | None, mean: RGB, std: RGB) -> tuple[RGB, RGB]:
     """Mean and standard deviation of test inputs: what the evaluation says, or the dataset's."""
     if how and how.normalize:
@@ -309,6 +306,7 @@ def evaluate(
     if there are any, which count as wrong) and the predictions: `label` (N,) and `top5` (N, 5), the
     most probable class first; NO_CLASS for an image that could not be read. `exact`: in fp32.
     """
+    ranks.align(net)  # each has BatchNorm statistics of its own
     net.eval()
     size, kept = len(test.labels), min(5, len(test.classes))
     top = torch.zeros(size, kept, dtype=torch.int64, device=ranks.device)

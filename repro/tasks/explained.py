@@ -26,18 +26,14 @@ from repro.models.weights import load as load_weights
 from repro.spec import Classification, Explanation
 from repro.tasks import Interrupted, Job, Result
 from repro.tasks.classification import TOLERATED, create, normalization
-from repro.train import device as devices
-from repro.train.distributed import join
+from repro.train.distributed import together
 
 AT_ONCE = 64  # images
 
 
 def by_first(measured: Callable[[torch.device], Result]) -> Result:
     """What the first of several ranks measures, while the others wait."""
-    with join(devices.choose()) as ranks:
-        result = measured(ranks.device) if ranks.first else Result("done", {})
-        ranks.any(False)  # the others wait here
-        return result
+    return together(lambda ranks: measured(ranks.device), most=1) or Result("done", {})
 
 
 def classifier_of(run: Explanation, classes: int, job: Job, device: torch.device) -> nn.Module:

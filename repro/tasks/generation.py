@@ -2,9 +2,7 @@
 
 A step is one gradient of both, at the same weights and from one forward pass of the generator. As
 in classification, a batch is defined by its step alone and all randomness derives from (seed, step,
-place in the batch), so that a resumed run is the uninterrupted one, bit for bit on a CPU. Ranks add
-up their gradients by themselves: the discriminator's penalty differentiates twice, which torch's
-DistributedDataParallel does not see.
+place in the batch), so that a resumed run is the uninterrupted one, bit for bit on a CPU.
 """
 
 from __future__ import annotations
@@ -15,6 +13,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import timm
@@ -26,6 +25,7 @@ import repro.models  # noqa: F401  (registers our architectures with timm)
 from repro import fidelity
 from repro.data import datasets, loader, pictures, randomness
 from repro.data.images import DataError, Images
+from repro.data.loader import Batch
 from repro.data.resized import RESIZED, form_of
 from repro.models import weights
 from repro.models.spectral import advance_spectral_norms
@@ -34,7 +34,8 @@ from repro.tasks import Interrupted, Job, Line, Result
 from repro.tasks import classification as classifier
 from repro.train import checkpoint
 from repro.train import device as devices
-from repro.train.distributed import Ranks, join, synchronize_batch_norms
+from repro.train.accumulation import MicroBatches
+from repro.train.distributed import Ranks, synchronize_batch_norms, together
 
 _INIT, _STEP, _LATENTS, _SAMPLES = 11, 12, 13, 14  # what a seed is for
 _LATENT, _GOAL, _FLIP = 1, 2, 3  # streams of a key: a latent, one to walk to, whether mirrored
@@ -48,8 +49,7 @@ Losses = dict[str, Tensor]
 
 def execute(run: Generation, job: Job) -> Result:
     """Train `run` to its end from wherever its last checkpoint left it, and measure it."""
-    with join(devices.choose()) as ranks:
-        return _train(run, job, ranks)
+    return together(partial(_train, run, job), run.recipe.batch_size) or Result("done", {})
 
 
 def _train(run: Generation, job: Job, ranks: Ranks) -> Result:
@@ -74,6 +74,9 @@ def _train(run: Generation, job: Job, ranks: Ranks) -> Result:
         for net, lr in ((generator, recipe.lr), (discriminator, recipe.discriminator_lr))
     ]
     nets = {"generator": generator, "discriminator": discriminator, "average": average}
+    ranks.align(*nets.values())
+    trained = [generator, discriminator]
+    micro_batches = MicroBatches(trained, recipe.batch_size, ranks, job.micro_batch)
 
     # The state: everything that a resumed run needs.
     first, history = 0, list[Line]()
@@ -102,13 +105,11 @@ def _train(run: Generation, job: Job, ranks: Ranks) -> Result:
         for net in (generator, discriminator):
             net.train()
             advance_spectral_norms(net)  # once a step, however many micro-batches it has
-        for optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        # For whatever still draws from torch's generator: at least not from its history.
-        torch.manual_seed(randomness.seed_of(run.seed, _STEP, step, ranks.rank))
 
-        # Forward and backward, a micro batch at a time; each gradient is that of the global mean.
-        for part in _micro_batches(len(keys), job.micro_batch):
+        # Forward and backward, a micro-batch at a time; each gradient is that of the global mean.
+        def backward(
+            part: slice, batch: Batch = batch, keys: Tensor = keys, step: int = step
+        ) -> Tensor:
             real = _real(batch.pixels[part], keys[part], recipe)
             latents = _latents(run, step, ranks, part, generator)
             with devices.autocast(device):
@@ -118,10 +119,13 @@ def _train(run: Generation, job: Job, ranks: Ranks) -> Result:
             of_discriminator = means["discriminator_loss"] + recipe.r1_weight * means["r1"]
             means["generator_loss"].backward(inputs=list(generator.parameters()), retain_graph=True)
             of_discriminator.backward(inputs=list(discriminator.parameters()))
-            sums += torch.stack([means[name].detach() for name in LOSSES]).double()
+            return torch.stack([means[name].detach() for name in LOSSES]).double()
+
+        # For whatever still draws from torch's generator: at least not from its history.
+        seed = randomness.seed_of(run.seed, _STEP, step, ranks.rank)
+        sums += micro_batches.gradient(backward, seed)
         counted += 1
-        for net, optimizer in zip((generator, discriminator), optimizers, strict=True):
-            _add_up_gradients(net, ranks)
+        for optimizer in optimizers:
             optimizer.step()
         done = step + 1
         follow(average, generator, recipe.ema_decay if done > recipe.ema_start else 0.0)
@@ -177,6 +181,7 @@ def _train(run: Generation, job: Job, ranks: Ranks) -> Result:
 
     last = history[-1]
     facts = _facts(run, nets, ranks, train) | ({"reference": reference.about} if reference else {})
+    facts["micro_batch"] = micro_batches.size
     return Result(
         "done",
         {name: value for name, value in last.items() if name != "epoch" and value is not None},
@@ -230,16 +235,6 @@ def follow(average: nn.Module, net: nn.Module, decay: float) -> None:
     for name, buffer in average.named_buffers():
         averaged = "running_" in name
         buffer.copy_(buffer.lerp(theirs[name], 1 - decay) if averaged else theirs[name])
-
-
-def _add_up_gradients(net: nn.Module, ranks: Ranks) -> None:
-    """Every gradient becomes its sum over the ranks; one message for all."""
-    if ranks.count == 1:
-        return
-    gradients = [p.grad for p in net.parameters() if p.grad is not None]
-    flat = ranks.sum(torch.cat([gradient.flatten() for gradient in gradients]))
-    for gradient, total in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(total.view_as(gradient))
 
 
 def _check_count(run: Generation, extractor: fidelity.Extractor) -> None:
@@ -339,11 +334,6 @@ def _real(pixels: Tensor, keys: Tensor, recipe: AdversarialRecipe) -> Tensor:
         mirrored = randomness.uniform(keys, _FLIP)[:, 0] < 0.5
         pixels = torch.where(mirrored[:, None, None, None], pixels.flip(-1), pixels)
     return pixels.float() / 127.5 - 1
-
-
-def _micro_batches(size: int, limit: int | None) -> Iterator[slice]:
-    length = limit or size
-    return (slice(start, min(start + length, size)) for start in range(0, size, length))
 
 
 # --- what is drawn, and how it is measured -------------------------------------------------------

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from repro import results
-from repro.launch import ranks
+from repro.data import datasets
+from repro.data.prepare import prepare
+from repro.launch import lease, local, ranks
+from repro.launch.job import How, execute
 from repro.launch.testbed import Testbed
-from tests.launch import RUN
+from repro.spec import Classification, Localization, Recipe
+from repro.tasks import classification
+from repro.train.distributed import Ranks
+from tests.launch import LONG, RUN
+from tests.tasks.test_classification import assert_alike
+from tests.train.spawned import in_processes, in_ranks
 
 JOB = ["-m", "repro.launch.job"]
 
@@ -67,3 +80,91 @@ def test_uneven_ranks_know_how_many_share_their_node(tmp_path: Path) -> None:
         words = ["srun", "--nodes=2", "--ntasks=3", "--distribution=block", sys.executable, "-c"]
         lines = bed.ask(*words, code).splitlines()
         assert sorted(lines) == ["0 3 0 2", "1 3 1 2", "2 3 0 1"]
+
+
+# --- more ranks than work ------------------------------------------------------------------------
+
+FEW = Classification(
+    model=RUN.model,
+    dataset="cifar10-smoke",  # 20 images to train on, and 20 to be tested
+    recipe=Recipe(epochs=2, batch_size=10, lr=1e-3, drop_path=0.1, crop_padding=2, mixup_alpha=0.8),
+)
+BOXES = Localization(
+    classifier=None,
+    dataset="imagenet-smoke",
+    image_size=64,
+    attribution="centre box",
+    tuning="imagenetv2-smoke",
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    for name in ("cifar10-smoke", "imagenet-smoke", "imagenetv2-smoke"):
+        prepare(name, folder)
+    return folder
+
+
+@pytest.mark.parametrize(("batch_size", "working"), [(10, 5), (4, 2), (2, 1)])
+def test_eight_ranks_train_on_fewer_pairs_of_images(
+    tmp_path: Path, data: Path, batch_size: int, working: int
+) -> None:
+    """As one rank does; those without a pair wait, and end well."""
+    run = replace(FEW, recipe=replace(FEW.recipe, batch_size=batch_size))
+    one, many = tmp_path / "one", tmp_path / "many"
+    assert execute(run, one, How(data)) == "done"
+    assert in_processes(8, execute, run, many, How(data, attempt="a")) == ["done"] * 8
+    weights = [load_file(results.folder(root, run) / results.WEIGHTS) for root in (one, many)]
+    assert_alike(*weights)
+    result = results.outcome(many, run).result
+    assert result is not None
+    facts = result["provenance"]
+    assert facts["ranks"] == working
+
+
+def test_of_eight_ranks_the_first_explains(tmp_path: Path, data: Path) -> None:
+    assert in_processes(8, execute, BOXES, tmp_path, How(data, attempt="a")) == ["done"] * 8
+    assert results.outcome(tmp_path, BOXES).state == "done"
+
+
+def tested(ranks: Ranks) -> dict[str, float | int]:
+    """The metrics of an untrained model on three images."""
+    images = datasets.load("fashion-mnist-6k", "test", None)
+    few = replace(images, pixels=images.pixels[:3], labels=images.labels[:3])
+    net = classification.create(RUN.model, 10, 0.0, seed=0)
+    return classification.evaluate(net, few, None, ranks, exact=True)[0]
+
+
+def test_more_ranks_than_test_images(tmp_path: Path) -> None:
+    alone = tested(Ranks(0, 1, torch.device("cpu")))
+    assert in_ranks(5, tested) == [pytest.approx(alone)] * 5
+
+
+# --- ranks that fail -----------------------------------------------------------------------------
+
+
+def test_a_rank_that_is_killed_is_named(tmp_path: Path) -> None:
+    """By the launcher and in the lease, where the others only know that it is gone."""
+    events: list[local.Event] = []
+
+    def tell(event: local.Event) -> None:
+        events.append(event)
+        if event.kind == "running" and event.facts.get("step", 0) > 0:
+            kill(tmp_path)
+
+    assert not local.launch([LONG], tmp_path, How(), 1, tell, 3)
+    (failed,) = [event.note for event in events if event.kind == "failed"]
+    assert failed.startswith("rank 2: killed by signal SIGKILL")
+    end = lease.ending(lease.read(results.folder(tmp_path, LONG)) or {})
+    assert end is not None
+    assert end.cause == "lost"
+    assert "rank 2" in end.note
+
+
+def kill(root: Path) -> None:
+    """End the third rank, as its log names it."""
+    log = results.folder(root, LONG) / "log-2.txt"
+    pid = int(log.read_text().split("process ")[1].split()[0])
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)

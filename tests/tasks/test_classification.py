@@ -19,14 +19,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from repro import results
 from repro.data import datasets
+from repro.launch import lease
 from repro.launch.job import How, execute
 from repro.spec import Classification, Model, Recipe, to_json
 from repro.tasks import classification
 from repro.train.distributed import Ranks
+from tests.train.spawned import in_processes
 
 RECIPE = Recipe(
     epochs=2,
@@ -151,9 +154,66 @@ def test_accumulation_is_the_whole_batch(tmp_path: Path, micro_batch: int) -> No
     assert_alike(accumulated(RUN, tmp_path / "parts", micro_batch), whole)
 
 
+CONVNET = replace(
+    RUN,
+    model=Model.of("wrn28_10", depth=10, widen=0.25),  # its BatchNorms count in every forward pass
+    recipe=replace(RECIPE, epochs=1, drop_path=0.0, evaluate_every_epochs=0),
+)
+
+
+def on_small_device(
+    run: Classification, root: Path, how: How, images: int = 30, rank: int = 0
+) -> None:
+    """The run on a device with memory for so many images; the model's head is the last to ask."""
+    create = classification.create
+
+    def created(*arguments: Any) -> nn.Module:
+        net = create(*arguments)
+        net.get_submodule("head").register_forward_pre_hook(full)
+        return net
+
+    def full(head: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        if head.training and len(inputs[0]) > images and os.environ.get("RANK", "0") == str(rank):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(classification, "create", created)
+        execute(run, root, how)
+
+
+@pytest.mark.parametrize("run", [RUN, CONVNET], ids=["nest", "convnet"])
+def test_out_of_memory_halves_the_micro_batch(tmp_path: Path, run: Classification) -> None:
+    """Every byte is that of the run with the smaller micro-batch from the start."""
+    on_small_device(run, tmp_path / "found", How())
+    execute(run, tmp_path / "given", How(micro_batch=26))
+    assert outputs(tmp_path / "found", run) == outputs(tmp_path / "given", run)
+    result = results.outcome(tmp_path / "found", run).result
+    assert result is not None
+    facts = result["provenance"]
+    assert facts["micro_batch"] == 26
+
+
+def test_out_of_memory_with_the_smallest_micro_batch(tmp_path: Path) -> None:
+    with pytest.raises(torch.OutOfMemoryError):
+        on_small_device(RUN, tmp_path, How(), images=1)
+    end = lease.ending(lease.read(results.folder(tmp_path, RUN)) or {})
+    assert end is not None
+    assert end.cause == "out of memory"
+
+
+def test_of_two_ranks_one_lacks_memory(tmp_path: Path) -> None:
+    """Both divide their shares further."""
+    found, given = tmp_path / "found", tmp_path / "given"
+    how = How(attempt="a")
+    assert in_processes(2, on_small_device, RUN, found, how, 30, 1) == [None, None]
+    assert in_processes(2, execute, RUN, given, replace(how, micro_batch=26)) == ["done"] * 2
+    assert outputs(found, RUN) == outputs(given, RUN)
+
+
 RANKS = """
 import sys, torch
 from pathlib import Path
+from typing import Any
 import repro.train.device as device
 device.has_bf16 = lambda _: False
 from repro.launch import job

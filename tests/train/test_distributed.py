@@ -1,13 +1,18 @@
-"""Shares of a batch: disjoint, complete, and in whole pairs. Synchronised BatchNorms, and ranks
-that never meet."""
+"""Shares of a batch: disjoint, complete, and in whole pairs. Synchronised BatchNorms. Ranks that
+have no share, that wait for hours, that fail, and that never meet."""
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
+import time
+from datetime import timedelta
 
 import pytest
 import timm
 import torch
+import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -17,7 +22,9 @@ import repro.models  # noqa: F401  (registers our architectures with timm)
 from repro.experiments import figure5_left, figure5_middle, table1, table2
 from repro.spec import Classification, Generation, Model
 from repro.train import distributed
-from repro.train.distributed import Apart, Ranks
+from repro.train.accumulation import MicroBatches
+from repro.train.distributed import Apart, Ranks, parts
+from tests.train.spawned import in_ranks
 
 
 @given(st.integers(0, 300), st.integers(1, 9), st.sampled_from([1, 2]))
@@ -27,6 +34,35 @@ def test_shares(size: int, count: int, multiple: int) -> None:
     assert all(s.start % multiple == 0 for s in shares)
     lengths = [s.stop - s.start for s in shares]
     assert max(lengths) - min(lengths) <= 2 * multiple - 1
+
+
+@given(
+    st.integers(1, 40),
+    st.integers(1, 9),
+    st.one_of(st.none(), st.integers(1, 50)),
+    st.sampled_from([1, 2]),
+)
+def test_all_ranks_have_as_many_micro_batches(
+    size: int, count: int, limit: int | None, multiple: int
+) -> None:
+    """None of them empty, and none larger than what fits, or than one group more."""
+    count = min(count, -(-size // multiple))  # so many that each has a share
+    divided = [
+        MicroBatches([], size, Silent(rank, count, torch.device("cpu")), limit, multiple)
+        for rank in range(count)
+    ]
+    assert len({ours.count for ours in divided}) == 1
+    for ours in divided:
+        lengths = [s.stop - s.start for s in parts(ours.share, ours.count, multiple)]
+        assert min(lengths) > 0
+        assert max(lengths) <= ours.size <= max(multiple, limit or size) + multiple
+
+
+class Silent(Ranks):
+    """A rank among others that are not there, but have the same."""
+
+    def least(self, *values: int) -> tuple[int, ...]:
+        return values
 
 
 SEVERAL_GPUS = Ranks(0, 2, torch.device("cuda", 0))
@@ -72,6 +108,62 @@ def test_one_process_or_cpus_have_nothing_to_synchronise() -> None:
     for ranks in (Ranks(0, 1, SEVERAL_GPUS.device), Ranks(0, 2, torch.device("cpu"))):
         (norm,) = norms(distributed.synchronize_batch_norms(net, ranks))
         assert type(norm) is nn.BatchNorm2d
+
+
+# --- among real ranks ----------------------------------------------------------------------------
+
+
+def waits(ranks: Ranks) -> float:
+    """The first rank measures for longer than a message may take; how long it was waited for."""
+    began = time.monotonic()
+    if ranks.first:
+        time.sleep(4)
+    assert ranks.any(ranks.first, False) == (True, False)
+    assert int(ranks.sum(torch.ones(1))) == 3
+    return time.monotonic() - began
+
+
+def impatient(ranks: Ranks) -> float:
+    """The same among ranks whose other messages may take two seconds."""
+    dist.distributed_c10d._set_pg_timeout(timedelta(seconds=2))
+    return waits(ranks)
+
+
+def test_the_first_rank_is_waited_for_without_a_limit() -> None:
+    """As the fourth rank does, for which there is no work."""
+    *worked, idle = in_ranks(4, impatient, most=3)
+    assert all(isinstance(seconds, float) and seconds > 3.9 for seconds in worked), worked
+    assert idle is None
+
+
+def fails(ranks: Ranks, culprit: int, how: str) -> None:
+    """One rank fails while the others are in the midst of a message."""
+    ranks.sum(torch.ones(1))
+    if ranks.rank == culprit:
+        if how == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise ValueError("no such thing")
+    ranks.sum(torch.ones(1))
+
+
+@pytest.mark.parametrize("culprit", [0, 1, 2])
+def test_a_rank_that_fails_is_named_by_the_others(culprit: int) -> None:
+    """And all end: nobody waits for the half hour of torch."""
+    began = time.monotonic()
+    said = in_ranks(3, fails, culprit, "error")
+    assert time.monotonic() - began < 120
+    assert said.pop(culprit) == "ValueError: no such thing"
+    named = f"Elsewhere: rank {culprit} failed: ValueError: no such thing"
+    gone = "Apart: another rank is gone"  # of the first, its store is gone with it
+    assert all(s == named or (not culprit and str(s).startswith(gone)) for s in said)
+
+
+def test_a_rank_that_is_killed_leaves_the_others_lost() -> None:
+    """Which SLURM's requeue is for: no error of theirs."""
+    first, second, third = in_ranks(3, fails, 1, "killed")
+    assert second == "no word"
+    for said in (first, third):
+        assert str(said).startswith("Apart: another rank is gone")
 
 
 def apart(monkeypatch: pytest.MonkeyPatch, rank: int, address: str = "127.0.0.1") -> str:
