@@ -38,7 +38,7 @@ class Ending:
 
 
 # Errors that a user can cause and whose one line says enough. By name: their modules are heavy.
-_EXPECTED = {"Apart", "Elsewhere", "DataError", "SpecError", "ResultsError"}
+_EXPECTED = {"Apart", "Elsewhere", "DataError", "NotFinite", "SpecError", "ResultsError"}
 
 
 def of_error(error: BaseException) -> Ending:

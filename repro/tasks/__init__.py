@@ -6,6 +6,7 @@ task can be called from a notebook or a test with any object that has these memb
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,10 @@ Line = Mapping[str, float | int | None]
 
 class Interrupted(Exception):
     """The task was asked to stop, has saved its state, and goes on when it is executed again."""
+
+
+class NotFinite(ValueError):
+    """What a model computed, or its weights, have NaN or an infinite number; one line."""
 
 
 class Job(Protocol):
@@ -61,7 +66,10 @@ class Job(Protocol):
 
 @dataclass(frozen=True)
 class Result:
-    """What a finished task hands back. 'diverged' is a result, not a failure."""
+    """What a finished task hands back. 'diverged' is a result, not a failure.
+
+    Raises NotFinite if a metric or a weight is NaN or infinite.
+    """
 
     status: Literal["done", "diverged"]
     metrics: Mapping[str, float | int]
@@ -69,3 +77,9 @@ class Result:
     weights: Mapping[str, Tensor] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, bytes] = field(default_factory=dict)  # such as pictures
+
+    def __post_init__(self) -> None:
+        wrong = [name for name, value in self.metrics.items() if not math.isfinite(value)]
+        wrong += [name for name, value in self.weights.items() if not value.isfinite().all()]
+        if wrong:
+            raise NotFinite(f"not finite: {', '.join(wrong[:3])}{', ...' * (len(wrong) > 3)}")

@@ -28,7 +28,7 @@ from repro.data.photos import Photos
 from repro.models import weights
 from repro.models.released import load_released, released, start_from
 from repro.spec import Classification, Evaluation, Model, Recipe
-from repro.tasks import Interrupted, Job, Line, Result
+from repro.tasks import Interrupted, Job, Line, NotFinite, Result
 from repro.train import checkpoint, optim, stochastic_depth
 from repro.train import device as devices
 from repro.train.accumulation import MicroBatches
@@ -159,10 +159,10 @@ def _train(run: Classification, job: Job, ranks: Ranks) -> Result:
         epoch_ends = done * recipe.batch_size // size > step * recipe.batch_size // size
         if epoch_ends or done % _CHECK_STEPS == 0 or done == steps:
             mean_loss = float(ranks.sum(loss_sum)) / loss_steps
-            job.progress(done, steps, {"epoch": done * recipe.batch_size / size, "loss": mean_loss})
             if not math.isfinite(mean_loss):
                 facts = _facts(net, ranks, train=train, test=test)
                 return Result("diverged", {"step": done}, provenance=facts)
+            job.progress(done, steps, {"epoch": done * recipe.batch_size / size, "loss": mean_loss})
 
         # The end of an epoch: one line of metrics.
         if epoch_ends or done == steps:
@@ -175,7 +175,11 @@ def _train(run: Classification, job: Job, ranks: Ranks) -> Result:
             }
             every = recipe.evaluate_every_epochs
             if test and every and epoch % every == 0 and done < steps:
-                line |= evaluate(net, test, run.evaluation, ranks)[0]
+                try:
+                    line |= evaluate(net, test, run.evaluation, ranks)[0]
+                except NotFinite as error:
+                    facts = _facts(net, ranks, train=train, test=test) | {"why": str(error)}
+                    return Result("diverged", {"step": done}, provenance=facts)
             history.append(line)
             loss_sum, loss_steps = _zero(device), 0
             if ranks.first:
@@ -202,11 +206,14 @@ def _train(run: Classification, job: Job, ranks: Ranks) -> Result:
 
     metrics: dict[str, float | int] = {"train_loss": _last_loss(history)}
     predictions: dict[str, NDArray[np.uint16]] = {}
-    if test:
-        metrics, predictions = evaluate(net, test, run.evaluation, ranks)
     facts = _facts(net, ranks, train=train, test=test)
     facts |= {"decode": job.decode, "micro_batch": micro_batches.size}
-    return Result("done", metrics, predictions, net.state_dict(), facts)
+    try:
+        if test:
+            metrics, predictions = evaluate(net, test, run.evaluation, ranks)
+        return Result("done", metrics, predictions, net.state_dict(), facts)
+    except NotFinite as error:
+        return Result("diverged", {"step": steps}, provenance=facts | {"why": str(error)})
 
 
 def _last_loss(history: list[Line]) -> float:
@@ -305,6 +312,8 @@ def evaluate(
     Returns the metrics (`top1`, `top5` in percent, `loss` in nats, `test_images`, and `unreadable`
     if there are any, which count as wrong) and the predictions: `label` (N,) and `top5` (N, 5), the
     most probable class first; NO_CLASS for an image that could not be read. `exact`: in fp32.
+
+    Raises NotFinite, on all ranks, if a logit is NaN or infinite.
     """
     ranks.align(net)  # each has BatchNorm statistics of its own
     net.eval()
@@ -332,8 +341,10 @@ def evaluate(
         logits, readable = logits.float(), batch.readable.to(ranks.device)
         top[part] = torch.where(readable[:, None], logits.topk(kept).indices, NO_CLASS)
         loss = nn.functional.cross_entropy(logits, batch.labels, reduction="none")
-        losses[part] = loss.double() * readable
+        losses[part] = torch.where(logits.isfinite().all(1), loss.double() * readable, math.nan)
     top, losses = ranks.sum(top).cpu(), ranks.sum(losses).cpu()
+    if count := int((~losses.isfinite()).sum()):
+        raise NotFinite(f"the logits of {count:,} of {size:,} test images are not finite")
     hits = top == test.labels[:, None]
     unread = int((top[:, 0] == NO_CLASS).sum())
     metrics = {

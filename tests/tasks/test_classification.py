@@ -27,7 +27,7 @@ from repro.data import datasets
 from repro.launch import lease
 from repro.launch.job import How, execute
 from repro.spec import Classification, Model, Recipe, to_json
-from repro.tasks import classification
+from repro.tasks import NotFinite, Result, classification
 from repro.train.distributed import Ranks
 from tests.train.spawned import in_processes
 
@@ -246,6 +246,33 @@ def test_a_loss_that_is_not_finite_is_a_result(tmp_path: Path) -> None:
     assert result is not None
     assert result["metrics"] == {"step": 10}
     assert execute(run, tmp_path, How()) == "diverged"  # and it is not tried again
+
+
+@pytest.mark.parametrize("test_split", ["validation", "none"])
+def test_statistics_that_are_not_finite_end_as_diverged(
+    tmp_path: Path, test_split: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training does not see them, and its loss is finite: a test, or the weights, tell."""
+    create = classification.create
+
+    def created(*arguments: Any) -> nn.Module:
+        net = create(*arguments)
+        net.get_buffer("norm.running_mean").fill_(float("nan"))
+        return net
+
+    monkeypatch.setattr(classification, "create", created)
+    run = replace(CONVNET, test_split=test_split)
+    assert execute(run, tmp_path, How()) == "diverged"
+    result = results.outcome(tmp_path, run).result
+    assert result is not None
+    assert result["metrics"] == {"step": 10}
+    assert "not finite" in result["provenance"]["why"]
+    assert "NaN" not in (results.folder(tmp_path, run) / results.METRICS).read_text()
+
+
+def test_a_result_is_finite() -> None:
+    with pytest.raises(NotFinite, match="not finite: top1"):
+        Result("done", {"top1": float("nan"), "loss": 1.0})
 
 
 def test_the_stream_of_samples() -> None:
