@@ -10,7 +10,7 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from functools import cache, cached_property
 from types import UnionType
 from typing import (
@@ -376,24 +376,27 @@ def canonical(value: object, *, defaults: bool = False) -> Any:
 
     Numbers that are equal are written alike (1.0 as 1), as equal runs are one run.
     """
-    if is_dataclass(value) and not isinstance(value, type):
-        written = {
-            f.name: canonical(getattr(value, f.name), defaults=defaults)
-            for f in fields(value)
-            if defaults or not _is_default(value, f)
-        }
-        return {"class": type(value).__name__, **written}
-    if isinstance(value, tuple):
-        return [canonical(item, defaults=defaults) for item in value]
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if value is None or isinstance(value, str | int | float):
         return value
+    if isinstance(value, tuple):
+        return [canonical(item, defaults=defaults) for item in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        kind = type(value)
+        written = {"class": kind.__name__}
+        for name, default in _fields(kind):
+            inner = getattr(value, name)
+            if defaults or default is MISSING or inner != default:
+                written[name] = canonical(inner, defaults=defaults)
+        return written
     raise TypeError(f"a spec holds plain values; {value!r} is a {type(value).__name__}")
 
 
-def _is_default(instance: object, field: Field[Any]) -> bool:
-    return field.default is not MISSING and bool(getattr(instance, field.name) == field.default)
+@cache
+def _fields(kind: type[Any]) -> tuple[tuple[str, object], ...]:
+    """The fields of a dataclass with their defaults, MISSING where there is none."""
+    return tuple((field.name, field.default) for field in fields(kind))
 
 
 def _dumps(value: object) -> str:
