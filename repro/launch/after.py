@@ -18,12 +18,17 @@ from repro import records, results
 from repro.launch import attempt, ending, lease, ranks, submission
 from repro.launch.ending import Cause, Ending
 
-_FIRST_DEATH = re.compile(r"srun: error: (\S+): tasks? (\d+)[\d,\-]*: (.*)")
-_NOT_BEGUN = re.compile(r"srun: error: (Unable to create step .*|Task launch .* failed.*)")
-_ENDED = re.compile(r"\*\*\* (?:JOB|STEP) .*? CANCELLED AT \S+ (?:DUE TO ([A-Z ]+) )?\*\*\*")
-_NO_MEMORY = re.compile(
-    r"oom[-_ ]?kill|out of memory|exceeded .*memory limit|allocate memory", re.IGNORECASE
+# SLURM's own lines, as they stand in a job's errors once its ranks are started.
+_FIRST_DEATH = re.compile(r"^srun: error: (\S+): tasks? (\d+)[\d,\-]*: (.*)", re.MULTILINE)
+_NOT_BEGUN = re.compile(
+    r"^srun: error: (Unable to create step .*|Task launch .* failed.*)", re.MULTILINE
 )
+_ENDED = re.compile(r"\*\*\* (?:JOB|STEP) .*? CANCELLED AT \S+ (?:DUE TO ([A-Z ]+) )?\*\*\*")
+_KILLED_FOR_MEMORY = re.compile(
+    r"^(?:srun|slurmstepd): .*(?:oom[-_ ]?kill|out of memory|exceeded .*memory limit)",
+    re.IGNORECASE | re.MULTILINE,
+)
+_NO_MEMORY = re.compile(r"MemoryError|allocate memory")  # of a rank that cannot even begin
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -65,7 +70,7 @@ def _say(
         if content and (why := _why_ended(printed[0])):
             lease.bury(folder, content, Ending(why, "SLURM ended the job"))
         return None
-    found = _ending(folder, printed, status)
+    found = _ending(folder, printed, status, about["attempt"].partition(".")[2])
     if not content:
         if status == attempt.HELD:
             return None
@@ -94,7 +99,8 @@ def _printed(jobs: Path, name: str) -> dict[int, str]:
     """
     files = {rank: jobs / f"{ranks.job()}_{rank}_log.err" for rank in range(_most_ranks())}
     texts = {rank: f.read_text(errors="replace") for rank, f in files.items() if f.exists()}
-    return texts | {0: texts.get(0, "").rpartition(f"--- attempt {name} on ")[2]}
+    first = texts.get(0, "").rpartition(f"--- attempt {name} on ")[2]
+    return texts | {0: first.partition("\n")[2]}
 
 
 def _most_ranks() -> int:
@@ -102,16 +108,22 @@ def _most_ranks() -> int:
     return int(nodes) * int(tasks)
 
 
-def _ending(folder: Path, printed: Mapping[int, str], status: int) -> Ending:
+def _ending(folder: Path, printed: Mapping[int, str], status: int, name: str) -> Ending:
     """How it ended: the first rank to die, and its last words."""
-    if not_begun := _NOT_BEGUN.search(printed[0]):
+    _, started, slurm = printed[0].rpartition(f"--- attempt {name} starts its ranks")
+    if not started:  # the site's lines failed, whatever they print
+        why = _last_line(printed[0]) or f"exit status {status}"
+        return Ending("lost" if status > 128 else "error", why)
+    if not_begun := _NOT_BEGUN.search(slurm):
         return Ending("lost", f"SLURM did not start its ranks: {not_begun[1]}")
-    death = _FIRST_DEATH.search(printed[0])
+    death = _FIRST_DEATH.search(slurm)
     node, rank, how = death.groups() if death else ("", "0", f"exit status {status}")
     last = attempt.last_lines(attempt.log_path(folder, int(rank)))
-    words = last[-1] if last else _last_line(printed.get(int(rank), "")) or how
+    own = _last_line(printed.get(int(rank), ""))
+    words = last[-1] if last else own or how
     where = f"rank {rank} on {node}: " if node and _most_ranks() > 1 else ""
-    if _NO_MEMORY.search(f"{printed[0]} {words}"):
+    is_short = how.endswith(f" {attempt.NO_MEMORY}") or (not last and _NO_MEMORY.search(own))
+    if is_short or _KILLED_FOR_MEMORY.search(slurm):
         return Ending("out of memory", where + words)
     if status > 128 or "Killed" in how or "signal" in how.lower():
         return Ending("lost", f"{where}{how}")
@@ -128,7 +140,8 @@ def _why_ended(printed: str) -> Cause | None:
 def _last_line(text: str) -> str:
     """The last words of a process: its error, which may have several lines, or its last line."""
     lines = [line.strip() for line in text.splitlines()]
-    last = [line for line in lines if line and "srun: " not in line][-3:]
+    others = ("srun: ", "slurmstepd: ", "--- attempt ")
+    last = [line for line in lines if line and not line.startswith(others)][-3:]
     errors = [n for n, line in enumerate(last) if re.match(r"[\w.]*(Error|Exception)\b", line)]
     return " ".join(last[errors[0] if errors else -1 :])
 

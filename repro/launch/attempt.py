@@ -15,7 +15,7 @@ from repro.launch import ending, lease
 from repro.launch.job import How, execute
 from repro.spec import Run
 
-DONE, FAILED, DIVERGED, HELD, INTERRUPTED = 0, 1, 2, 3, 4
+DONE, FAILED, DIVERGED, HELD, INTERRUPTED, NO_MEMORY = 0, 1, 2, 3, 4, 5
 AGAIN = 85  # interrupted, and SLURM should start it again
 
 
@@ -50,7 +50,7 @@ def carry_out(run: Run, root: Path, how: How) -> int:
         if not ending.is_expected(error):
             traceback.print_exc()
         print(end.note)
-        return FAILED
+        return NO_MEMORY if end.cause == "out of memory" else FAILED
     finally:
         sys.stdout.flush()
 

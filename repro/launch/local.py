@@ -22,7 +22,7 @@ from typing import Any, Literal
 from repro import results, signals
 from repro.launch import attempt, data, lease, ranks
 from repro.launch.data import MissingData
-from repro.launch.ending import Ending
+from repro.launch.ending import Cause, Ending
 from repro.launch.job import How
 from repro.spec import Run
 
@@ -206,7 +206,8 @@ def _ending(root: Path, run: Run, work: _Active) -> Event:
         last = f"killed by signal {signal.Signals(-code).name}; it goes on when asked again"
         lease.bury(folder, content, Ending("lost", named + last))
     elif rank:
-        lease.bury(folder, content, Ending("error", named + last))
+        cause: Cause = "out of memory" if code == attempt.NO_MEMORY else "error"
+        lease.bury(folder, content, Ending(cause, named + last))
     return Event("failed", run, f"{named}{last} (see {log})")
 
 

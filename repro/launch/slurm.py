@@ -281,6 +281,7 @@ def _setup(
         *cluster.setup,
         "set +e",
         clients.BEFORE_SRUN,
+        'echo "--- attempt $repro_attempt starts its ranks" >&2',
     ]
 
 

@@ -384,13 +384,17 @@ def test_a_rank_is_killed(bed: Testbed, tmp_path: Path) -> None:
 
 
 def test_an_error_of_one_rank_names_it(bed: Testbed, tmp_path: Path) -> None:
-    """Its error is told, not that of those who waited for it."""
-    submit(tmp_path, replace(RUN, dataset="cifar10-smoke"), site=FOUR_RANKS)
+    """Its error is told, not that of those who waited for it, nor what only reads like SLURM's."""
+    root = tmp_path / "out of memory"
+    said = "srun: error: n9: task 7: Killed", "slurmstepd: error: Detected 1 oom-kill event(s)"
+    setup = tuple(f"echo '{line}' >&2" for line in said)
     run = replace(RUN, dataset="cifar10-smoke")
-    wait_until(lambda: look(tmp_path, run).name == "failed")
-    assert "cifar-10-batches-py" in look(tmp_path, run).note
+    submit(root, run, site=replace(FOUR_RANKS, setup=setup))
+    wait_until(lambda: look(root, run).ended_badly)
+    assert look(root, run).name == "failed"
+    assert "cifar-10-batches-py" in look(root, run).note
     bed.wait_empty()
-    assert attempts(tmp_path, run) == 1
+    assert attempts(root, run) == 1
 
 
 def test_out_of_memory_is_tried_once_more_and_then_said(bed: Testbed, tmp_path: Path) -> None:
