@@ -583,7 +583,7 @@ def test_ctrl_c_saves_and_a_second_launcher_is_told_who_trains(capsys: Capture) 
     # The same command beside it trains nothing, says who does, and draws what there is.
     status, out, lines = ended(started(line))
     assert status == 1
-    assert "**50.00 (1)**" in out
+    assert " 50.00 (1) " in out  # alone in its column, so not bold
     (told,) = (line for line in lines if " held: " in line)
     assert f"{fashion.id} is being trained by process {holder} on " in told
 

@@ -169,7 +169,7 @@ def test_an_array_a_child_and_what_waits_for_a_failure(
     (snapshot,) = (tmp_path / submission.FOLDER / "code").iterdir()
     assert snapshot.name == planned.code
     # A result has the digests of its files.
-    assert set(result["files"]) == {results.PREDICTIONS, results.WEIGHTS}
+    assert set(result["files"]) == {results.METRICS, results.PREDICTIONS, results.WEIGHTS}
 
 
 def test_four_ranks_on_two_nodes(bed: Testbed, tmp_path: Path, undisturbed: Path) -> None:

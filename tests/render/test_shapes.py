@@ -73,7 +73,7 @@ def test_several_measures() -> None:
     frame = filled(LIKE_TABLE_2, VALUES)
     header, first, second = grid(tables.markdown(LIKE_TABLE_2, frame, "paper"))
     assert header[2:] == [
-        "#Params, paper", "#Params, here", "Speed, paper", "Speed, here", "Memory, here",
+        r"\#Params, paper", r"\#Params, here", "Speed, paper", "Speed, here", "Memory, here",
         "Top-1, paper", "Top-1, here", "Δ", "Released, paper", "Released, here", "Δ",
         "Released, timm", "MACs, here",
     ]  # fmt: skip
