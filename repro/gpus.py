@@ -1,4 +1,4 @@
-"""GPUs by the names that sites and drivers have for them, and how fast they could be at best."""
+"""GPUs by the names that sites and drivers have for them, their speed at best and their memory."""
 
 from __future__ import annotations
 
@@ -18,6 +18,31 @@ PEAKS: Mapping[str, tuple[float, str]] = {
     "H200": (989.0, "H200 data sheet, SXM, without sparsity"),
     "B200": (2250.0, "Blackwell data sheet, without sparsity"),
 }
+
+# GB of memory, of the smaller variant where there are two; from the same data sheets, and of the
+# GeForce cards from their white papers.
+MEMORIES: Mapping[str, int] = {
+    "V100": 16,
+    "A100": 40,
+    "A40": 48,
+    "L40S": 48,
+    "RTX 3090": 24,
+    "RTX 4090": 24,
+    "H100": 80,
+    "H200": 141,
+    "B200": 180,  # DGX B200 data sheet: 1,440 GB in eight
+}
+FP32_ONLY = {"V100"}  # no bf16
+
+
+def memory_gb(text: str) -> int | None:
+    """GB of memory of a GPU, if its name says it or `MEMORIES` has it.
+
+    >>> memory_gb("nvidia_a100_80gb_pcie"), memory_gb("h100"), memory_gb("A4000")
+    (80, 80, None)
+    """
+    said = re.search(r"(\d+) ?gb", text.lower())
+    return int(said[1]) if said else MEMORIES.get(named(text))
 
 
 @cache

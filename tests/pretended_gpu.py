@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -326,6 +326,7 @@ def pretended_gpu() -> Iterator[Log]:
         "device_count": lambda: 1,
         "is_bf16_supported": lambda including_emulation=True: True,
         "get_device_name": lambda *_: "NVIDIA H100 80GB HBM3",
+        "get_device_properties": lambda *_: SimpleNamespace(total_memory=80 * 10**9),
         "synchronize": lambda *_: _log.wait("synchronize"),
         "reset_peak_memory_stats": lambda *_: None,
         "max_memory_allocated": lambda *_: 1,

@@ -177,6 +177,7 @@ NOW_AND_THEN = {
     ("to gpu", "repro/tasks/classification.py:_test_weights"),
     ("to gpu", "repro/tasks/classification.py:_train"),
     ("item", "repro/tasks/classification.py:_train"),
+    ("item", "repro/tasks/__init__.py:__post_init__"),  # are the weights finite?
     ("save", "repro/train/checkpoint.py:save"),
     ("to gpu", "optim/optimizer.py:_process_value_according_to_param_policy"),
     ("index on the CPU", "repro/tasks/classification.py:evaluate"),

@@ -21,6 +21,7 @@ PAPER |= {
     "measures",
     "options",
     "output",
+    "peaks",
     "price",
     "reproduce",
     "verbs",

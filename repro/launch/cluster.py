@@ -42,7 +42,7 @@ class Resources:
     cpus: int = 4  # per task: the input pipeline's workers; too few starve the GPU
     memory_gb: float | None = None  # GiB per task; default: the site's own rule
     time: str = "1d"  # of one attempt: 90m, 12h, 3d, 1-12:00:00; a longer run is requeued
-    micro_batch: int | None = None  # images on one device at once; default: its whole share
+    micro_batch: int | None = None  # images on one device at once; default: what fits
     partition: str | None = None  # instead of the cluster's, e.g. a short queue for short runs
 
     def __post_init__(self) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from repro import memory
+
 Cause = Literal[
     "preempted",
     "time limit",
@@ -45,7 +47,7 @@ def of_error(error: BaseException) -> Ending:
     """The ending that an exception means, as far as it can tell."""
     line = " ".join(str(error).split())
     names = _names(error)
-    if names & {"MemoryError", "OutOfMemoryError"} or "allocate memory" in line:
+    if memory.is_lack(error):
         return Ending("out of memory", line)
     if "Apart" in names:  # the ranks did not find, or have lost, each other: a node may be ill
         return Ending("lost", line)

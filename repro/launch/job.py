@@ -35,7 +35,7 @@ class How:
 
     data: Path = Path("data")
     checkpoint_seconds: float = 60.0
-    micro_batch: int | None = None  # images on one device at once; None: the whole share
+    micro_batch: int | None = None  # images on one device at once; None: what fits
     weights: Path | None = None  # a folder of released weights; None: the hub's cache, or the hub
     decode: Literal["cpu", "nvjpeg"] = (
         "cpu"  # of photographs; nvJPEG's pixels differ by some levels

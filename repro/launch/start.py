@@ -87,7 +87,7 @@ def add_options(parser: Any) -> None:
                         "(default: cpu)")  # fmt: skip
     parser.add_argument("--micro-batch", type=number("--micro-batch", 2**20), metavar="N",
                         help="images on a device at once; the result is that of the whole "
-                        "batch")  # fmt: skip
+                        "batch (default: as many as fit)")  # fmt: skip
     parser.add_argument(
         "--dry-run", action="store_true", help="print what would be trained, submitted and drawn"
     )
@@ -271,6 +271,12 @@ def _count_of(site: Cluster | None) -> Callable[[Run], int]:
         return max(1, shape.nodes * shape.gpus) if shape else 1
 
     return count
+
+
+def micro_batches(site: Cluster | None, runs: Iterable[Run]) -> dict[Run, int]:
+    """The micro-batches that a site's file sets."""
+    sizes = {run: site.resources_for(run.id).micro_batch for run in runs} if site else {}
+    return {run: size for run, size in sizes.items() if size}
 
 
 def affordable(

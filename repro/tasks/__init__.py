@@ -37,7 +37,7 @@ class Job(Protocol):
     decode: Literal["cpu", "nvjpeg"]  # who decodes photographs
     checkpoints: Path  # a folder for the task's own state
     checkpoint_seconds: float  # at most this much work is lost by a kill
-    micro_batch: int | None  # images that fit on one device at once; None: all
+    micro_batch: int | None  # images on one device at once; None: as many as fit
 
     def stopping(self) -> bool:
         """Whether the task should save and raise `Interrupted` at this step boundary."""

@@ -29,7 +29,7 @@ from repro.models import weights
 from repro.models.released import load_released, released, start_from
 from repro.spec import Classification, Evaluation, Model, Recipe
 from repro.tasks import Interrupted, Job, Line, NotFinite, Result
-from repro.train import checkpoint, optim, stochastic_depth
+from repro.train import activations, checkpoint, optim, stochastic_depth
 from repro.train import device as devices
 from repro.train.accumulation import MicroBatches
 from repro.train.distributed import Ranks, synchronize_batch_norms, together
@@ -76,12 +76,14 @@ def _train(run: Classification, job: Job, ranks: Ranks) -> Result:
 
     # The model, its optimiser, and its schedule, counted in steps.
     net = create(run.model, classes, recipe.drop_path, run.seed).to(device)
+    side = recipe.image_size or (train.pixels.shape[-1] if isinstance(train, Images) else 0)
+    limit = job.micro_batch or activations.images_that_fit(net, side, device)
     if run.starts_from:
         start_from(net, weights.read(job.weights_of(run.starts_from)))
     droppers = stochastic_depth.install(net)
     net = synchronize_batch_norms(net, ranks)
     ranks.align(net)
-    micro_batches = MicroBatches([net], recipe.batch_size, ranks, job.micro_batch, _PAIR)
+    micro_batches = MicroBatches([net], recipe.batch_size, ranks, limit, _PAIR)
     optimizer = optim.build(
         net.named_parameters(),
         optimizer=recipe.optimizer,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from repro import memory
 from repro.train.distributed import Ranks, parts
 
 
@@ -72,7 +73,9 @@ class MicroBatches:
         micro_batches = parts(self.share, self.count, self.multiple)
         try:
             return torch.stack([backward(part) for part in micro_batches]).sum(0), ""
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not memory.is_lack(error):
+                raise
             if self.ranks.count > 1 and any(map(_synchronises, self.nets)):
                 raise  # the other ranks wait within their forward passes
             return torch.zeros(()), str(error) or "out of memory"

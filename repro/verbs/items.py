@@ -71,7 +71,7 @@ def plan_(words: Sequence[str]) -> int:
     if line := absence_of(given.results):
         print(f"repro: {line}", file=sys.stderr)
 
-    from repro import overview, plan, price
+    from repro import overview, peaks, plan, price
     from repro.launch import cluster, data, start, state
     from repro.reproduce import seeds_to_train
 
@@ -86,16 +86,18 @@ def plan_(words: Sequence[str]) -> int:
         states = [s for s in states if s.run in request.runs]
         prices = {run: cost for run, cost in prices.items() if run in request.runs}
     absent = data.missing(prices, given.data)
+    gpu = given.gpu or start.gpu_of(site, given.scale)
+    sizes = start.micro_batches(site, prices)
+    found_peaks = {run: peaks.peak(run, gpu, p.gpus, sizes.get(run)) for run, p in prices.items()}
     if given.json:
-        rows = [_plan_row(s, prices.get(s.run), given.data) for s in states]
+        rows = [_plan_row(s, prices.get(s.run), found_peaks.get(s.run), given.data) for s in states]
         print(records.encode(rows, indent=1))
         return 0
-    gpu = given.gpu or start.gpu_of(site, given.scale)
     gpus = {given.scale: gpu}
     print(*overview.plan_lines(request, states, prices, gpus, given.runs), sep="\n")
     if prices:
         print(*price.summary([*prices.values()], gpu), sep="\n")
-    for line in (*absent, *([about] if about else [])):
+    for line in (*peaks.lines(found_peaks.values(), gpu), *absent, *([about] if about else [])):
         print(line)
     return 0
 
@@ -104,13 +106,15 @@ def _path_or_none(text: str | None) -> Any:
     return path_of(text) if text else None
 
 
-def _plan_row(found: Any, cost: Any, root: Any) -> dict[str, Any]:
+def _plan_row(found: Any, cost: Any, peak: Any, root: Any) -> dict[str, Any]:
     from repro.launch import data
 
     row = {"run": found.run.id, "state": found.name, "note": found.note}
     if not cost:
         return row
     known = {"gpu_hours": cost.gpu_hours, "by": cost.origin, "disk_bytes": cost.disk_bytes}
+    if peak:
+        known |= {"memory_bytes": peak.bytes, "micro_batch": peak.micro_batch}
     return row | known | {"missing_data": data.missing([found.run], root)}
 
 

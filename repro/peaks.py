@@ -1,0 +1,83 @@
+"""The memory of a training step beside that of a GPU, and the micro-batch that fits.
+
+`activations.json` has what benchmarks/activation_memory.py measured: for each model, by the id of
+its profile, `parameters` and `bytes_an_image`, kept for the backward pass in bf16 autocast.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib import resources
+
+from repro import gpus, memory, price
+from repro.spec import Classification, Profiling, Run
+
+
+@dataclass(frozen=True)
+class Peak:
+    """Of a step of a run: what it needs with a GPU's whole share of the batch at once."""
+
+    name: str  # of the model, with its image side
+    share: int  # images
+    bytes: int
+    micro_batch: int  # images at once; less than the share where that does not fit
+
+
+@cache
+def measured() -> Mapping[str, Mapping[str, int]]:
+    """The table of `activations.json`."""
+    text = resources.files("repro").joinpath("activations.json").read_text(encoding="utf-8")
+    table: dict[str, dict[str, int]] = json.loads(text)
+    return table
+
+
+def profile(run: Classification) -> Profiling:
+    """The profile by whose id the run's model is in the table, with all of its options."""
+    return replace(price.counted(run), model=run.model)
+
+
+def peak(run: Run, gpu: str, count: int = 1, given: int | None = None) -> Peak | None:
+    """The peak of a classifier's training on `count` GPUs of this name; None if it is not known.
+
+    Args:
+        given: the micro-batch, if it is not chosen by the memory.
+    """
+    gb = gpus.memory_gb(gpu)
+    if gb is None or not isinstance(run, Classification) or not run.recipe.epochs:
+        return None
+    if price.images(run) is None or not (found := measured().get(profile(run).id)):
+        return None
+    each = found["bytes_an_image"] * (2 if gpus.named(gpu) in gpus.FP32_ONLY else 1)
+    share = -(-run.recipe.batch_size // count)
+    limit = given or memory.images_that_fit(gb * 10**9, found["parameters"], each)
+    return Peak(
+        f"{run.model.name} {profile(run).image_size} px",
+        share,
+        memory.peak(share, found["parameters"], each),
+        memory.micro_batch(share, limit),
+    )
+
+
+def lines(peaks: Iterable[Peak | None], gpu: str) -> Iterator[str]:
+    """The peaks that are known beside the GPU's memory: a line for each model that does not fit,
+    and one for all that do."""
+    largest = dict[tuple[str, int, int], Peak]()
+    for p in sorted((p for p in peaks if p), key=lambda p: -p.bytes):
+        largest.setdefault((p.name, p.share, p.micro_batch), p)
+    if not largest:
+        return
+    gb, usable = gpus.memory_gb(gpu), f"{memory.USABLE:.0%} of it usable, our assumption"
+    yield f"memory: {gb} GB of one {gpus.named(gpu)}, {usable}"
+    whole = [p for p in largest.values() if p.micro_batch == p.share]
+    for p in largest.values():
+        if p not in whole:
+            yield f"  {p.name}: {_gb(p)} for {p.share:,} images; micro-batch {p.micro_batch:,}"
+    if whole:
+        yield f"  {'others' if len(whole) < len(largest) else 'all'}: at most {_gb(whole[0])}"
+
+
+def _gb(found: Peak) -> str:
+    return f"{found.bytes / 1e9:.3g} GB"

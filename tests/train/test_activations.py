@@ -1,0 +1,103 @@
+"""Bytes an image: a closed form, the committed table, and what a step on a GPU does with it."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+import repro.models  # noqa: F401
+from repro import experiments, memory, peaks, plan
+from repro.spec import Classification
+from repro.train import activations
+from repro.train.accumulation import MicroBatches
+from repro.train.distributed import Ranks
+
+CPU = torch.device("cpu")
+
+
+def items(*names: str) -> list[Classification]:
+    """The trainings of some items at paper scale."""
+    cells = [cell for name in names for cell in experiments.get(name).cells]
+    runs = plan.runs(cells, "paper", 1)
+    return [run for run in runs if isinstance(run, Classification) and run.recipe.epochs]
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+def test_bytes_of_two_layers(bf16: bool) -> None:
+    """Kept: what enters each product, what ReLU gave, the log-probabilities; no weight."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(48, 10, bias=False), nn.ReLU(),
+                        nn.Linear(10, 5, bias=False)).eval()  # fmt: skip
+    size = 2 if bf16 else 4
+    # 48 inputs, 10 activations; of the loss 5 log-probabilities and the 5 targets, as logits are.
+    expected = size * (48 + 10) + 4 * 5 + size * 5
+    assert activations.bytes_an_image(net, 4, bf16) == expected
+    assert not net.training
+
+
+@pytest.mark.parametrize("name", ["nest_tiny_cifar", "cct_7_3x1", "swin_tiny_patch4_window7_224"])
+def test_the_table_is_what_is_measured(name: str) -> None:
+    """Blocks of attention, attention of a whole image, and attention with a bias."""
+    run = next(run for run in items("table1") if run.model.name == name)
+    profile, options = peaks.profile(run), dict(run.model.options)
+    with torch.device("meta"):
+        net = timm.create_model(name, num_classes=profile.classes, **options)
+    assert peaks.measured()[profile.id] == {
+        "parameters": sum(p.numel() for p in net.parameters()),
+        "bytes_an_image": activations.bytes_an_image(net, profile.image_size),
+    }
+
+
+def test_every_classifier_of_the_paper_is_in_the_table() -> None:
+    names = experiments.names()
+    assert {peaks.profile(run).id for run in items(*names)} == peaks.measured().keys()
+
+
+def test_a_smaller_memory_holds_fewer_images() -> None:
+    """What fits does fit, two more would not, and a plan is what MicroBatches does."""
+    entry = next(e for i, e in peaks.measured().items() if i.startswith("nest-base-imagenet-224"))
+    limits = [memory.images_that_fit(gb * 10**9, **entry) for gb in (16, 40, 80, 141)]
+    assert all(few < more for few, more in pairwise(limits))
+    assert memory.peak(limits[2], **entry) <= memory.USABLE * 80e9
+    assert memory.peak(limits[2] + 2, **entry) > memory.USABLE * 80e9
+    for limit in limits:
+        for share in (2, 130, 1024):
+            divided = MicroBatches([], share, Ranks(0, 1, CPU), limit, 2)
+            assert divided.size == memory.micro_batch(share, limit)
+
+
+def test_a_cpu_has_the_whole_share() -> None:
+    assert activations.images_that_fit(nn.Identity(), 4, CPU) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "lacks"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED"), False),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED"), False),
+        (ValueError("no words about out of memory"), False),
+    ],
+)
+def test_which_errors_are_a_lack_of_memory(error: Exception, lacks: bool) -> None:
+    """A step is divided further after these; every other error ends it at once."""
+    calls: list[int] = []
+
+    def backward(part: slice) -> torch.Tensor:
+        calls.append(part.stop - part.start)
+        if len(calls) == 1:
+            raise error
+        return torch.zeros(())
+
+    micro_batches = MicroBatches([], 8, Ranks(0, 1, CPU), None)
+    if lacks:
+        micro_batches.gradient(backward, 0)
+        assert calls == [8, 4, 4]
+    else:
+        with pytest.raises(type(error)):
+            micro_batches.gradient(backward, 0)
