@@ -47,7 +47,7 @@ def bytes_an_image(net: nn.Module, side: int, bf16: bool = True) -> int:
 
 
 def _kept(net: nn.Module, images: int, side: int, bf16: bool) -> int:
-    """Bytes that autograd keeps of a forward pass and its loss, apart from the weights."""
+    """Bytes that autograd keeps of a forward pass and its loss, weights among them."""
     training = net.training
     with FakeTensorMode():
         gpu = torch.device("cuda")
@@ -57,12 +57,10 @@ def _kept(net: nn.Module, images: int, side: int, bf16: bool) -> int:
             )
             for name, value in (*net.named_parameters(), *net.named_buffers())
         }
-        weights = {value.untyped_storage()._cdata for value in state.values()}
         kept: dict[int, Tensor] = {}
 
         def keep(value: Tensor) -> Tensor:
-            if (storage := value.untyped_storage()._cdata) not in weights:
-                kept[storage] = value  # alive, so that no other storage has its address
+            kept[value.untyped_storage()._cdata] = value  # alive, so that the address stays its own
             return value
 
         batch = torch.empty(images, 3, side, side, device=gpu)
