@@ -24,6 +24,8 @@ BETWEEN = 0.3  # grey of a picture that is neither dark nor light
 LEAST_SIDE = 128  # px, of a drawn map
 
 _LARGEST = 1.42  # inches: a picture's side
+_SMALLEST = 0.6  # inches: more rows than fit at that size make a page longer
+_REST = 1.3  # inches of a page: title, names, scale and note
 _GAP = 0.09
 _TEXT = 0.17  # inches for a line below a row, and above the first
 
@@ -46,8 +48,7 @@ def drawn(pictures: Sequence[Seen], methods: Sequence[str], title: str, note: st
     """
     if not pictures or any(len(methods) != len(p.maps) for p in pictures):
         raise ValueError(f"maps: {len(pictures)} pictures by {len(methods)} methods do not fit")
-    columns = len(methods) + 1
-    side = min(_LARGEST, (WIDTH - 2 * EDGE - _GAP * (columns - 1)) / columns)
+    side = _side(len(pictures), len(methods) + 1)
     names = [page.fitted(name, side, 8, 2, "bold") for name in ("Input", *methods)]
     head = page.leading(8) * max(map(len, names)) + 0.05
     row = side + _TEXT + _GAP
@@ -61,6 +62,13 @@ def drawn(pictures: Sequence[Seen], methods: Sequence[str], title: str, note: st
         boxed = any(len(picture.boxes) for picture in pictures)
         _draw_scale(axes, head + row * len(pictures) + 0.02, boxed)
     return figure
+
+
+def _side(rows: int, columns: int) -> float:
+    """Of a picture, in inches: as many beside and below each other as fit into a page."""
+    wide = (WIDTH - 2 * EDGE - _GAP * (columns - 1)) / columns
+    high = (page.TALLEST - _REST) / rows - _TEXT - _GAP
+    return min(_LARGEST, wide, max(high, _SMALLEST))
 
 
 def overlay(pixels: NDArray[np.uint8], raw: NDArray[np.float32]) -> NDArray[np.uint8] | None:
@@ -97,11 +105,10 @@ def _coloured(values: NDArray[np.float32], grey: Any) -> NDArray[np.uint8]:
 
 def _draw_row(axes: Axes, picture: Seen, y: float, side: float) -> None:
     """The picture with its boxes, and each map with the same boxes."""
-    letters = round(side * 14)
     below = y + side + 0.03
     page.picture(axes, picture.pixels, EDGE, y, side)
     _draw_boxes(axes, picture, EDGE, y, side)
-    page.write(axes, EDGE, below, page.shortened(picture.shows, letters), 7)
+    page.write(axes, EDGE, below, page.fitted(picture.shows, side, 7), 7)
     for column, (raw, taken) in enumerate(zip(picture.maps, picture.predicted, strict=True), 1):
         x = EDGE + column * (side + _GAP)
         shown = None if raw is None else overlay(picture.pixels, raw)
@@ -112,7 +119,7 @@ def _draw_row(axes: Axes, picture: Seen, y: float, side: float) -> None:
             page.picture(axes, shown, x, y, side)
             _draw_boxes(axes, picture, x, y, side)
         if taken and taken != picture.shows:
-            page.write(axes, x, below, page.shortened(f"taken for {taken}", letters), 7, color=GREY)
+            page.write(axes, x, below, page.fitted(f"taken for {taken}", side, 7), 7, color=GREY)
 
 
 def _draw_boxes(axes: Axes, picture: Seen, x: float, y: float, side: float) -> None:

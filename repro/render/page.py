@@ -19,12 +19,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.patches import FancyBboxPatch, Rectangle
-from matplotlib.textpath import TextPath
+from matplotlib.textpath import text_to_path
 from numpy.typing import NDArray
 
 from repro import output
 
 WIDTH = 6.4  # inches; its smallest letters are 8 points there, 5 in a column of 8.5 cm
+TALLEST = 1.5 * WIDTH  # inches, of what has rows that can be lower
 LINE, TITLE = 100, 72  # letters of a note and of the title in that width
 TITLE_FONT: Mapping[str, Any] = {"size": 10, "weight": "bold"}
 
@@ -85,7 +86,7 @@ def png(figure: Figure, title: str) -> bytes:
 
 
 def pdf(figure: Figure, title: str) -> bytes:
-    """The same for LaTeX, with its fonts as TrueType; without a date, and so the same bytes."""
+    """The same for LaTeX, with TrueType fonts and no date; its bytes depend on zlib's version."""
     return _written(figure, "pdf", {"Title": title, **dict.fromkeys(_UNSAID)})
 
 
@@ -102,7 +103,7 @@ def wrapped(text: str, letters: int) -> str:
 
 def shortened(text: str, letters: int, lines: int = 1) -> list[str]:
     """The text in lines of so many letters, with '…' for what is too much."""
-    return textwrap.wrap(text, letters, max_lines=lines, placeholder="…")
+    return textwrap.wrap(text, letters, max_lines=lines, placeholder="…", break_on_hyphens=False)
 
 
 def fitted(
@@ -119,7 +120,8 @@ def fitted(
 def _width(text: str, size: float, weight: str) -> float:
     """Inches."""
     font = FontProperties(family="DejaVu Sans", size=size, weight=weight)
-    return float(TextPath((0, 0), text, prop=font).get_extents().width) * POINT
+    width, _, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
+    return float(width) * POINT
 
 
 def leading(size: float) -> float:

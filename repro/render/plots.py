@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Collection, Mapping
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import pandas as pd
@@ -23,17 +23,21 @@ from repro.render.text import HOLE, Row, known, number
 # light for a line; with the marks, no line is told by its colour alone.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 HATCHES = ("", "///", "...", "xxx", "---", "ooo")  # of bars, which have no mark
-MARKS = ("o", "s", "^", "D", "v", "P")
+MARKS = ("o", "s", "^", "D", "v", "P", "*")
 HOLLOW: Mapping[str, Any] = {"fillstyle": "none", "markeredgewidth": 1.1, "linewidth": 1}
 DARK, SMALL = "#333333", 8  # points
 
 PERCENT = (0.0, 100.0)
 
 DIVERGED = "diverged"
+ABSENT = "no such run"  # where the item has no cell for a place among the bars
 CROSSES: Mapping[str, Mapping[str, Any]] = {
     HOLE: {"marker": "x", "markersize": 5},
     DIVERGED: {"marker": "1", "markersize": 8},
 }
+
+_LOW = 0.3  # of the axes' height: a point below is in the way of a text at the axis
+_KEY = 0.018  # of the axes' width: where the marks that name rows of crosses are
 
 Handles = dict[str, Any]  # of a legend: label -> what it explains
 
@@ -90,7 +94,10 @@ def _line(axes: Axes, line: pd.DataFrame, style: dict[str, Any]) -> Any:
 
 
 def _crosses(axes: Axes, cells: pd.DataFrame) -> None:
-    """A cross for every hole, in a strip below the lines; a row's above the next one's."""
+    """A cross for every hole, in a strip below the lines that has a row for each line.
+
+    The line's mark begins its row, so that crosses are told apart without their colour.
+    """
     rows, height = list(cells["row"].unique()), 0.05  # of the axes
     if not _known(cells):
         axes.set_ylim(_range(cells))
@@ -102,14 +109,10 @@ def _crosses(axes: Axes, cells: pd.DataFrame) -> None:
     axes.add_patch(Rectangle((0, 0), 1, strip, color="#f1f1f1", zorder=0, transform=axes.transAxes))
     for cell in cells[cells["n"] == 0].to_dict("records"):
         place = rows.index(cell["row"])
-        axes.plot(
-            [float(cell["column"])],
-            [height * (len(rows) - place - 0.2)],
-            color=COLOURS[place % len(COLOURS)],
-            linestyle="",
-            transform=axes.get_xaxis_transform(),
-            **CROSSES[state(cell)],
-        )
+        y, style = height * (len(rows) - place - 0.2), style_of(place) | {"linestyle": ""}
+        axes.plot([_KEY], [y], transform=axes.transAxes, markersize=4, **style)
+        cross = {**style, **CROSSES[state(cell)]}
+        axes.plot([float(cell["column"])], [y], transform=axes.get_xaxis_transform(), **cross)
 
 
 def _known(cells: pd.DataFrame) -> bool:
@@ -130,11 +133,17 @@ def bars(axes: Axes, cells: pd.DataFrame) -> Handles:
     rows, columns = list(cells["row"].unique()), list(cells["column"].unique())
     width = 0.8 / len(columns)
     upright = 5.4 * width / len(rows) < 0.4  # inches: what a bar has, and what five digits need
-    tops = [0.0]
-    for cell in cells.to_dict("records"):
-        place = columns.index(cell["column"])
-        x = rows.index(cell["row"]) + (place - (len(columns) - 1) / 2) * width
-        tops.append(_bar(axes, x, width, cell, place, upright))
+    found = {(cell["row"], cell["column"]): cell for cell in cells.to_dict("records")}
+    holes, tops = [], [0.0]
+    for (i, row), (place, column) in product(enumerate(rows), enumerate(columns)):
+        x = i + (place - (len(columns) - 1) / 2) * width
+        cell = found.get((row, column))
+        paper = _paper(axes, x, cell) if cell else 0.0
+        tops.append(paper)
+        if cell and cell["n"]:
+            tops.append(_bar(axes, x, width, cell, place, paper, upright))
+        else:
+            holes.append((x, paper, state(cell) if cell else ABSENT, place))
     axes.set_xticks(range(len(rows)), _wrapped(rows), fontsize=9 if len(rows) < 6 else 7.5)
     axes.tick_params(axis="x", length=0, rotation=30 * (len(rows) > 8))
     axes.grid(False, axis="x")
@@ -145,6 +154,8 @@ def bars(axes: Axes, cells: pd.DataFrame) -> Handles:
         axes.set_yticks([tick for tick in axes.get_yticks() if tick <= 100])  # percent
     elif not _known(cells):  # no numbers of a scale that is not known
         axes.set_yticks([])
+    for hole in holes:
+        _hole(axes, *hole)
     if len(columns) == 1:  # nothing to be told apart
         return {}
     return {str(c): Patch(**_fill(i)) for i, c in enumerate(columns)}
@@ -160,31 +171,40 @@ def _fill(place: int) -> dict[str, Any]:
     }
 
 
-def _bar(axes: Axes, x: float, width: float, cell: Row, place: int, upright: bool) -> float:
-    """One bar, or its hole, and the paper's number; how high it comes."""
-    text: dict[str, Any] = {
-        "ha": "center",
-        "va": "bottom",
-        "fontsize": SMALL,
-        "textcoords": "offset points",
-    }
-    unit = measure(cell["metric"]).divisor
-    paper = (known(cell, "paper") or 0.0) / unit
+def _paper(axes: Axes, x: float, cell: Row) -> float:
+    """The paper's number of a cell as a hollow point; how high it is, 0 where there is none."""
+    paper = (known(cell, "paper") or 0.0) / measure(cell["metric"]).divisor
     if paper:
         axes.plot([x], [paper], color=DARK, marker="o", linestyle="", **HOLLOW)
-    if not cell["n"]:
-        axes.annotate(
-            state(cell), (x, 0), (0, 4), color=COLOURS[place % len(COLOURS)], rotation=90, **text
-        )
-        return paper
+    return paper
+
+
+def _bar(
+    axes: Axes, x: float, width: float, cell: Row, place: int, paper: float, upright: bool
+) -> float:
+    """One bar with its number above it and above the paper's; how high it comes."""
+    unit = measure(cell["metric"]).divisor
     mean, spread = cell["mean"] / unit, (known(cell, "spread") or 0.0) / unit
     axes.bar(x, mean, 0.94 * width, **_fill(place))
     if spread:
         axes.errorbar(x, mean, spread, color=DARK, linewidth=1)
-    top = max(mean + spread, paper)
-    label = number(cell["mean"], cell["metric"])
-    axes.annotate(label, (x, top), (0, 4), color=DARK, rotation=90 * upright, **text)
-    return float(top)
+    top = float(max(mean + spread, paper))
+    _above(axes, number(cell["mean"], cell["metric"]), x, top, DARK, upright)
+    return top
+
+
+def _hole(axes: Axes, x: float, paper: float, reason: str, place: int) -> None:
+    """Why there is no bar, above the axis, or above the paper's number where that is as low."""
+    low = paper if paper < _LOW * axes.get_ylim()[1] else 0.0
+    _above(axes, reason, x, low, COLOURS[place % len(COLOURS)], upright=True)
+
+
+def _above(axes: Axes, text: str, x: float, y: float, colour: str, upright: bool) -> None:
+    """A text that begins a little above a point."""
+    axes.annotate(
+        text, (x, y), (0, 5), textcoords="offset points", ha="center", va="bottom",
+        fontsize=SMALL, color=colour, rotation=90 * upright,
+    )  # fmt: skip
 
 
 def _wrapped(names: list[str]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from repro.render.text import HOLE, column, number
+from repro.render.text import HOLE, column, number, rounded
 from repro.spec import Cell, Classification, Evaluation, Experiment
 from repro.verdict import agrees
 
@@ -33,7 +33,8 @@ def _line(cell: Cell, frame: pd.DataFrame) -> str:
         return f"{about} {HOLE.capitalize()}."
     word = "Agrees" if agrees(float(mean), cell.published.value, TOLERANCE) else "Differs"
     here = number(float(mean), cell.metric)
-    return f"{about} {word}: {here}, {cell.published.place} {cell.published.value:.3f}."
+    there = rounded(cell.published.value, 3)
+    return f"{about} {word}: {here}, {cell.published.place} {there}."
 
 
 def _preprocessing(how: Evaluation) -> str:

@@ -22,14 +22,17 @@ from repro.render import page
 from repro.render import tree_layout as at
 from repro.render.page import DARK, EDGE, FAINT, GREY, POINT, TINY, Spot, label
 from repro.render.plots import COLOURS
+from repro.render.text import rounded
 from repro.render.tree_layout import ROOT, Block, Layout
 
 MOST = 4  # classes of a tree
 
-_CELL, _WIDE = 0.94 * at.SLOT, 0.5  # inches, the width of a value; of the first step, more
+_CELL, _WIDE = 0.94, 0.5  # the width of a value: a share of its slot, and at most so many inches
 _LANE = 2.4 * POINT  # from a class's line to the next one's
 _LINE, _SMALLER = 1.8, 6.5  # points, of a line and of the values that are closest
-_BETWEEN = 0.26  # inches, from one tree to the next
+_MANY = 4  # more trees than that, of one class each, are drawn in two columns
+_BETWEEN = 0.22  # inches, from one tree to the next
+_ROOT = 0.86  # the width of the root
 _TAG = 0.114  # the side of a class's number
 
 
@@ -62,16 +65,22 @@ def drawn(trees: Sequence[Tree], title: str, note: str) -> Figure:
     for number, tree in enumerate(trees, start=1):
         if wrong := _wrong(tree):
             raise ValueError(f"tree {number} of {len(trees)}: {wrong}")
+    halves = len(trees) > _MANY and all(len(tree.classes) == 1 for tree in trees)
+    rooms = at.HALVES if halves else (at.PAGE,)
     with page.styled():
-        rows = [_Row(tree) for tree in trees]
-        heights = [row.layout.height for row in rows]
+        rows = [
+            [_Drawing(tree, room) for tree, room in zip(trees[i:], rooms, strict=False)]
+            for i in range(0, len(trees), len(rooms))
+        ]
+        heights = [max(one.layout.height for one in row) for row in rows]
         figure, axes = page.sheet(title, note, sum(heights) + _BETWEEN * (len(rows) - 0.5))
         top = 0.0
         for row, height in zip(rows, heights, strict=True):
             if top:
                 y = top - _BETWEEN / 2
-                axes.plot([EDGE, at.RIGHT], [y, y], color="#dddddd", linewidth=0.6)
-            row.draw(axes, top)
+                axes.plot([EDGE, at.PAGE.right], [y, y], color="#dddddd", linewidth=0.6)
+            for one in row:
+                one.draw(axes, top)
             top += height + _BETWEEN
     return figure
 
@@ -94,26 +103,28 @@ def _wrong(tree: Tree) -> str:
     return ""
 
 
-class _Row:
+class _Drawing:
     """A tree that is drawn; all places on the page are its layout's, moved to its top."""
 
-    def __init__(self, tree: Tree) -> None:
-        self.tree = tree
-        self.title = page.shortened(f"Shows {', '.join(tree.shows)}", 52, 3) if tree.shows else []
+    def __init__(self, tree: Tree, room: at.Room) -> None:
+        self.tree, self.room = tree, room
+        wide = (room.left + room.right - _ROOT) / 2 - room.edge - 0.05
+        shows = f"Shows {', '.join(tree.shows)}" * bool(tree.shows)
+        self.title = page.fitted(shows, wide, 8, 3)
         self.legend = [page.shortened(name, 13, 2) for name in tree.classes]
         lines = sum(map(len, self.legend)) * page.leading(8) + 0.03 * len(self.legend)
         ways = [tree.way(place) for place in range(len(tree.classes))]
         above = len(self.title) * page.leading(8)
-        self.layout = Layout(ways, len(tree.nodes), above, lines)
+        self.layout = Layout(room, ways, len(tree.nodes), above, lines)
 
     def draw(self, axes: Axes, top: float) -> None:
         self.axes, self.top = axes, top
-        page.write(axes, EDGE, top, self.title)
+        page.write(axes, self.room.edge, top, self.title)
         self._input(top + self.layout.input)
-        self._legend(top + self.layout.input + at.INPUT + at.LEGEND)
+        self._legend(top + self.layout.names)
         self._edges()
         root = self.layout.x[ROOT], top + self.layout.y[0]
-        page.pill(axes, *root, 0.86, at.ROW, "#e3e3e3")
+        page.pill(axes, *root, _ROOT, at.ROW, "#e3e3e3")
         label(axes, root[0], root[1] + at.ROW / 2, "whole picture")
         for step in range(1, self.layout.steps + 1):
             self._step(step, top + self.layout.y[step])
@@ -122,33 +133,30 @@ class _Row:
 
     def _input(self, y: float) -> None:
         """The picture with the leaves where the ways end."""
-        side = 2**self.layout.steps
-        leaf = at.INPUT / side
-        page.picture(self.axes, self.tree.pixels, EDGE, y, at.INPUT)
+        side, whole, edge = 2**self.layout.steps, self.room.picture, self.room.edge
+        leaf = whole / side
+        page.picture(self.axes, self.tree.pixels, edge, y, whole)
         grid: dict[str, Any] = {"color": "white", "linewidth": 0.5, "alpha": 0.55, "zorder": 4}
         for line in np.arange(1, side) * leaf:
-            self.axes.plot([EDGE + line] * 2, [y, y + at.INPUT], **grid)
-            self.axes.plot([EDGE, EDGE + at.INPUT], [y + line] * 2, **grid)
+            self.axes.plot([edge + line] * 2, [y, y + whole], **grid)
+            self.axes.plot([edge, edge + whole], [y + line] * 2, **grid)
         for block, places in self.layout.leaves.items():
-            corner = EDGE + block.column * leaf, y + block.row * leaf
+            corner = edge + block.column * leaf, y + block.row * leaf
             self._frames(corner, leaf, places, inwards=True)
-            inside = _TAG / 2 + 0.015  # where there is room; else above, or below the first row
-            beside = -inside if block.row else leaf + inside
-            down = inside if leaf > 2 * _TAG else beside
-            tagged = places if len(self.layout.ways) > 1 else ()
-            last = EDGE + at.INPUT - inside - 1.1 * _TAG * (len(tagged) - 1)
-            first = min(corner[0] + inside, last)  # all are on the picture
-            for i, place in enumerate(tagged):
-                self._tag(first + 1.1 * i * _TAG, corner[1] + down, place)
+        if len(self.layout.ways) > 1:
+            for place, (down, across) in self.layout.tags.items():
+                pitch = whole / at.TAGS
+                self._tag(edge + (across + 0.5) * pitch, y + (down + 0.5) * pitch, place)
 
     def _legend(self, y: float) -> None:
         """Which class is which, and how probable."""
         for place, name in enumerate(self.legend):
             middle = y + page.leading(8) / 2
-            self._tag(EDGE + _TAG / 2, middle, place)
+            edge = self.room.edge
+            self._tag(edge + _TAG / 2, middle, place)
             share = _percent(self.tree.probabilities[place])
-            label(self.axes, EDGE + at.INPUT, middle, share, 8, ha="right")
-            y = page.write(self.axes, EDGE + 0.17, y, name) + 0.03
+            label(self.axes, edge + at.NAMES, middle, share, 8, ha="right")
+            y = page.write(self.axes, edge + 0.17, y, name) + 0.03
 
     def _edges(self) -> None:
         layout = self.layout
@@ -186,8 +194,9 @@ class _Row:
         power = _power(shown)
         name = [f"step {step}", *([f"×10{_raised(power)}"] if power else [])]
         first = y + (at.ROW - page.leading(TINY)) / 2
-        page.write(self.axes, at.STEPS, first, name, TINY, ha="center", color=GREY)
-        width, size = (_WIDE, TINY) if step == 1 else (_CELL, _SMALLER)
+        page.write(self.axes, self.room.steps, first, name, TINY, ha="center", color=GREY)
+        width = min(_WIDE, _CELL * layout.slot(step))
+        size = TINY if step == 1 else _SMALLER
         for block in blocks:
             x = layout.x[block]
             if not layout.valued(block):
@@ -207,7 +216,7 @@ class _Row:
         for step in range(self.layout.steps):
             for place in self.layout.ended(step):
                 block, middle = self.layout.ways[place][-1], self.top + self.layout.word(place)
-                x = min(max(self.layout.x[block], at.LEFT + 0.2), at.RIGHT - 0.3)
+                x = min(max(self.layout.x[block], self.room.left + 0.2), self.room.right - 0.3)
                 stem = [self.layout.x[block] + self._lane(place)] * 2
                 ends = [self.top + self.layout.foot(block), middle]
                 self.axes.plot(stem, ends, color=COLOURS[place], linewidth=_LINE)
@@ -222,11 +231,12 @@ class _Row:
         leaves = self.layout.leaves.items()
         for middle, (leaf, places) in zip(self.layout.patches, leaves, strict=True):
             rows, columns = (slice(n * side, (n + 1) * side) for n in leaf[1:])
-            x = middle - at.PATCH / 2
-            page.picture(self.axes, self.tree.pixels[rows, columns], x, y, at.PATCH)
-            self._frames((x, y), at.PATCH, places)
-            for i, place in enumerate(places):
-                below = y + at.PATCH + 0.07 + (i + 0.5) * at.NAME
+            patch = self.room.patch
+            x = middle - patch / 2
+            page.picture(self.axes, self.tree.pixels[rows, columns], x, y, patch)
+            self._frames((x, y), patch, places)
+            for i, place in enumerate(places if len(self.layout.ways) > 1 else ()):
+                below = y + patch + 0.07 + (i + 0.5) * at.NAME
                 name = page.shortened(self.tree.classes[place], 11)
                 self._tag(x + _TAG / 2 - 0.02, below, place)
                 page.write(self.axes, x + _TAG + 0.03, below - page.leading(TINY) / 2, name, TINY)
@@ -267,7 +277,7 @@ def _power(values: Sequence[float]) -> int:
 def _short(value: float) -> str:
     """Two digits of what is not small beside 1: '12', '1.2', '-0.12', '0.01'."""
     size = abs(value)
-    return f"{value:z.{0 if size >= 9.95 else 1 if size >= 0.995 else 2}f}"
+    return rounded(value, 0 if size >= 9.95 else 1 if size >= 0.995 else 2)
 
 
 def _raised(power: int) -> str:
@@ -277,4 +287,4 @@ def _raised(power: int) -> str:
 def _percent(share: float) -> str:
     """'97%', '3.2%', '<0.1%'."""
     percent = 100 * share
-    return f"{percent:.{int(percent < 9.95)}f}%" if percent >= 0.05 else "<0.1%"
+    return f"{rounded(percent, int(percent < 9.95))}%" if percent >= 0.05 else "<0.1%"

@@ -88,9 +88,17 @@ def pictures(figure: Figure) -> list[Any]:
     return [np.asarray(image.get_array()) for image in figure.axes[0].images]
 
 
-@pytest.mark.parametrize("name", CASES)
+PAGES = {name: (case, case) for name, case in CASES.items()} | {
+    "halves": tuple(
+        replace(tree([path]), shows=("lighter, light, igniter",) * 4, classes=NAMES[-1:])
+        for path in ([0, 0, 0], [1, 2, 3], [3, 3, 3], [-1, -1, -1], [2, -1, -1])
+    )
+}
+
+
+@pytest.mark.parametrize("name", PAGES)
 def test_all_is_on_the_page_and_no_text_covers_another(name: str) -> None:
-    figure = drawn(CASES[name], CASES[name])
+    figure = drawn(*PAGES[name])
     with page.styled():
         figure.draw_without_rendering()
         boxes = [text.get_window_extent() for text in figure.axes[0].texts]
@@ -127,6 +135,14 @@ def test_the_leaf_is_cut_out_and_framed_where_the_path_leads() -> None:
         assert around.get_x() == pytest.approx(figure.axes[0].images[1].get_extent()[0], abs=0.02)
 
 
+def test_many_trees_of_one_class_are_drawn_in_two_columns() -> None:
+    wide, halves = drawn(*[tree([[1, 2]])] * 4), drawn(*[tree([[1, 2]])] * 5)
+    edges = [{image.get_extent()[0] for image in f.axes[0].images[::2]} for f in (wide, halves)]
+    assert [len(found) for found in edges] == [1, 2]
+    assert len(pictures(halves)) == 10
+    assert halves.get_size_inches()[1] < wide.get_size_inches()[1]
+
+
 def test_three_steps_lead_to_one_of_64_leaves() -> None:
     patches = pictures(drawn(CASES["three steps"]))[1:]
     corners = [patch[0, 0, :2].tolist() for patch in patches]
@@ -159,10 +175,11 @@ def test_values_stand_where_a_class_decides_and_the_one_entered_is_filled(name: 
     assert len(numbers) == tags + sum(4 * min(len(path) + 1, steps) for path in decided)
     for place, path in enumerate(decided):
         own = [one for one in pills(figure) if one[0] == COLOURS[place].lower()]
-        wide = len(path) + (len(decided) > 1) + 1 + 2 * (len(path) == steps)
-        # a cell a step; a tag at the first step, in the legend; and in the picture and at the patch
-        if len(decided) == 1:
-            wide -= len(path) == steps  # without a number there is none in the picture
+        # a cell a step and a tag in the legend; of several, a tag at the first step, in the picture
+        # and at the patch
+        wide = len(path) + 1
+        if len(decided) > 1:
+            wide += 1 + 2 * (len(path) == steps)
         assert len(own) == wide
 
 
@@ -183,15 +200,12 @@ def test_values_of_a_step_are_written_in_one_unit() -> None:
     leaves = np.zeros((1, 4, 4), np.float32)
     leaves[0, 2:, 2:] = [[-0.5, 12.4], [1.25, -0.004]]
     shown = written(drawn(replace(case, nodes=(top, leaves))))
-    assert [shown.count(word) for word in ("×10⁻⁴", "1.3", "-0.20", "0.00", "9.9")] == [1] * 3 + [
-        2,
-        1,
-    ]
-    assert [shown.count(word) for word in ("-0.50", "12", "1.2")] == [1] * 3
+    words = ("×10⁻⁴", "1.3", "-0.20", "0.00", "9.9", "-0.50", "12")  # 1.3: also of 1.25
+    assert [shown.count(word) for word in words] == [1, 2, 1, 2, 1, 1, 1]
     assert sum("×10" in text for text in shown) == 1  # what is easily read has no power
     large = written(drawn(replace(case, nodes=(top, leaves * 1e4))))
     assert "×10⁵" in large
-    assert [large.count(word) for word in ("-0.05", "1.2", "0.12")] == [1] * 3
+    assert [large.count(word) for word in ("-0.05", "1.2", "0.13")] == [1] * 3
 
 
 def test_values_that_are_equal_or_not_finite_are_written() -> None:
@@ -199,7 +213,7 @@ def test_values_that_are_equal_or_not_finite_are_written() -> None:
     zeros = tuple(np.zeros_like(grid) for grid in case.nodes)
     assert written(drawn(replace(case, nodes=zeros))).count("0.00") == 4
     zeros[0][0] = [[np.nan, np.inf], [-np.inf, 5e-7]]
-    assert {"nan", "inf", "-inf", "5.0", "×10⁻⁷"} <= set(written(drawn(replace(case, nodes=zeros))))
+    assert {"nan", "∞", "-∞", "5.0", "×10⁻⁷"} <= set(written(drawn(replace(case, nodes=zeros))))
 
 
 def test_edges_have_their_class_s_colour_and_lane() -> None:
