@@ -230,6 +230,9 @@ def lay_out_bad_files(here: Path) -> None:
     save_file({"a": torch.zeros(1)}, here / "other.safetensors")
     state["head.bias"][3] = torch.nan
     save_file(state, here / "nan.safetensors")
+    state["head.bias"][3] = 3e38
+    save_file(state | {"head.weight": torch.full_like(state["head.weight"], 3e38)},
+              here / "overflow.safetensors")  # fmt: skip
     (here / "half.safetensors").write_bytes((here / "nan.safetensors").read_bytes()[:-100])
 
 
@@ -265,6 +268,10 @@ def lay_out_bad_files(here: Path) -> None:
             "other.safetensors has weights of "
             "another model: missing blocks.0.attn.proj.bias, blocks.0.attn.proj.weight, "
             "blocks.0.attn.qkv.bias and 29 more; unexpected a",
+        ),
+        (
+            "photo.jpg --run deit --weights overflow.safetensors",
+            "cannot be asked: the classifier's logits are not finite",
         ),
         (
             "photo.jpg --run deit --weights nan.safetensors",

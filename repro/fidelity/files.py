@@ -97,4 +97,6 @@ def _wrong_extras(mean: Floats, count: int | None, about: object, features: Any)
         return f"a covariance of {count} images"
     if features is not None and (features.ndim != 2 or features.shape[1] != len(mean)):
         return f"mu {mean.shape} and features {features.shape} do not belong together"
+    if features is not None and not (features.dtype.kind in "fiu" and np.isfinite(features).all()):
+        return "an entry of features is no number"
     return ""

@@ -19,6 +19,7 @@ from repro.interpret.taps import (
     Classes,
     InterpretError,
     checked_classes,
+    checked_finite,
     checked_images,
     checked_logits,
     eager,
@@ -103,8 +104,8 @@ def _curve(
 
 
 def _score(model: nn.Module, images: Tensor, classes: Classes, of: Score) -> Tensor:
-    """The logit or probability (B,) of each image's class."""
-    logits = checked_logits(model(images), len(images))
+    """The logit or probability (B,) of each image's class; InterpretError if it is not finite."""
+    logits = checked_finite(checked_logits(model(images), len(images)), "output")
     values = logits if of == "logit" else logits.softmax(1)
     return values.gather(1, checked_classes(classes, logits)[:, None])[:, 0]
 
@@ -160,11 +161,11 @@ def block_ablation(
 def rank_correlation(a: Tensor, b: Tensor) -> Tensor:
     """Spearman's of each image (B,), of values (B, ...) alike in shape; NaN if one is constant.
 
-    Equal values share the mean of their ranks.
+    Equal values share the mean of their ranks. InterpretError for values that are not finite.
     """
     if a.shape != b.shape or a.ndim < 2:
         raise InterpretError(f"values are {tuple(a.shape)} and {tuple(b.shape)}: (B, K) alike")
-    x, y = _ranks(a.flatten(1)), _ranks(b.flatten(1))
+    x, y = (_ranks(checked_finite(each.flatten(1), "map")) for each in (a, b))
     product = (x * y).sum(1)
     return product / ((x * x).sum(1) * (y * y).sum(1)).sqrt()
 

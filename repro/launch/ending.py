@@ -40,7 +40,8 @@ class Ending:
 
 
 # Errors that a user can cause and whose one line says enough. By name: their modules are heavy.
-_EXPECTED = {"Apart", "Elsewhere", "DataError", "NotFinite", "SpecError", "ResultsError"}
+_EXPECTED = {"Apart", "Elsewhere", "DataError", "InterpretError", "NotFinite", "NoWeights",
+             "ResultsError", "SpecError", "WeightsError"}  # fmt: skip
 
 
 def of_error(error: BaseException) -> Ending:

@@ -65,7 +65,7 @@ def explain(
     from repro.data import augment
     from repro.interpret.gradcat import NoTree
     from repro.interpret.taps import InterpretError
-    from repro.tasks import explained, traversal
+    from repro.tasks import NotFinite, explained, traversal
     from repro.train import device
 
     about = _set(run, data)
@@ -76,8 +76,7 @@ def explain(
     names = tuple(explained.described(about.classes))
     x = augment.normalize(pixels.to(here), about.mean, about.std)
     try:
-        with torch.no_grad():
-            probable = net(x).softmax(1)
+        probable = explained.logits_of(net, x).softmax(1)
         chosen = _numbers(asked, names, about.classes)
         top = probable.topk(min(count, len(names))).indices[0].tolist()
         classes = torch.tensor([chosen or top], device=here)
@@ -91,7 +90,7 @@ def explain(
             except NoTree as error:
                 note = f"no tree: {error}"
         method, maps = _maps(net, x, classes[0])
-    except InterpretError as error:
+    except (InterpretError, NotFinite) as error:
         raise ResultsError(f"{run.id} cannot be asked: {error}") from error
     best = names[int(probable.argmax())]
     shown = [

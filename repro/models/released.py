@@ -64,7 +64,7 @@ def _fetched(repository: str, source: str, tag: str) -> Path:
 def load_released(net: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Load what `released` gave into the model of that name, and of that image size.
 
-    ValueError names a tensor that does not fit.
+    WeightsError names a tensor that does not fit.
     """
     if isinstance(net, NesT):  # the converted weights of timm's port
         state = read_timm(state)[1]
@@ -74,7 +74,7 @@ def load_released(net: nn.Module, state: Mapping[str, Tensor]) -> None:
 def start_from(net: nn.Module, trained: Mapping[str, Tensor], keep_head: bool = True) -> None:
     """Load trained weights, resizing what depends on the image's size by the model's own rule.
 
-    The classifier stays new where it has other classes, if `keep_head`. ValueError names a tensor
+    The classifier stays new where it has other classes, if `keep_head`. WeightsError names a tensor
     that does not fit.
     """
     adapt = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
@@ -85,10 +85,12 @@ def start_from(net: nn.Module, trained: Mapping[str, Tensor], keep_head: bool = 
         if name not in state or state[name].shape != tensor.shape:
             if not (keep_head and name.rpartition(".")[0] in head):
                 found = tuple(state[name].shape) if name in state else "nothing"
-                raise ValueError(f"{name} is of shape {tuple(tensor.shape)}, and there is {found}")
+                raise WeightsError(
+                    f"{name} is of shape {tuple(tensor.shape)}, and there is {found}"
+                )
             state[name] = tensor
     if superfluous := state.keys() - net.state_dict().keys():
-        raise ValueError(f"{sorted(superfluous)[0]} belongs to another model")
+        raise WeightsError(f"{sorted(superfluous)[0]} belongs to another model")
     net.load_state_dict(state)
 
 

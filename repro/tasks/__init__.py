@@ -79,7 +79,12 @@ class Result:
     files: Mapping[str, bytes] = field(default_factory=dict)  # such as pictures
 
     def __post_init__(self) -> None:
-        wrong = [name for name, value in self.metrics.items() if not math.isfinite(value)]
-        wrong += [name for name, value in self.weights.items() if not value.isfinite().all()]
-        if wrong:
-            raise NotFinite(f"not finite: {', '.join(wrong[:3])}{', ...' * (len(wrong) > 3)}")
+        check_finite(self.metrics, self.weights)
+
+
+def check_finite(metrics: Mapping[str, float | int], weights: Mapping[str, Tensor]) -> None:
+    """Raises NotFinite if a metric or a weight is NaN or infinite."""
+    wrong = [name for name, value in metrics.items() if not math.isfinite(value)]
+    wrong += [name for name, value in weights.items() if not value.isfinite().all()]
+    if wrong:
+        raise NotFinite(f"not finite: {', '.join(wrong[:3])}{', ...' * (len(wrong) > 3)}")

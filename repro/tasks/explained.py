@@ -24,7 +24,7 @@ from repro.data.photos import Photos
 from repro.models.released import load_released, released
 from repro.models.weights import load as load_weights
 from repro.spec import Classification, Explanation
-from repro.tasks import Interrupted, Job, Result
+from repro.tasks import Interrupted, Job, NotFinite, Result
 from repro.tasks.classification import TOLERATED, create, normalization
 from repro.train.distributed import together
 
@@ -48,7 +48,7 @@ def load_classifier(run: Classification, classes: int, weights: Path | None) -> 
     """The run's model with its weights, in eval mode, to be asked and not to be trained.
 
     `weights`: their file, or of released ones the folder, if not the hub's. Raises NoWeights,
-    WeightsError, or ValueError for released ones that do not fit.
+    or WeightsError.
     """
     net = create(run.model, classes, 0.0, run.seed)
     if run.release:
@@ -87,6 +87,21 @@ def inputs(pixels: Tensor, images: Images | Photos, run: Explanation) -> Tensor:
     """Pixels (B, 3, S, S) as the classifier takes them, float32."""
     how = run.trained.evaluation if run.trained else None
     return augment.normalize(pixels, *normalization(how, images.mean, images.std))
+
+
+@torch.no_grad()
+def logits_of(net: nn.Module, x: Tensor) -> Tensor:
+    """The logits (B, K) of inputs (B, 3, S, S). NotFinite if one is NaN or infinite."""
+    return checked_finite(net(x), "logits")
+
+
+def checked_finite(values: Tensor, what: str) -> Tensor:
+    """The values, which the classifier computed; NotFinite if one is NaN or infinite."""
+    if not values.isfinite().all():
+        raise NotFinite(
+            f"the classifier's {what} are not finite: train it again, or choose another"
+        )
+    return values
 
 
 def spread(count: int, among: int) -> Tensor:

@@ -30,7 +30,7 @@ from repro.data.resized import RESIZED, form_of
 from repro.models import weights
 from repro.models.spectral import advance_spectral_norms
 from repro.spec import AdversarialRecipe, Generation, Model
-from repro.tasks import Interrupted, Job, Line, Result
+from repro.tasks import Interrupted, Job, Line, NotFinite, Result, check_finite
 from repro.tasks import classification as classifier
 from repro.train import checkpoint
 from repro.train import device as devices
@@ -142,18 +142,11 @@ def _train(run: Generation, job: Job, ranks: Ranks) -> Result:
 
         # A line of metrics, and a picture, at every evaluation.
         if due:
-            metrics: dict[str, float | int] = {}
-            collapsed = False
+            metrics, why = dict[str, float | int](), ""
             if reference is not None:
-                drawn = sample(average, run.seed, _shown(run), device)
-                job.keep(f"samples/step{done:09d}.png", pictures.grid(drawn))
-                late = done > recipe.steps // 2  # before, it may not have begun to draw
-                collapsed = late and fidelity.spread(drawn) < COLLAPSED
-                if not collapsed:
-                    fakes = samples(average, run.seed, run.samples, device)
-                    metrics = fidelity.measure(extractor, fakes, reference, seed=run.seed)
-            if ranks.any(collapsed)[0]:
-                return _diverged("collapsed", done, run, average, nets, ranks, train)
+                metrics, why = _evaluate(run, job, average, done, extractor, reference, device)
+            if ranks.any(bool(why))[0]:
+                return _diverged(why, done, run, average, nets, ranks, train)
             history.append({"step": done, "epoch": epoch, **means_, **metrics})
             sums, counted = _zeros(device), 0
             if ranks.first:
@@ -182,13 +175,45 @@ def _train(run: Generation, job: Job, ranks: Ranks) -> Result:
     last = history[-1]
     facts = _facts(run, nets, ranks, train) | ({"reference": reference.about} if reference else {})
     facts["micro_batch"] = micro_batches.size
+    files, why = dict[str, bytes](), ""
+    try:
+        files = portraits(average, run, device) if ranks.first else {}
+    except NotFinite as error:
+        why = str(error)
+    if ranks.any(bool(why))[0]:
+        return _diverged(why, recipe.steps, run, average, nets, ranks, train)
     return Result(
         "done",
         {name: value for name, value in last.items() if name != "epoch" and value is not None},
-        weights=average.state_dict(),
+        weights=average.state_dict() if ranks.first else {},  # others' statistics are their own
         provenance=facts,
-        files=portraits(average, run, device) if ranks.first else {},
+        files=files,
     )
+
+
+def _evaluate(
+    run: Generation,
+    job: Job,
+    average: nn.Module,
+    step: int,
+    extractor: fidelity.Extractor,
+    reference: fidelity.Reference,
+    device: torch.device,
+) -> tuple[dict[str, float | int], str]:
+    """The metrics of what the generator draws, and why training has diverged; '' if it has not."""
+    try:
+        check_finite({}, average.state_dict())
+        drawn = sample(average, run.seed, _shown(run), device)
+        job.keep(f"samples/step{step:09d}.png", pictures.grid(drawn))
+        late = step > run.recipe.steps // 2  # before, it may not have begun to draw
+        if late and fidelity.spread(drawn) < COLLAPSED:
+            return {}, "collapsed"
+        fakes = samples(average, run.seed, run.samples, device)
+        metrics = fidelity.measure(extractor, fakes, reference, seed=run.seed)
+        check_finite(metrics, {})
+    except NotFinite as error:
+        return {}, str(error)
+    return metrics, ""
 
 
 def _diverged(
@@ -202,7 +227,8 @@ def _diverged(
 ) -> Result:
     """The end of a run that cannot go on, with what the generator draws by then."""
     facts = _facts(run, nets, ranks, train) | {"why": why}
-    files = {"samples.png": pictures.grid(sample(average, run.seed, _shown(run), ranks.device))}
+    latents = _latents_of(average, run.seed, _shown(run)).to(ranks.device)
+    files = {"samples.png": pictures.grid(_levels(_images(average, latents).nan_to_num()))}
     return Result("diverged", {"step": step}, provenance=facts, files=files)
 
 
@@ -339,21 +365,41 @@ def _real(pixels: Tensor, keys: Tensor, recipe: AdversarialRecipe) -> Tensor:
 # --- what is drawn, and how it is measured -------------------------------------------------------
 
 
-@torch.no_grad()
 def draw(generator: nn.Module, latents: Tensor) -> Tensor:
-    """uint8 (B, 3, S, S): the images of latents (B, latent_dim), from [-1, 1] to 256 levels."""
+    """The images of latents (B, latent_dim), uint8 (B, 3, S, S).
+
+    Raises NotFinite if a pixel is NaN or infinite.
+    """
+    images = _images(generator, latents)
+    if not images.isfinite().all():
+        raise NotFinite("the generator's images are not finite")
+    return _levels(images)
+
+
+@torch.no_grad()
+def _images(generator: nn.Module, latents: Tensor) -> Tensor:
+    """The generator's own images, float32 (B, 3, S, S), in [-1, 1]."""
     generator.eval()
     with devices.autocast(latents.device):
-        images = generator(latents)
-    levels: Tensor = (images.float().nan_to_num() + 1) * 127.5
-    return levels.round().clamp(0, 255).to(torch.uint8)
+        images: Tensor = generator(latents)
+    return images.float()
+
+
+def _levels(images: Tensor) -> Tensor:
+    """From [-1, 1] to 256 levels, uint8."""
+    return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def sample(generator: nn.Module, seed: int, numbers: Iterable[int], device: torch.device) -> Tensor:
     """The samples with these numbers, uint8 (B, 3, S, S): each a function of seed and number."""
+    return draw(generator, _latents_of(generator, seed, numbers).to(device))
+
+
+def _latents_of(generator: nn.Module, seed: int, numbers: Iterable[int]) -> Tensor:
+    """The latents (B, latent_dim) of the samples with these numbers."""
     places = torch.tensor([*numbers])
     keys = randomness.sample_keys(randomness.seed_of(seed, _SAMPLES), 0, places)
-    return draw(generator, randomness.normal(keys, _LATENT, latent_dim(generator)).to(device))
+    return randomness.normal(keys, _LATENT, latent_dim(generator))
 
 
 def samples(generator: nn.Module, seed: int, count: int, device: torch.device) -> Iterator[Tensor]:

@@ -139,8 +139,7 @@ def seen(
         for pixels in explain.photographs(images, run.image_size, numbers, device, job):
             part = slice(done, done + len(pixels))
             x = explain.inputs(pixels, images, run)
-            with torch.no_grad():
-                predicted.append(net(x).argmax(1).cpu())
+            predicted.append(explain.logits_of(net, x).argmax(1).cpu())
             maps = explained(net, x, labels[part]).float().cpu().numpy()
             names = [f"image {number}" for number in range(done, done + len(pixels))]
             yield maps, list(truths[part]), names
@@ -183,7 +182,7 @@ def scored(raw: npt.NDArray[np.float32], truths: list[Boxes], names: list[str]) 
     masks = box_masks([torch.from_numpy(boxes) for boxes in truths], SIDE, SIDE)
     points = [
         pointing_game(torch.from_numpy(by_range), masks).hit,
-        energy_pointing(torch.from_numpy(by_max), masks).nan_to_num(0.0),  # of an empty map
+        energy_pointing(torch.from_numpy(by_max), masks).nan_to_num(0.0),  # 0/0: an empty map
     ]
     # Of one threshold alone: what passes it has all cuts alike, and one set of contours.
     passed = (by_max.astype(np.float64) * 255).astype(np.uint8) > int(FIXED_TAU * 255)
@@ -262,9 +261,10 @@ def _probed(
         x = explain.inputs(pixels, images, run)
         maps = resized(explained(net, x, labels), x.shape[-1])
         last = [*cascade(net, partial(_of, explained, x, labels)).values()][-1]
+        last = last.nan_to_num(0.0)  # 0/0: a constant map has no order
         curves = [f(net, x, labels, maps, steps=STEPS).auc for f in (deletion, insertion)]
         parts.append(torch.stack([*curves, last.to(x.device)], dim=1).double().cpu())
-    values = torch.cat(parts).nan_to_num(0.0).numpy()  # a constant map is in no order
+    values = torch.cat(parts).numpy()
     names = ("deletion", "insertion", "randomised")
     found = estimates(Resamples(len(values)).means(values))
     metrics = percent(dict(zip(names[:2], found, strict=False)))
@@ -292,8 +292,7 @@ def _shown(
     numbers = explain.spread(SHOWN, len(images.labels))
     pixels = torch.cat(list(explain.photographs(images, run.image_size, numbers, device, job)))
     x, labels = explain.inputs(pixels, images, run), images.labels[numbers]
-    with torch.no_grad():
-        predicted = net(x).argmax(1).cpu()
+    predicted = explain.logits_of(net, x).argmax(1).cpu()
     maps = METHODS[run.attribution](net, x, labels.to(device)).float().cpu().numpy()
     every = targets(truth, pixels.shape[-1])
     boxes = [every[number] for number in numbers.tolist()]

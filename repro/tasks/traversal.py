@@ -110,10 +110,15 @@ def _measured(run: Traversal, job: Job, device: torch.device) -> Result:
 
 
 def trace(run: Traversal, net: nn.Module, x: Tensor, classes: Tensor) -> GradCat:
-    """The tree of each input (B, 3, S, S) for its class (B,), by the run's reading of GradCAT."""
-    return gradcat(
+    """The tree of each input (B, 3, S, S) for its class (B,), by the run's reading of GradCAT.
+
+    NotFinite if a value of a tree is NaN or infinite.
+    """
+    tree = gradcat(
         net, x, classes.to(x.device), sign=run.sign, top_tap=run.top_tap, tap_below=run.tap_below
     )
+    explain.checked_finite(torch.cat([nodes.flatten() for nodes in tree.nodes]), "trees")
+    return tree
 
 
 def _hits(tree: GradCat, masks: Tensor) -> Tensor:
@@ -134,7 +139,7 @@ def _faithful(
         nodes = tree.nodes[-1][here]
         side = nodes.shape[-1]
         falls = block_ablation(net, x[here], classes, rows=side)
-        rank = rank_correlation(nodes.flatten(1), falls).nan_to_num(0.0)
+        rank = rank_correlation(nodes.flatten(1), falls).nan_to_num(0.0)  # 0/0: all values equal
         row, column = tree.leaf[here].unbind(1)
         costliest = falls.argmax(1)
         quadrant = block_ablation(net, x[here], classes, rows=2).argmax(1)
@@ -155,8 +160,7 @@ def _kept(
     run: Traversal, net: nn.Module, x: Tensor, part: Pictures, here: list[int]
 ) -> dict[str, npt.NDArray[Any]]:
     """Of some pictures of a batch, the trees of their most probable classes, to be drawn."""
-    with torch.no_grad():
-        probable = net(x).softmax(1)
+    probable = explain.logits_of(net, x).softmax(1)
     classes = probable.topk(min(TRACED, probable.shape[1])).indices
     return {
         "pixels": part.pixels[here].permute(0, 2, 3, 1).cpu().numpy(),

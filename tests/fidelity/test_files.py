@@ -71,6 +71,7 @@ SKEWED[0, 1], NEGATIVE[1, 1], NAN[2, 2] = 0.5, -1.0, np.nan
         ({"mu": MU, "sigma": SIGMA, "count": np.array(1)}, "a covariance of 1 images"),
         ({"mu": MU, "sigma": SIGMA, "count": np.array([4, 4])}, "no statistics of features"),
         ({"mu": MU, "sigma": SIGMA, "features": np.ones((9, 4))}, r"features \(9, 4\) do not"),
+        ({"mu": MU, "sigma": SIGMA, "features": NAN}, "an entry of features is no number"),
         ({"mu": np.array([{}]), "sigma": SIGMA}, "no statistics of features"),
     ],
 )

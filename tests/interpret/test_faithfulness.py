@@ -190,6 +190,9 @@ def test_the_cascade_goes_on_from_what_is_lost_and_keeps_the_values() -> None:
         (lambda m, x: block_ablation(m, x, 0, rows=5), "32×32 px do not divide into 5×5 blocks"),
         (lambda m, x: block_ablation(m, x, 0, **LOSS), "'logit' or 'probability', not 'loss'"),
         (lambda m, x: rank_correlation(x, x[:, 0]), "alike"),
+        (lambda m, x: rank_correlation(x, x * torch.inf), "the map of image 0 is not finite"),
+        (lambda m, x: block_ablation(m, x * torch.nan, 0), "the output of image 0 is not finite"),
+        (lambda m, x: insertion(m, x * torch.nan, 0, x[:, 0]), "output of image 0 is not finite"),
         (lambda m, x: cascade(m, lambda m: x[:, 0], stages=["tail"]), "no parameters in 'tail'"),
     ],
 )

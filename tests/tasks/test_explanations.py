@@ -21,6 +21,8 @@ from repro.interpret.boxes import centre_box, overlap
 from repro.interpret.cam import cam
 from repro.interpret.gradcat import gradcat
 from repro.interpret.localization import PARTS, targets
+from repro.launch import ending
+from repro.models.weights import WeightsError
 from repro.spec import (
     Attribution,
     Baseline,
@@ -31,7 +33,7 @@ from repro.spec import (
     Run,
     Traversal,
 )
-from repro.tasks import Interrupted, explained, localization, traversal
+from repro.tasks import Interrupted, NotFinite, explained, localization, traversal
 from repro.tasks.classification import create
 
 NEST = Model.of(
@@ -127,6 +129,31 @@ def job(data: Path, tmp_path: Path) -> Job:
 def arrays(result: Any, name: str) -> dict[str, Any]:
     with np.load(io.BytesIO(result.files[name]), allow_pickle=False) as stored:
         return dict(stored)
+
+
+# --- what is not finite --------------------------------------------------------------------------
+
+BROKEN = {
+    "NaN": (float("nan"), WeightsError, "has NaN or infinite weights: head.weight"),
+    "overflow": (3e38, NotFinite, "the classifier's {} are not finite"),
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+@pytest.mark.parametrize("method", ["cam", "rollout", "GradCAT"])
+def test_a_classifier_that_is_not_finite_is_an_error(method: Any, how: str, job: Job) -> None:
+    """Rollout does not see the last layer: its maps stay finite."""
+    value, error, words = BROKEN[how]
+    words = words.format("trees" if method == "GradCAT" else "logits")
+    run: Any = followed() if method == "GradCAT" else located(method)
+    state = network(run.trained).state_dict()
+    state["head.weight"].fill_(value)
+    save_file(state, job.checkpoints / f"{run.trained.id}.safetensors")
+    execute = (traversal if method == "GradCAT" else localization).execute
+    with pytest.raises(error, match=words) as caught:
+        execute(run, job)
+    assert ending.is_expected(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 # --- localization --------------------------------------------------------------------------------

@@ -22,12 +22,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-from repro import results, spec
+from repro import fidelity, results, spec
 from repro.cli import main
 from repro.data.images import DataError
 from repro.launch.job import How, execute
 from repro.spec import AdversarialRecipe, Classification, Generation, Model, Recipe, Run
-from repro.tasks import generation
+from repro.tasks import NotFinite, generation
 
 FEATURES = Classification(
     model=Model.of("wrn28_10", depth=10, widen=0.25),
@@ -262,6 +262,50 @@ def test_not_a_number_ends_as_diverged_with_a_picture(root: Path) -> None:
     assert result["provenance"]["why"] == "not a number"
     data = (results.folder(root, run) / "samples.png").read_bytes()
     assert Image.open(BytesIO(data)).size[0] >= 8 * 32
+
+
+@pytest.mark.parametrize(
+    ("statistic", "value", "why"),
+    [
+        ("running_mean", float("nan"), "not finite: "),
+        ("running_var", -1e6, "the generator's images are not finite"),  # each weight is finite
+        ("running_var", 1.0, "not finite: proxy_kid"),
+    ],
+)
+def test_what_is_drawn_or_measured_is_finite_or_the_run_has_diverged(
+    root: Path, monkeypatch: pytest.MonkeyPatch, statistic: str, value: float, why: str
+) -> None:
+    """At an evaluation midway. The losses are finite, since training normalises by the batch."""
+    create, measure = generation.create, fidelity.measure
+
+    def created(model: Model, seed: int, number: int = 0) -> nn.Module:
+        net = create(model, seed, number)
+        for name, buffer in net.named_buffers():
+            if name.endswith(statistic):
+                buffer.fill_(value)
+        return net
+
+    monkeypatch.setattr(generation, "create", created)
+    if "proxy_kid" in why:
+        monkeypatch.setattr(
+            fidelity, "measure", lambda *a, **o: measure(*a, **o) | {"proxy_kid": float("nan")}
+        )
+    run = replace(CONVNET, recipe=replace(CONVNET.recipe, evaluate_every_steps=2))
+    assert execute(run, root, How(root / "data")) == "diverged"
+    result, folder = results.outcome(root, run).result, results.folder(root, run)
+    assert result is not None
+    assert result["metrics"] == {"step": 2}
+    assert result["provenance"]["why"].startswith(why)
+    with Image.open(folder / "samples.png") as samples:
+        assert samples.size[0] >= 8 * 32
+    assert not (folder / results.WEIGHTS).exists()
+    assert not results.read_metrics(folder)
+
+
+def test_a_picture_that_is_not_finite_is_not_drawn() -> None:
+    net = generation.create(CONVNET.generator, 0)
+    with pytest.raises(NotFinite, match="images are not finite"):
+        generation.draw(net, torch.full((2, 16), torch.nan))
 
 
 def test_a_generator_that_collapses_ends_as_diverged(

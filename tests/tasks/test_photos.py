@@ -21,6 +21,7 @@ from repro.data import datasets, prepare
 from repro.experiments.scales import at_scale
 from repro.experiments.table2 import METHODS, RELEASES, released
 from repro.experiments.table3 import METHODS as FINE_TUNED
+from repro.launch.attempt import FAILED, last_lines, log_path
 from repro.launch.job import How, execute
 from repro.models.released import NoWeights, load_released, start_from
 from repro.models.released import released as fetch
@@ -34,6 +35,8 @@ NEST = Model.of(
     "nest_tiny_imagenet", img_size=64, patch_size=8, embed_dims=(24, 48, 96), depths=(1, 1, 1),
     num_heads=(1, 2, 4),
 )  # fmt: skip
+SWIN = Model.of("swin_tiny_patch4_window7_224", embed_dim=24, depths=(1, 1, 1, 1),
+                num_heads=(1, 2, 4, 8))  # fmt: skip
 RECIPE = Recipe(
     epochs=3,
     batch_size=8,
@@ -188,11 +191,9 @@ def test_repeated_augmentation() -> None:
 def test_released_weights_are_tested(tmp_path: Path, data: Path) -> None:
     """As users without a network do it: a file in a folder. The numbers are timm's own model's."""
     tag, test, _ = RELEASES["Swin-T"]
-    model = Model.of("swin_tiny_patch4_window7_224", embed_dim=24, depths=(1, 1, 1, 1),
-                     num_heads=(1, 2, 4, 8))  # fmt: skip
-    theirs = create(model, 10, 0.0, seed=5).eval()
+    theirs = create(SWIN, 10, 0.0, seed=5).eval()
     save_file(theirs.state_dict(), tmp_path / f"{tag}.safetensors")
-    run = replace(released(model, tag, test), dataset="imagenet-smoke")
+    run = replace(released(SWIN, tag, test), dataset="imagenet-smoke")
     assert execute(run, tmp_path / "out", How(data, weights=tmp_path)) == "done"
     result = results.outcome(tmp_path / "out", run).result
     assert result is not None
@@ -218,6 +219,36 @@ def _loss(net: torch.nn.Module, transform: object, images: object) -> float:
         label = images.labels[index : index + 1]  # type: ignore[attr-defined]
         losses.append(float(torch.nn.functional.cross_entropy(logits, label)))
     return sum(losses) / len(losses)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (float("nan"), "has NaN or infinite weights: head.fc.weight; fetch https://"),
+        (3e38, "the logits of 20 of 20 test images are not finite"),
+    ],
+)
+def test_released_weights_that_are_not_finite_fail_in_one_line(
+    tmp_path: Path, data: Path, value: float, words: str
+) -> None:
+    tag, test, _ = RELEASES["Swin-T"]
+    state = create(SWIN, 10, 0.0, seed=5).state_dict()
+    state["head.fc.weight"].fill_(value)
+    save_file(state, tmp_path / f"{tag}.safetensors")
+    run = replace(released(SWIN, tag, test), dataset="imagenet-smoke")
+    attempt = (
+        "import sys; from pathlib import Path; from repro import results\n"
+        "from repro.launch import attempt, job; root, run, data, weights = sys.argv[1:]\n"
+        "run = results.stored_run(Path(root, run))\n"
+        "how = job.How(Path(data), weights=Path(weights))\n"
+        "sys.exit(attempt.carry_out(run, Path(root), how))"
+    )
+    folder = results.begin(tmp_path / "out", run)
+    command = [sys.executable, "-c", attempt, str(folder.parent), run.id, str(data), str(tmp_path)]
+    assert subprocess.run(command, env=FP32, check=False).returncode == FAILED
+    (line,) = last_lines(log_path(folder))
+    assert words in line
+    assert not (folder / results.RESULT).exists()
 
 
 def test_missing_weights_are_named(tmp_path: Path, data: Path) -> None:
@@ -289,10 +320,8 @@ def test_fine_tuning_resizes_and_makes_a_new_head(method: str) -> None:
 
 def test_windows_are_resized_in_place() -> None:
     """A table of relative positions that is linear in them stays so, on the finer grid."""
-    small = Model.of("swin_tiny_patch4_window7_224", embed_dim=24, depths=(1, 1, 1, 1),
-                     num_heads=(1, 2, 4, 8))  # fmt: skip
-    before = create(small, 10, 0.0, seed=1)
-    after = create(small.updated(img_size=384, window_size=12), 10, 0.0, seed=2)
+    before = create(SWIN, 10, 0.0, seed=1)
+    after = create(SWIN.updated(img_size=384, window_size=12), 10, 0.0, seed=2)
     state = before.state_dict()
     table = "layers.1.blocks.0.attn.relative_position_bias_table"
     rows = torch.linspace(-1, 1, 13).repeat_interleave(13)
