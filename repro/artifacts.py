@@ -128,6 +128,7 @@ def trees(data: bytes) -> dict[str, NDArray[Any]]:
         array, shape = found[level], (classes, 2**step, 2**step)
         fits = array.dtype.kind == _FLOATS and array.shape[1:] == shape
         require(fits, f"{level!r} is {array.dtype} of shape {array.shape}")
+        require(bool((abs(array) < float("inf")).all()), f"{level!r} is not finite")  # nor NaN
     share, paths = found["probabilities"], found["paths"]
     require(((share >= 0) & (share <= 1)).all(), "probabilities outside 0 to 1")
     require(found["classes"].shape[1] == share.shape[1] == classes > 0, "classes do not match")
@@ -142,6 +143,7 @@ def trees(data: bytes) -> dict[str, NDArray[Any]]:
 def _check_pictures(found: Mapping[str, NDArray[Any]], others: tuple[str, ...]) -> None:
     """Damaged unless the pictures are square and colour, and the other arrays are as many."""
     count, height, width, channels = found["pixels"].shape
+    require(count, "no pictures")
     require(height == width > 0 and channels == 3, f"pictures of {height} x {width} x {channels}")
     for name in others:
         require(len(found[name]) == count, f"{len(found[name])} of {name!r} for {count} pictures")

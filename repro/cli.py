@@ -151,7 +151,7 @@ def _require_working_directory() -> None:
 
 def _usage() -> str:
     verbs = "\n".join(
-        f"  {name:8} {(verb.__doc__ or '').splitlines()[0]}" for name, verb in VERBS.items()
+        f"  {name:8} {(verb.__doc__ or '').partition(chr(10))[0]}" for name, verb in VERBS.items()
     )
     items = textwrap.fill(
         ", ".join(experiments.names()), 100, subsequent_indent=" " * 7, initial_indent=" " * 7

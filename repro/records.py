@@ -15,7 +15,7 @@ import stat
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import msgspec
 
@@ -39,16 +39,32 @@ def content(path: Path, most: int = MOST_BYTES) -> bytes:
     Raises OSError if it cannot be read (FileNotFoundError if there is none), Damaged if it is no
     regular file or is larger than `most`.
     """
+    size_here = size(path)
+    require(size_here <= most, f"{size_here:,} bytes, where {most:,} are the most")
+    return chunk(path, 0, most)
+
+
+def size(path: Path) -> int:
+    """Bytes of a regular file. Raises OSError, or Damaged if it is no regular file."""
+    with _opened(path) as file:
+        return os.fstat(file.fileno()).st_size
+
+
+def chunk(path: Path, start: int, most: int = MOST_BYTES) -> bytes:
+    """At most `most` bytes of a regular file from `start`. Raises as `size`."""
+    with _opened(path) as file:
+        file.seek(start)
+        return file.read(most)
+
+
+def _opened(path: Path) -> BinaryIO:
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would wait for a writer
     try:
-        about = os.fstat(descriptor)
-        require(stat.S_ISREG(about.st_mode), "not a regular file")
-        size = about.st_size
-        require(size <= most, f"{size:,} bytes, where {most:,} are the most")
-        with os.fdopen(descriptor, "rb", closefd=False) as file:
-            return file.read(most)
-    finally:
+        require(stat.S_ISREG(os.fstat(descriptor).st_mode), "not a regular file")
+    except Damaged:
         os.close(descriptor)
+        raise
+    return os.fdopen(descriptor, "rb")
 
 
 def read(path: Path, schema: type[T]) -> T:

@@ -98,7 +98,7 @@ def _printed(jobs: Path, name: str) -> dict[int, str]:
     Of the first, it is of this attempt alone.
     """
     files = {rank: jobs / f"{ranks.job()}_{rank}_log.err" for rank in range(_most_ranks())}
-    texts = {rank: f.read_text(errors="replace") for rank, f in files.items() if f.exists()}
+    texts = {rank: attempt.tail(file) for rank, file in files.items()}
     first = texts.get(0, "").rpartition(f"--- attempt {name} on ")[2]
     return texts | {0: first.partition("\n")[2]}
 

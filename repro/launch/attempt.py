@@ -10,12 +10,13 @@ import traceback
 import warnings
 from pathlib import Path
 
-from repro import results
+from repro import records, results
 from repro.launch import ending, lease
 from repro.launch.job import How, execute
 from repro.spec import Run
 
 DONE, FAILED, DIVERGED, HELD, INTERRUPTED, NO_MEMORY = 0, 1, 2, 3, 4, 5
+_TAIL_BYTES = 2**20  # of a log, which may have grown for days
 AGAIN = 85  # interrupted, and SLURM should start it again
 
 
@@ -24,10 +25,18 @@ def log_path(folder: Path, rank: int = 0) -> Path:
     return folder / (f"log-{rank}.txt" if rank else "log.txt")
 
 
+def tail(path: Path) -> str:
+    """The end of a log; '' if there is none, or it cannot be read."""
+    try:
+        start = max(0, records.size(path) - _TAIL_BYTES)
+        return records.chunk(path, start).decode(errors="replace")
+    except (OSError, records.Damaged):
+        return ""
+
+
 def last_lines(path: Path) -> list[str]:
-    """What the last attempt wrote into a log."""
-    text = path.read_text(errors="replace") if path.exists() else ""
-    return text.rpartition("\n--- ")[2].strip().splitlines()[1:]
+    """The last lines of a log that the last attempt wrote."""
+    return tail(path).rpartition("\n--- ")[2].strip().splitlines()[1:]
 
 
 def carry_out(run: Run, root: Path, how: How) -> int:

@@ -160,17 +160,27 @@ def logs(words: Sequence[str]) -> int:
     while True:
         if found := next((path for path in logs if path.exists()), None):
             log, at = found, at if found == log else 0  # its own log may come later
-            with log.open("rb") as file:
-                file.seek(at)
-                text = file.read()
-            at += len(text)
-            print(output.terminal(text.decode(errors="replace")), end="", flush=True)
+            while text := _more(log, at):
+                at += len(text)
+                print(output.terminal(text.decode(errors="replace")), end="", flush=True)
         if not given.follow or ended:
             return 0
         time.sleep(0.5)
         if time.monotonic() >= look_again:
             ended = _has_ended(given, run)  # then once more what it has printed meanwhile
             look_again = time.monotonic() + REFRESH_SECONDS
+
+
+def _more(log: Path, at: int) -> bytes:
+    """The next part of a log. UsageError if it cannot be read."""
+    from repro import records
+
+    try:
+        return records.chunk(log, at)
+    except OSError as error:
+        raise UsageError(f"cannot read {log}: {error.strerror}; move it away") from error
+    except records.Damaged as error:
+        raise UsageError(f"{log} is {error}; move it away") from error
 
 
 def _has_ended(given: Any, name: str) -> bool:

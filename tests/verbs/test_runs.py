@@ -106,6 +106,28 @@ def test_what_was_interrupted_here_or_never_begun_has_not_failed(capsys: Capture
     assert json.loads(works(capsys, "failures --json")) == []
 
 
+@pytest.mark.parametrize("kind", ["huge", "endless", "pipe", "folder"])
+def test_a_log_that_is_none_stops_nobody(capsys: Capture, kind: str) -> None:
+    for run in (TINY, SMALL):
+        stopped(run, "error", "a note", printed="a line")
+    log = attempt.log_path(results.folder(ROOT, TINY))
+    if kind == "huge":
+        os.truncate(log, 2**36)
+    else:
+        log.unlink()
+    if kind == "endless":
+        log.symlink_to("/dev/zero")
+    elif kind == "pipe":
+        os.mkfifo(log)
+    elif kind == "folder":
+        log.mkdir()
+    out = works(capsys, "failures")
+    assert f"{TINY.id}: failed, a note" in out
+    assert f"{SMALL.id}: failed, a note\n    a line" in out
+    if kind != "huge":
+        assert "log.txt" in refused(capsys, f"logs {TINY.id}")
+
+
 def test_watching_looks_again_until_it_is_interrupted(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
