@@ -218,14 +218,15 @@ def planned(capsys: Capture, options: str) -> list[dict[str, Any]]:
 
 
 def test_plan(capsys: Capture, here: Path) -> None:
-    heading, *rows_told, counts, price, _disk, ten, hundred = works(
-        capsys, "plan table1"
-    ).splitlines()
+    lines = works(capsys, "plan table1").splitlines()
+    heading, *rows_told, counts, price, _disk, memory, peak, ten, hundred = lines
     assert heading == "table1"
     assert rows_told[0] == "  Pyramid-164-48  6 missing  price unknown"
     assert len(rows_told) == 15
     assert counts == "90 runs: 90 missing"
     assert price.startswith("price: not known for 90")
+    assert memory.startswith("memory: 80 GB of one H100, ")
+    assert peak.startswith("  all: at most ")
     assert "`repro prepare cifar10 --data data`" in ten
     assert "`repro prepare cifar100 --data data`" in hundred
     told = works(capsys, "plan table1 --runs --scale smoke")
