@@ -222,6 +222,7 @@ def _hand_over(request: Request, given: Any, site: Cluster, how: How) -> bool:
         to_do = [run for run in to_do if run not in held_up]
         if to_do:
             queue.require()
+            submission.refuse_unreadable(root)
             if "REPRO_DATA" not in site.environment:  # else the nodes have a place of their own
                 data.check(data.of(to_do), given.data)
             print(*slurm.describe(site, to_do), sep="\n")

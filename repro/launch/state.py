@@ -72,9 +72,9 @@ def look(root: Path, runs: Iterable[Run]) -> list[State]:
     outcomes = [results.outcome(root, run) for run in runs]
     open_ones = [run.id for run, o in zip(runs, outcomes, strict=True) if o.state not in _SETTLED]
     places = submission.places(root) if open_ones else {}
-    listed = _ask([places[run] for run in open_ones if run in places])
+    listed = _ask([place for run in open_ones for place in places.get(run, ())])
     return [
-        _state(root, run, found, places.get(run.id), listed)
+        _state(root, run, found, _place(places.get(run.id, ()), listed), listed)
         for run, found in zip(runs, outcomes, strict=True)
     ]
 
@@ -92,6 +92,17 @@ def _ask(places: Sequence[Place]) -> Listed:
         return None
 
 
+def _place(places: Sequence[Place], listed: Listed) -> Place | None:
+    """The submission that counts: the newest whose job SLURM has, or else the newest.
+
+    The clocks of two login nodes may differ, so the newest on file need not be the last one.
+    """
+    entries = ((place, (listed or {}).get(place.key)) for place in places)
+    alive = [place for place, entry in entries if entry and (entry.waits or entry.runs)]
+    known = alive or places
+    return known[-1] if known else None
+
+
 def _state(
     root: Path, run: Run, found: results.Outcome, place: Place | None, listed: Listed
 ) -> State:
@@ -101,7 +112,7 @@ def _state(
     content, wrong = lease.look(folder)
     facts, entry = content or {}, None
     if place:
-        entry = (listed or {}).get((place.submission.token, place.array, place.index))
+        entry = (listed or {}).get(place.key)
     if facts.get("released") and not facts.get("cause"):  # it ended well while SLURM was asked
         found = results.outcome(root, run)
         if found.state in _SETTLED:

@@ -79,6 +79,11 @@ class Place:
     def job(self) -> str:
         return self.submission.arrays[self.array].element(self.index)
 
+    @property
+    def key(self) -> tuple[str, int, int]:
+        """As in `listed`."""
+        return self.submission.token, self.array, self.index
+
 
 def new(
     code: str, site: str, budget_seconds: float | None, arrays: Iterable[Sequence[str]]
@@ -163,14 +168,31 @@ def _on_file(root: Path) -> tuple[list[Submission], list[str]]:
     return sorted(found, key=lambda s: s.created), damaged
 
 
-def places(root: Path) -> dict[str, Place]:
-    """Where each run is that was ever submitted, in the newest submission that has it."""
-    return {
-        run: Place(submission, number, index)
-        for submission in every(root)
-        for number, array in enumerate(submission.arrays)
-        for index, run in enumerate(array.runs)
-    }
+def places(root: Path) -> dict[str, list[Place]]:
+    """Where each run is that was ever submitted: in which submissions, the newest last."""
+    found = dict[str, list[Place]]()
+    for submission in every(root):
+        for number, array in enumerate(submission.arrays):
+            for index, run in enumerate(array.runs):
+                found.setdefault(run, []).append(Place(submission, number, index))
+    return found
+
+
+def refuse_unreadable(root: Path) -> None:
+    """Raise ResultsError if SLURM has jobs of a submission whose record is damaged.
+
+    Which runs they are is not known, so any of them might be submitted again.
+    """
+    records_of = (root / FOLDER).glob(f"*/{_RECORD}")
+    tokens = {path.parent.name for path in records_of} - {known.token for known in every(root)}
+    jobs = queue.jobs([str(os.getuid())]) if tokens else []
+    names = {job.name for job in jobs if job.waits or job.runs}
+    for token in sorted(tokens):
+        if mine := sorted(name for name in names if name.startswith(f"repro-{token}-")):
+            raise results.ResultsError(
+                f"{folder(root, token) / _RECORD} is damaged, and SLURM has jobs of it; cancel "
+                f"them with `scancel --name={','.join(mine)}`"
+            )
 
 
 def listed(jobs: Iterable[queue.Entry]) -> dict[tuple[str, int, int], queue.Entry]:

@@ -149,9 +149,9 @@ def logs(words: Sequence[str]) -> int:
     from repro.launch.watch import REFRESH_SECONDS
 
     run = run_named(given.run, given.results)
-    place = submission.places(given.results).get(run)
     logs = [attempt.log_path(given.results / run, given.rank)]
-    if place:  # where it never came to its own log: what SLURM's step printed
+    # Where it never came to its own log: what SLURM's step printed.
+    for place in submission.places(given.results).get(run, ())[-1:]:
         jobs = submission.folder(given.results, place.submission.token) / "jobs"
         logs.append(jobs / f"{place.job}_{given.rank}_log.err")
     if not given.follow and not any(log.exists() for log in logs):
@@ -323,7 +323,7 @@ def _place_of(states: Sequence[State], results: Path) -> str:
     from repro.launch import submission
 
     places = submission.places(results)
-    found = Counter(_is_of_slurm(s, places.get(s.run.id)) for s in states)
+    found = Counter(_is_of_slurm(s, places.get(s.run.id, ())) for s in states)
     if len(found) > 1:
         raise UsageError(
             f"{found[False]} of these ran here and {found[True]} on SLURM; choose with "
@@ -332,7 +332,7 @@ def _place_of(states: Sequence[State], results: Path) -> str:
     return "slurm" if found[True] else "local"
 
 
-def _is_of_slurm(found: State, place: Place | None) -> bool:
+def _is_of_slurm(found: State, places: Sequence[Place]) -> bool:
     """Whether a run's newest attempt is that of a submission."""
-    newer = place is not None and place.submission.created > found.facts.get("beat", 0)
+    newer = any(place.submission.created > found.facts.get("beat", 0) for place in places)
     return newer or bool(found.facts.get("submission"))

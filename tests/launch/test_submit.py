@@ -256,6 +256,33 @@ def test_from_a_dry_run_to_the_drawn_table(user: User) -> None:
     assert re.search(r"smoke +2 +28$", watched.works("status table1"), re.MULTILINE)
 
 
+def test_a_launcher_with_another_clock_hides_no_job(user: User) -> None:
+    user.site(HOLD)
+    user.works(LAUNCH)
+    (record,) = user.submissions()
+    record.write_text(re.sub(r'"created": (\d)', r'"created": 9\1', record.read_text()))
+    user.works("cancel table1 --scale smoke")
+    assert "submitted 2 runs" in user.works(LAUNCH)
+    assert "2 under way already" in user.works(LAUNCH)
+    assert user.names() == {"queued": 2}
+    user.works("cancel table1 --scale smoke")
+    wait_until(lambda: not user.queued())
+
+
+def test_jobs_whose_record_is_damaged_are_not_submitted_again(user: User) -> None:
+    user.site(HOLD)
+    user.works(LAUNCH)
+    (record,), kept = user.submissions(), user.submissions()[0].read_text()
+    record.write_text(kept[:100])
+    status, out, err = user.run(LAUNCH)
+    assert (status, "submitted" in out) == (2, False)
+    assert f"scancel --name=repro-{record.parent.name}-0" in err
+    record.write_text(kept)
+    assert user.names() == {"queued": 2}
+    user.works("cancel table1 --scale smoke")
+    wait_until(lambda: not user.queued())
+
+
 def test_shells_at_the_same_moment_submit_every_run_once(user: User) -> None:
     user.site(HOLD + f"environment: {{REPRO_DATA: {user.variables['REPRO_DATA']}}}\n")
     line = LAUNCH.replace("--only NesT-T ", "")
