@@ -103,6 +103,7 @@ def wrapped(text: str, letters: int) -> str:
 
 def shortened(text: str, letters: int, lines: int = 1) -> list[str]:
     """The text in lines of so many letters, with '…' for what is too much."""
+    text = output.line(text)
     return textwrap.wrap(text, letters, max_lines=lines, placeholder="…", break_on_hyphens=False)
 
 
