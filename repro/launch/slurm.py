@@ -436,7 +436,8 @@ def _number_of(name: str, seconds: float, otherwise: queue.QueueError) -> str:
     patience = time.monotonic() + seconds
     while True:
         with suppress(queue.QueueError):  # it may answer again
-            if found := queue.named([name]):
+            # A job that SLURM refused may be listed as well, as one that failed without a node.
+            if found := [job for job in queue.named([name]) if job.waits or job.nodes]:
                 return found[0].id.partition("_")[0]
         if time.monotonic() >= patience:
             raise otherwise

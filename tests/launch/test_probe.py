@@ -69,7 +69,7 @@ def names(bed: Testbed) -> str:
 def test_a_healthy_cluster_gets_a_first_site_file(place: Path) -> None:
     file, results = place / "sites" / "mine.yaml", place / "results"
     found = examine(place, file)
-    assert not found["MISS"]
+    assert not found["MISS"], found
     said = "\n".join(found["ok"])
     assert "the controller of testbed answers" in said
     assert "partition main (default): 1d at most; nodes: 2, each with CPUs: 4" in said
@@ -149,7 +149,7 @@ def test_one_node_is_tried_where_two_are_refused(place: Path) -> None:
         if line.startswith("wrote "):
             site(place, exclude="n1")
     text = cluster.dump(Cluster(exclude="n1", resources=(SMALL,)))
-    assert not found["MISS"]
+    assert not found["MISS"], found
     assert any("so the probe job asked for 1 node with no GPUs" in line for line in found["--"])
     assert any("whether nodes reach each other was not tried" in line for line in found["--"])
     assert any(f"it could: shared: [{place / 'results'}]" in line for line in found["--"])

@@ -546,7 +546,7 @@ def test_states_of_endings(cause: str, name: str) -> None:
 
 def test_a_number_that_slurm_has_forgotten_is_nobodys(bed: Testbed, tmp_path: Path) -> None:
     """After a crash of the controller it may be given again, and must not be cancelled then."""
-    lost = submission.new("", "", None, [[RUN.id]])
+    lost = submission.new("0" * 16, "", None, [[RUN.id]])
     lost.arrays[0].job = "17"
     submission.record(tmp_path, lost)
     found = look(tmp_path, RUN)
