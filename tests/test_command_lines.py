@@ -153,7 +153,7 @@ ROOT = str(Path(cli.__file__).parent.parent)
         ("mkdir gone; cd gone; rmdir ../gone; $R status", 2, "the working directory was deleted"),
         ("REPRO_RESULTS='~nobodyhere' $R status", 2, "no home folder of ~nobodyhere"),
         ("$R status --results $'\\xff'", 2, "'\\udcff' is not UTF-8; rename it"),
-        ("mkdir -p results/$'x\\xff'; $R logs y", 2, "there are x?"),
+        ("mkdir -p results/$'x\\xff'; $R logs y", 2, r"there are x\udcff"),
     ],
 )
 def test_streams_and_places(tmp_path: Path, command: str, status: int, said: str) -> None:

@@ -128,7 +128,7 @@ def test_of_eight_ranks_the_first_explains(tmp_path: Path, data: Path) -> None:
     assert results.outcome(tmp_path, BOXES).state == "done"
 
 
-def tested(ranks: Ranks) -> dict[str, float | int]:
+def evaluated(ranks: Ranks) -> dict[str, float | int]:
     """The metrics of an untrained model on three images."""
     images = datasets.load("fashion-mnist-6k", "test", None)
     few = replace(images, pixels=images.pixels[:3], labels=images.labels[:3])
@@ -137,8 +137,8 @@ def tested(ranks: Ranks) -> dict[str, float | int]:
 
 
 def test_more_ranks_than_test_images(tmp_path: Path) -> None:
-    alone = tested(Ranks(0, 1, torch.device("cpu")))
-    assert in_ranks(5, tested) == [pytest.approx(alone)] * 5
+    alone = evaluated(Ranks(0, 1, torch.device("cpu")))
+    assert in_ranks(5, evaluated) == [pytest.approx(alone)] * 5
 
 
 # --- ranks that fail -----------------------------------------------------------------------------
