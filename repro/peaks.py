@@ -1,7 +1,8 @@
 """The memory of a training step beside that of a GPU, and the micro-batch that fits.
 
-`activations.json` has what benchmarks/activation_memory.py measured: for each model, by the id of
-its profile, `parameters` and `bytes_an_image`, kept for the backward pass in bf16 autocast.
+`activations.json` has what benchmarks/activation_memory.py measured: for each model or GAN, by
+`key`, `parameters` and `bytes_an_image`, kept for the backward pass in bf16 autocast. An image of
+a GAN is a pair of a real and a generated one.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
+from typing import TypeGuard
 
 from repro import gpus, memory, price
-from repro.spec import Classification, Profiling, Run
+from repro.spec import Classification, Generation, Profiling, Run
 
 
 @dataclass(frozen=True)
@@ -35,30 +37,50 @@ def measured() -> Mapping[str, Mapping[str, int]]:
 
 
 def profile(run: Classification) -> Profiling:
-    """The profile by whose id the run's model is in the table, with all of its options."""
+    """The profile of the run's model, with all of its options."""
     return replace(price.counted(run), model=run.model)
 
 
+def key(run: Classification | Generation) -> str:
+    """Of a training in the table: what its memory depends on, and for a GAN more than that."""
+    return profile(run).id if isinstance(run, Classification) else replace(run, seed=0).id
+
+
+def trains(run: Run) -> TypeGuard[Classification | Generation]:
+    """Whether it is a training, and not a test of released weights."""
+    return isinstance(run, Generation) or (
+        isinstance(run, Classification) and run.recipe.epochs > 0
+    )
+
+
 def peak(run: Run, gpu: str, count: int = 1, given: int | None = None) -> Peak | None:
-    """The peak of a classifier's training on `count` GPUs of this name; None if it is not known.
+    """The peak of a training on `count` GPUs of this name; None if it is not known.
 
     Args:
         given: the micro-batch, if it is not chosen by the memory.
     """
     gb = gpus.memory_gb(gpu)
-    if gb is None or not isinstance(run, Classification) or not run.recipe.epochs:
+    if gb is None or not trains(run):
         return None
-    if price.images(run) is None or not (found := measured().get(profile(run).id)):
+    if isinstance(run, Classification) and price.images(run) is None:
+        return None
+    if not (found := measured().get(key(run))):
         return None
     each = found["bytes_an_image"] * (2 if gpus.named(gpu) in gpus.FP32_ONLY else 1)
     share = -(-run.recipe.batch_size // count)
     limit = given or memory.images_that_fit(gb * 10**9, found["parameters"], each)
     return Peak(
-        f"{run.model.name} {profile(run).image_size} px",
+        _name(run),
         share,
         memory.peak(share, found["parameters"], each),
         memory.micro_batch(share, limit),
     )
+
+
+def _name(run: Classification | Generation) -> str:
+    if isinstance(run, Generation):
+        return f"{run.generator.name} against {run.discriminator.name}"
+    return f"{run.model.name} {profile(run).image_size} px"
 
 
 def lines(peaks: Iterable[Peak | None], gpu: str) -> Iterator[str]:

@@ -77,7 +77,8 @@ def _train(run: Classification, job: Job, ranks: Ranks) -> Result:
     # The model, its optimiser, and its schedule, counted in steps.
     net = create(run.model, classes, recipe.drop_path, run.seed).to(device)
     side = recipe.image_size or (train.pixels.shape[-1] if isinstance(train, Images) else 0)
-    limit = job.micro_batch or activations.images_that_fit(net, side, device)
+    each = partial(activations.bytes_an_image, net, side)
+    limit = job.micro_batch or activations.images_that_fit([net], each)
     if run.starts_from:
         start_from(net, weights.read(job.weights_of(run.starts_from)))
     droppers = stochastic_depth.install(net)

@@ -11,7 +11,7 @@ import copy
 import hashlib
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,7 @@ from repro.models.spectral import advance_spectral_norms
 from repro.spec import AdversarialRecipe, Generation, Model
 from repro.tasks import Interrupted, Job, Line, NotFinite, Result, check_finite
 from repro.tasks import classification as classifier
-from repro.train import checkpoint
+from repro.train import activations, checkpoint
 from repro.train import device as devices
 from repro.train.accumulation import MicroBatches
 from repro.train.distributed import Ranks, synchronize_batch_norms, together
@@ -66,6 +66,8 @@ def _train(run: Generation, job: Job, ranks: Ranks) -> Result:
     generator = create(run.generator, run.seed, 0).to(device)
     discriminator = create(run.discriminator, run.seed, 1).to(device)
     _check_size(generator, train)
+    each = partial(bytes_a_pair, generator, discriminator, recipe)
+    limit = job.micro_batch or activations.images_that_fit([generator, discriminator], each)
     generator = synchronize_batch_norms(generator, ranks)
     average = copy.deepcopy(generator).requires_grad_(False)
     beta1, beta2 = map(float, recipe.betas)  # a spec that was stored may hold 0 for 0.0
@@ -76,7 +78,7 @@ def _train(run: Generation, job: Job, ranks: Ranks) -> Result:
     nets = {"generator": generator, "discriminator": discriminator, "average": average}
     ranks.align(*nets.values())
     trained = [generator, discriminator]
-    micro_batches = MicroBatches(trained, recipe.batch_size, ranks, job.micro_batch)
+    micro_batches = MicroBatches(trained, recipe.batch_size, ranks, limit)
 
     # The state: everything that a resumed run needs.
     first, history = 0, list[Line]()
@@ -274,7 +276,7 @@ def _check_count(run: Generation, extractor: fidelity.Extractor) -> None:
 
 
 def _check_size(generator: nn.Module, train: Images) -> None:
-    side, stored = generator.img_size, train.pixels.shape[-1]
+    side, stored = image_side(generator), train.pixels.shape[-1]
     if side != stored:
         raise DataError(f"the generator makes images of {side} px, the data are of {stored} px")
 
@@ -285,7 +287,7 @@ LOSSES = ("discriminator_loss", "generator_loss", "r1")
 
 
 def adversarial_losses(
-    discriminator: nn.Module,
+    discriminator: Callable[[Tensor], Tensor],
     real: Tensor,
     fake: Tensor,
     recipe: AdversarialRecipe,
@@ -314,6 +316,21 @@ def adversarial_losses(
         of_discriminator = F.softplus(-of_real) + F.softplus(of_fake)
         of_generator = F.softplus(-of_fake)
     return {"discriminator_loss": of_discriminator, "generator_loss": of_generator, "r1": r1}
+
+
+def bytes_a_pair(
+    generator: nn.Module, discriminator: nn.Module, recipe: AdversarialRecipe, bf16: bool = True
+) -> int:
+    """Bytes that are kept for the backward pass for each pair of a real and a generated image."""
+    return activations.bytes_a_pair(
+        generator,
+        discriminator,
+        lambda net, real, fake: adversarial_losses(net, real, fake, recipe, torch.device("cpu")),
+        latent_dim=latent_dim(generator),
+        side=image_side(generator),
+        penalised=recipe.r1_weight > 0,
+        bf16=bf16,
+    )
 
 
 def _zeros(device: torch.device) -> Tensor:
@@ -352,6 +369,13 @@ def latent_dim(generator: nn.Module) -> int:
     dim = generator.latent_dim
     assert isinstance(dim, int)
     return dim
+
+
+def image_side(generator: nn.Module) -> int:
+    """The side of the images that it makes, in px."""
+    side = generator.img_size
+    assert isinstance(side, int)
+    return side
 
 
 def _real(pixels: Tensor, keys: Tensor, recipe: AdversarialRecipe) -> Tensor:

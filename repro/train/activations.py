@@ -1,4 +1,4 @@
-"""The memory that a classifier's training step needs on a GPU, measured without one.
+"""The memory that a training step needs on a GPU, measured without one.
 
 Autograd keeps activations from the forward pass for the backward pass. They are counted on tensors
 that have shapes and types and no values, on a GPU that need not exist: torch's FakeTensorMode. It
@@ -8,7 +8,7 @@ does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,17 +22,22 @@ from repro import memory
 from repro.train import device as devices
 from repro.train import optim
 
+_GPU = torch.device("cuda")
 _FEW, _MORE = 2, 4  # images: the difference leaves out what does not grow with the batch
 
 
-def images_that_fit(net: nn.Module, side: int, device: torch.device) -> int | None:
-    """How many images (3, side, side) the GPU can train on at once; None: a CPU, any number."""
+def images_that_fit(nets: Sequence[nn.Module], each: Callable[[bool], int]) -> int | None:
+    """How many images the GPU of the models can train on at once; None: a CPU, any number.
+
+    Args:
+        each: the bytes an image, in bf16 autocast or not.
+    """
+    device = next(nets[0].parameters()).device
     if device.type != "cuda":
         return None
     total = torch.cuda.get_device_properties(device).total_memory
-    parameters = sum(p.numel() for p in net.parameters())
-    bf16 = devices.precision(device) != "fp32"
-    return memory.images_that_fit(total, parameters, bytes_an_image(net, side, bf16))
+    parameters = sum(p.numel() for net in nets for p in net.parameters())
+    return memory.images_that_fit(total, parameters, each(devices.precision(device) != "fp32"))
 
 
 def bytes_an_image(net: nn.Module, side: int, bf16: bool = True) -> int:
@@ -42,38 +47,87 @@ def bytes_an_image(net: nn.Module, side: int, bf16: bool = True) -> int:
         net: on any device, also torch's meta device. It is not changed, nor is anything computed.
         bf16: in bf16 autocast, else in fp32.
     """
-    few, more = (_kept(net, images, side, bf16) for images in (_FEW, _MORE))
+
+    def forward(images: int) -> None:
+        batch = torch.empty(images, 3, side, side, device=_GPU)
+        logits = _imitated(net, _GPU, bf16)(batch)
+        optim.soft_cross_entropy(logits, torch.empty_like(logits)).sum()
+
+    return _an_image(forward, [net])
+
+
+def bytes_a_pair(
+    generator: nn.Module,
+    discriminator: nn.Module,
+    losses: Callable[[Callable[[Tensor], Tensor], Tensor, Tensor], object],
+    *,
+    latent_dim: int,
+    side: int,
+    penalised: bool,
+    bf16: bool = True,
+) -> int:
+    """As `bytes_an_image`, for a real and a generated image (3, side, side) of a GAN's step.
+
+    Args:
+        losses: of the discriminator, real images and generated ones.
+        latent_dim: numbers that the generator makes an image of.
+        penalised: whether `losses` differentiates a gradient, in fp32. On a GPU that does not
+            exist torch cannot, so the discriminator's part is measured on a CPU that need not
+            exist either: in fp32 both keep the same.
+    """
+    where = torch.device("cpu") if penalised else _GPU
+
+    def forward(images: int) -> None:
+        _imitated(generator, _GPU, bf16)(torch.empty(images, latent_dim, device=_GPU))
+        shape = (images, 3, side, side)
+        real, fake = torch.empty(shape, device=where), torch.empty(shape, device=where)
+        losses(_imitated(discriminator, where, bf16 and not penalised), real, fake.requires_grad_())
+
+    return _an_image(forward, [generator, discriminator])
+
+
+def _an_image(forward: Callable[[int], None], nets: Sequence[nn.Module]) -> int:
+    """How many bytes more autograd keeps of a forward pass for each image more."""
+    modes = [net.training for net in nets]
+    try:
+        for net in nets:
+            net.train()
+        few, more = _kept(forward, _FEW), _kept(forward, _MORE)
+    finally:
+        for net, mode in zip(nets, modes, strict=True):
+            net.train(mode)
     return (more - few) // (_MORE - _FEW)
 
 
-def _kept(net: nn.Module, images: int, side: int, bf16: bool) -> int:
+def _kept(forward: Callable[[int], None], images: int) -> int:
     """Bytes that autograd keeps of a forward pass and its loss, weights among them."""
-    training = net.training
-    with FakeTensorMode():
-        gpu = torch.device("cuda")
-        state = {
-            name: torch.empty(value.shape, dtype=value.dtype, device=gpu).requires_grad_(
-                value.requires_grad
-            )
-            for name, value in (*net.named_parameters(), *net.named_buffers())
-        }
-        kept: dict[int, Tensor] = {}
+    kept: dict[int, Tensor] = {}
 
-        def keep(value: Tensor) -> Tensor:
-            kept[value.untyped_storage()._cdata] = value  # alive, so that the address stays its own
-            return value
+    def keep(value: Tensor) -> Tensor:
+        kept[value.untyped_storage()._cdata] = value  # alive, so that the address stays its own
+        return value
 
-        batch = torch.empty(images, 3, side, side, device=gpu)
-        hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value)
-        try:
-            net.train()
-            with hooks, _Fused():
-                with _autocast(bf16):
-                    logits = torch.func.functional_call(net, state, (batch,))
-                optim.soft_cross_entropy(logits, torch.empty_like(logits)).sum()
-        finally:
-            net.train(training)
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value)
+    with FakeTensorMode(), hooks, _Fused():
+        forward(images)
         return sum(value.untyped_storage().nbytes() for value in kept.values())
+
+
+def _imitated(net: nn.Module, device: torch.device, bf16: bool) -> Callable[[Tensor], Tensor]:
+    """The model with weights that have no values, on a device that need not exist."""
+    state = {
+        name: torch.empty(value.shape, dtype=value.dtype, device=device).requires_grad_(
+            value.requires_grad
+        )
+        for name, value in (*net.named_parameters(), *net.named_buffers())
+    }
+
+    def call(batch: Tensor) -> Tensor:
+        with _autocast(bf16):
+            out: Tensor = torch.func.functional_call(net, state, (batch,))
+        return out
+
+    return call
 
 
 @contextmanager

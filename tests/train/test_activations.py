@@ -11,7 +11,8 @@ from torch import nn
 
 import repro.models  # noqa: F401
 from repro import experiments, memory, peaks, plan
-from repro.spec import Classification
+from repro.spec import AdversarialRecipe, Classification, Generation, Model
+from repro.tasks import generation
 from repro.train import activations
 from repro.train.accumulation import MicroBatches
 from repro.train.distributed import Ranks
@@ -19,11 +20,10 @@ from repro.train.distributed import Ranks
 CPU = torch.device("cpu")
 
 
-def items(*names: str) -> list[Classification]:
-    """The trainings of some items at paper scale."""
+def trainings(*names: str) -> list[Classification | Generation]:
+    """Those of some items at paper scale."""
     cells = [cell for name in names for cell in experiments.get(name).cells]
-    runs = plan.runs(cells, "paper", 1)
-    return [run for run in runs if isinstance(run, Classification) and run.recipe.epochs]
+    return [run for run in plan.runs(cells, "paper", 1) if peaks.trains(run)]
 
 
 @pytest.mark.parametrize("bf16", [True, False])
@@ -38,22 +38,56 @@ def test_bytes_of_two_layers(bf16: bool) -> None:
     assert not net.training
 
 
+@pytest.mark.parametrize("penalised", [True, False])
+def test_bytes_of_a_gan_of_two_products(penalised: bool) -> None:
+    """A generator and a discriminator of one product each; a penalised one is in fp32."""
+    generator = nn.Sequential(nn.Linear(5, 48, bias=False), nn.Unflatten(1, (3, 4, 4)))
+    discriminator = nn.Sequential(nn.Flatten(), nn.Linear(48, 1, bias=False))
+    recipe = AdversarialRecipe(
+        steps=1, batch_size=2, lr=1, discriminator_lr=1, loss="hinge", r1_weight=float(penalised)
+    )
+    generator.latent_dim, generator.img_size = 5, 4  # type: ignore[assignment]
+    found = generation.bytes_a_pair(generator, discriminator, recipe)
+    size = 4 if penalised else 2
+    # The latent; a real and a generated image; their scores, rectified; the penalty's gradient.
+    assert found == 2 * 5 + 2 * 48 * size + 2 * 4 + (48 * 4 if penalised else 0)
+
+
 @pytest.mark.parametrize("name", ["nest_tiny_cifar", "cct_7_3x1", "swin_tiny_patch4_window7_224"])
 def test_the_table_is_what_is_measured(name: str) -> None:
     """Blocks of attention, attention of a whole image, and attention with a bias."""
-    run = next(run for run in items("table1") if run.model.name == name)
-    profile, options = peaks.profile(run), dict(run.model.options)
-    with torch.device("meta"):
-        net = timm.create_model(name, num_classes=profile.classes, **options)
+    runs = [run for run in trainings("table1") if isinstance(run, Classification)]
+    run = next(run for run in runs if run.model.name == name)
+    profile = peaks.profile(run)
+    net = created(profile.model, num_classes=profile.classes)
     assert peaks.measured()[profile.id] == {
         "parameters": sum(p.numel() for p in net.parameters()),
         "bytes_an_image": activations.bytes_an_image(net, profile.image_size),
     }
 
 
-def test_every_classifier_of_the_paper_is_in_the_table() -> None:
+def test_the_table_of_a_gan_is_what_is_measured() -> None:
+    run = trainings("figure5_left")[0]
+    assert isinstance(run, Generation)
+    generator, discriminator = created(run.generator), created(run.discriminator)
+    parameters = [*generator.parameters(), *discriminator.parameters()]
+    assert peaks.measured()[peaks.key(run)] == {
+        "parameters": sum(p.numel() for p in parameters),
+        "bytes_an_image": generation.bytes_a_pair(generator, discriminator, run.recipe),
+    }
+
+
+def created(model: Model, **more: int) -> nn.Module:
+    """The model with no values."""
+    with torch.device("meta"):
+        net = timm.create_model(model.name, **more, **dict(model.options))
+    assert isinstance(net, nn.Module)
+    return net
+
+
+def test_every_training_of_the_paper_is_in_the_table() -> None:
     names = experiments.names()
-    assert {peaks.profile(run).id for run in items(*names)} == peaks.measured().keys()
+    assert {peaks.key(run) for run in trainings(*names)} == peaks.measured().keys()
 
 
 def test_a_smaller_memory_holds_fewer_images() -> None:
@@ -70,7 +104,7 @@ def test_a_smaller_memory_holds_fewer_images() -> None:
 
 
 def test_a_cpu_has_the_whole_share() -> None:
-    assert activations.images_that_fit(nn.Identity(), 4, CPU) is None
+    assert activations.images_that_fit([nn.Linear(1, 1)], lambda _: 1) is None
 
 
 @pytest.mark.parametrize(
