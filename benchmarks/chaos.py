@@ -43,13 +43,13 @@ from repro.launch.state import State
 from repro.launch.testbed import Testbed, TestbedError
 from repro.spec import Classification, Model, Recipe, Run
 
-# 300 steps on 1,000 images: some 8 s of work on one core, after as much to start Python.
+# 150 steps on 1,000 images: some 4 s of work on one core, after as much to start Python.
 RUN = Classification(
     model=Model.of(
         "nest_tiny_cifar", patch_size=4, embed_dims=(24, 24), depths=(1, 1), num_heads=(1, 1)
     ),
     dataset="fashion-mnist-6k",
-    recipe=Recipe(epochs=30, batch_size=100, lr=1e-3, drop_path=0.1, crop_padding=2, mixup_alpha=1),
+    recipe=Recipe(epochs=15, batch_size=100, lr=1e-3, drop_path=0.1, crop_padding=2, mixup_alpha=1),
     train_split="validation",
     test_split="validation",
 )
@@ -66,7 +66,7 @@ SITE = Cluster(
 NODES = 3
 CHECKPOINT_SECONDS = 1.0
 DISK_MIB = 96
-PACE_STEPS = (0, 90)  # of training, over all runs, between two faults
+PACE_STEPS = (0, 45)  # of training, over all runs, between two faults
 PACE_SECONDS = 12.0  # and not more than this, for faults may hit those who have not begun
 STUCK_SECONDS = 300.0  # without any change: generous, only a hang fails
 POLL_SECONDS = 0.2

@@ -33,7 +33,7 @@ def photos(name: str, data: Path) -> Photos:
     return found
 
 
-@pytest.mark.parametrize("split", ["train", "test", "fit", "validation"])
+@pytest.mark.parametrize("split", ["test", "validation"])  # of both official files
 def test_boxes_of_composed_pictures_cover_the_object_at_every_scale(split: Split) -> None:
     images = datasets.load(composed.SINGLES, split)
     truth = ground_truth.load(composed.SINGLES, split, images, Path())
@@ -41,9 +41,9 @@ def test_boxes_of_composed_pictures_cover_the_object_at_every_scale(split: Split
     assert truth.labels.tolist() == images.labels.tolist()
     official: Official = "test" if split == "test" else "train"
     source = datasets.load(composed.SINGLES, official)
+    places = {picture.numpy().tobytes(): place for place, picture in enumerate(source.pixels)}
     for number in range(0, len(truth), 501):
-        picture = images.pixels[number]
-        (at,) = (source.pixels == picture).flatten(1).all(1).nonzero().flatten().tolist()
+        at = places[images.pixels[number].numpy().tobytes()]
         x0, y0, x1, y1 = composed.boxes(official)[at].tolist()
         exact = [x0 * 3.5, y0 * 3.5, (x1 + 1) * 3.5, (y1 + 1) * 3.5]  # 224 of 64 px
         assert targets(truth)[number][0].tolist() == [int(side) for side in exact]

@@ -26,7 +26,7 @@ RUN = Classification(
     test_split="validation",
 )
 BROKEN = replace(RUN, model=RUN.model.updated(colour="red"))  # no architecture has this option
-LONG = replace(RUN, recipe=replace(RUN.recipe, epochs=30))  # 300 steps
+LONG = replace(RUN, recipe=replace(RUN.recipe, epochs=15))  # 150 steps
 
 
 def outputs(root: Path, run: Classification) -> tuple[object, ...]:

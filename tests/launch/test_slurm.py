@@ -268,28 +268,27 @@ def test_without_an_answer_a_submission_stays_on_file(
 # --- stopped -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", ["USR2", "TERM"])
+@pytest.mark.parametrize(("number", "ranks"), [("USR2", 1), ("TERM", 4)])
 def test_a_warning_saves_and_requeues(
-    bed: Testbed, tmp_path: Path, undisturbed: Path, number: str
+    bed: Testbed, tmp_path: Path, undisturbed: Path, number: str, ranks: int
 ) -> None:
-    """As a preemption warns, with four ranks that must agree on the step, and with one.
+    """As a preemption warns one rank, and four that must agree on the step.
 
     The site's lines export options of SLURM's clients, and put wrappers with a banner on PATH.
     """
     path = wrapped(tmp_path / "bin", squeue=f'{BANNER}; exec "$REAL" "$@"')["PATH"]
     lines = [f"export {name}={value}" for name, value in (FOREIGN | {"PATH": path}).items()]
-    shapes = (replace(ONE, runs=LONG.id), FOUR_RANKS.resources[0])
-    site = replace(SITE, resources=shapes, setup=tuple(lines), environment={"SQUEUE_ALL": "x"})
-    four = replace(LONG, seed=1)
-    for run in (LONG, four):  # one after the other: it is seen in the queue for seconds only
-        submit(tmp_path, run, site=site)
-        bed.ask("scancel", f"--signal={number}", wait_training(tmp_path, run))
-        wait_until(lambda run=run: look(tmp_path, run).name == "queued")  # type: ignore[misc]
-        assert "again, after: preempted" in look(tmp_path, run).note
-        assert "stopped after step" in log(tmp_path, run)
-    wait_done(tmp_path, LONG, four)
-    assert attempts(tmp_path, LONG) == attempts(tmp_path, four) == 2
-    assert_untouched(tmp_path, undisturbed, LONG)
+    resources = (SITE if ranks == 1 else FOUR_RANKS).resources
+    site = replace(SITE, resources=resources, setup=tuple(lines), environment={"SQUEUE_ALL": "x"})
+    submit(tmp_path, LONG, site=site)
+    bed.ask("scancel", f"--signal={number}", wait_training(tmp_path, LONG))
+    wait_until(lambda: look(tmp_path, LONG).name == "queued")
+    assert "again, after: preempted" in look(tmp_path, LONG).note
+    assert "stopped after step" in log(tmp_path, LONG)
+    wait_done(tmp_path, LONG)
+    assert attempts(tmp_path, LONG) == 2
+    if ranks == 1:
+        assert_untouched(tmp_path, undisturbed, LONG)
 
 
 @pytest.mark.parametrize("user_signal", [True, False])
@@ -325,7 +324,7 @@ def test_the_time_limit(bed: Testbed, tmp_path: Path, undisturbed: Path) -> None
     os.kill(held_up[0], signal.SIGCONT)
     wait_until(lambda: look(tmp_path, LONG).name == "queued")
     assert look(tmp_path, LONG).note == "again, after: time limit"
-    assert "stopped after step 1 of 300" in log(tmp_path, LONG)
+    assert "stopped after step 1 of 150" in log(tmp_path, LONG)
     wait_done(tmp_path, LONG)
     assert_untouched(tmp_path, undisturbed, LONG)
 

@@ -28,6 +28,7 @@ from repro.data.images import DataError
 from repro.launch.job import How, execute
 from repro.spec import AdversarialRecipe, Classification, Generation, Model, Recipe, Run
 from repro.tasks import NotFinite, generation
+from tests.train.spawned import in_processes
 
 FEATURES = Classification(
     model=Model.of("wrn28_10", depth=10, widen=0.25),
@@ -135,14 +136,11 @@ def test_micro_batches_and_ranks_are_one(root: Path, run: Generation) -> None:
     recipe = replace(run.recipe, steps=3, batch_size=batch_size, evaluate_every_steps=0)
     run = replace(run, generator=generator, recipe=recipe)
     losses = []
-    for number, (ranks, extra) in enumerate([(1, []), (1, ["--micro-batch", "3"]), (3, [])]):
+    for number, (ranks, micro_batch) in enumerate([(1, None), (1, 3), (3, None)]):
         place = root / str(number)
         shutil.copytree(root / FEATURES.id, place / FEATURES.id)
-        launch = command(place, run)
-        if ranks > 1:
-            launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node=3"]
-            launch = [sys.executable, "-m", *launcher, *launch[1:]]
-        subprocess.run([*launch, *extra], check=True, env=FP32, capture_output=True)
+        how = How(root / "data", attempt="a", micro_batch=micro_batch)
+        assert in_processes(ranks, execute, run, place, how) == ["done"] * ranks
         (line,) = results.read_metrics(results.folder(place, run))
         losses.append([line[name] for name in generation.LOSSES])
     assert losses[1] == pytest.approx(losses[0], rel=0.01, abs=1e-6)
