@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Literal
 
 ACCURACIES = ("top1", "top5")  # in percent, higher is better
 
-_LARGEST = 1e18  # of any number that is printed
+_LARGEST = 1e18  # of a number that is printed
+_ANY = 1e39  # of others, such as a loss in single precision
 _ROUNDING = 1e-6  # beyond an end of a range, from sums in floating point
 
 
@@ -26,12 +28,20 @@ class Measure:
     whole: bool = False  # a count
 
     def wrong(self, value: float) -> str:
-        """Why the number cannot be one of this metric; '' if it can."""
+        """What is wrong with a number of this metric; '' if nothing is."""
         if self.whole and not isinstance(value, int):
-            return "not a whole number"
+            return f"{_short(value)} is not a whole number"
         if self.least - _ROUNDING <= value <= self.most + _ROUNDING:
             return ""
-        return f"not within {self.least:g} to {self.most:g}"
+        return f"{_short(value)} is not within {self.least:g} to {self.most:g}"
+
+
+def _short(value: float) -> str:
+    """A number of any size in a few letters."""
+    try:
+        return f"{value:g}"
+    except OverflowError:  # a whole number that no float can be
+        return f"{Decimal(value):.0e}"
 
 
 _BY = "by a classifier trained here"  # and not by Inception
@@ -121,7 +131,7 @@ MEASURES: Mapping[str, Measure] = {
 
 def measure(metric: str) -> Measure:
     """What is known of the metric; its own name, where nothing is."""
-    return MEASURES.get(metric, Measure(metric.replace("_", " "), least=-_LARGEST))
+    return MEASURES.get(metric, Measure(metric.replace("_", " "), least=-_ANY, most=_ANY))
 
 
 def wrong(metrics: Mapping[str, Any]) -> str:
@@ -130,11 +140,11 @@ def wrong(metrics: Mapping[str, Any]) -> str:
     An interval `..._low` to `..._high` lies in the same range, and holds its metric.
     """
     for name, value in metrics.items():
-        base = name.removesuffix("_low").removesuffix("_high")
-        about = MEASURES.get(name) or MEASURES.get(base)
-        if about and (why := about.wrong(value)):
-            return f"{name}: {value!r} is {why}"
+        about = measure(name.removesuffix("_low").removesuffix("_high"))
+        if why := about.wrong(value):
+            return f"{name}: {why}"
+    for name, value in metrics.items():
         ends = metrics.get(f"{name}_low", value), metrics.get(f"{name}_high", value)
         if not ends[0] - _ROUNDING <= value <= ends[1] + _ROUNDING:
-            return f"{name}: {value!r} is not between {name}_low and {name}_high"
+            return f"{name}: {_short(value)} is not between {name}_low and {name}_high"
     return ""

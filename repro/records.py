@@ -82,7 +82,7 @@ def decode(data: bytes, schema: type[T]) -> T:
     try:
         return msgspec.json.decode(data, type=schema)
     except (msgspec.MsgspecError, UnicodeError) as error:
-        raise Damaged(str(error)) from error
+        raise Damaged(one_line(str(error))) from error
 
 
 def _depth(data: bytes) -> int:
@@ -107,7 +107,7 @@ def check(value: object, schema: type[T]) -> T:
     try:
         return msgspec.convert(value, schema)
     except msgspec.MsgspecError as error:
-        raise Damaged(str(error)) from error
+        raise Damaged(one_line(str(error))) from error
 
 
 def arrays(data: bytes) -> dict[str, NDArray[Any]]:

@@ -59,8 +59,8 @@ class Content(TypedDict, total=False):
     note: str
     step: _Count
     steps: _Count
-    rate: Annotated[float, Meta(ge=0)]  # steps a second
-    epoch: float | None
+    rate: Annotated[float, Meta(ge=0, le=1e12)]  # steps a second
+    epoch: Annotated[float, Meta(ge=0, le=1e12)] | None
     loss: float | None
 
 

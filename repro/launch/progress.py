@@ -133,8 +133,9 @@ def bar(name: str, facts: Mapping[str, Any]) -> str:
     if far is None:
         return f"  {'starting':47} {name}"
     drawn = "█" * round(20 * far) + "░" * (20 - round(20 * far))
-    known = epoch is not None and loss is not None
-    told = f"epoch {epoch:5.1f} loss {loss:7.3f}" if known else ""
+    told = ""
+    if epoch is not None and loss is not None:
+        told = f"epoch {epoch:5.1f} loss {loss:{'7.3f' if abs(loss) < 1e5 else '7.1e'}}"
     return f"  {drawn} {far:4.0%} {told:24} {name}"
 
 

@@ -1,10 +1,14 @@
-"""The guess at the remaining time."""
+"""The guess at the remaining time, and the lines of runs under way."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
-from repro.launch.progress import _Pace
+from repro.launch import lease
+from repro.launch.progress import _Pace, bar
 from repro.spec import Run, with_seeds
 from tests.launch import RUN
 
@@ -33,3 +37,19 @@ def test_runs_that_end_before_they_report() -> None:
     pace = _Pace()
     assert pace.time_to_go({}, {TWO}, 1, 3, now=10.0) is None
     assert pace.time_to_go({}, {RUNS[2]}, 2, 3, now=15.0) == 5.0
+
+
+@pytest.mark.parametrize(("loss", "shown"), [(2.25, "  2.250"), (-1e308, "-1.0e+308")])
+def test_a_loss_of_any_size_is_short(loss: float, shown: str) -> None:
+    told = bar("run", {"step": 5, "steps": 10, "epoch": 0.5, "loss": loss})
+    assert f" 50% epoch   0.5 loss {shown} " in told
+
+
+@pytest.mark.parametrize("number", ["rate", "epoch", "step", "beat"])
+def test_a_lease_with_a_number_that_cannot_be_is_damaged(tmp_path: Path, number: str) -> None:
+    lease.acquire(tmp_path).release()
+    (path,) = tmp_path.glob("lease-*.json")
+    content = json.loads(path.read_text())
+    for wrong in (1e308, 10**400):
+        path.write_text(json.dumps(content | {number: wrong}))
+        assert f"{path} is damaged (" in lease.look(tmp_path)[1]
