@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repro import measures
 from repro.records import Damaged, arrays_of, decode, require
-from repro.spec import Classification, Run
+from repro.spec import Classification, Localization, Run, Traversal
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -50,12 +50,23 @@ def may_lack(name: str) -> bool:
     return name == WEIGHTS or name.startswith(SAMPLES)
 
 
-def verify(name: str, data: bytes, run: Run, metrics: Mapping[str, Any]) -> None:
+def needed(run: Run) -> set[str]:
+    """The files without which something that is drawn of a finished run would have a hole."""
+    if isinstance(run, Localization):
+        return {MAPS} if run.classifier else set()
+    if isinstance(run, Traversal):
+        return {TREES}
+    return {METRICS} if any(run.evaluations) else set()
+
+
+def verify(name: str, data: bytes, run: Run, result: Mapping[str, Any]) -> None:
     """Raise Damaged if a file of the run does not hold what it must, or not what was counted."""
     if name == METRICS:
-        lines(data, steps=True)
-    elif name == PREDICTIONS and isinstance(run, Classification) and "top1" in metrics:
-        _recount(data, metrics)
+        found = lines(data, steps=True)
+        if result["status"] == "done":
+            _require_evaluations(found, run)
+    elif name == PREDICTIONS and isinstance(run, Classification) and "top1" in result["metrics"]:
+        _recount(data, result["metrics"])
     elif name == MAPS:
         maps(data)
     elif name == TREES:
@@ -77,6 +88,15 @@ def lines(data: bytes, *, steps: bool = False) -> list[Line]:
         good = len(whole) == len(places) and whole == sorted(set(whole))
         require(good, "lines whose steps do not rise")
     return found
+
+
+def _require_evaluations(found: Iterable[Line], run: Run) -> None:
+    """Damaged unless there are the metrics of every evaluation."""
+    by_step = {line.get("step"): line for line in found}
+    for step in run.evaluations:
+        require(step in by_step, f"no line of step {step}")
+        for name in run.metrics:
+            require(by_step[step].get(name) is not None, f"no {name!r} in the line of step {step}")
 
 
 def check_line(line: Line) -> Line:

@@ -280,10 +280,9 @@ def _profile(root: Path, name: str) -> tuple[Profiling, dict[str, Any]] | None:
     """A finished profile and its metrics; None for what is none, or is damaged."""
     with suppress(results.ResultsError):
         run = results.stored_run(root / name)
-        result = results.outcome(root, run).result
-        metrics = result["metrics"] if result else {}
-        if isinstance(run, Profiling) and {"macs", "parameters"} <= metrics.keys():
-            return run, metrics
+        found = results.outcome(root, run)
+        if isinstance(run, Profiling) and found.result and found.state == "done":
+            return run, found.result["metrics"]
     return None
 
 

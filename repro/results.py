@@ -10,7 +10,8 @@ results/<run id>/
   result.json        metrics, provenance and a SHA-256 of every other file, written last and by
                      rename: it exists, so it is done
 
-A folder whose files do not fit each other is 'damaged', for whoever reads it: `outcome` judges.
+A folder whose files do not fit each other, or lack what the kind of run has, is 'damaged', for
+whoever reads it: `outcome` judges.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ _File = Annotated[
 _Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 _Hexadecimal = Annotated[str, Meta(pattern=r"^[0-9a-f]+\Z", max_length=64)]
 _Name = Annotated[str, Meta(pattern=r"^[\w ().:,/+-]+\Z", max_length=200)]
-_Count = Annotated[int, Meta(ge=0)]
+_Device = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f-\x9f]*\Z", max_length=200)]
+_Count = Annotated[int, Meta(ge=0, le=2**53)]
 
 
 class Result(TypedDict):
@@ -80,7 +82,7 @@ class Provenance(TypedDict, total=False):
     """What is read of a result's provenance; the rest is for people."""
 
     seconds: Annotated[float, Meta(ge=0, le=1e12)]
-    device: str
+    device: _Device  # as its driver names it
     precision: _Name
     parameters: _Count
     reference: Reference
@@ -125,8 +127,9 @@ def write(path: Path, content: str | bytes) -> None:
 def outcome(root: Path, run: Run) -> Outcome:
     """What there is of `run` under `root`, with all that a reader may rely on checked.
 
-    That is the schema of the files, the range of the metrics, the digest of every file but the
-    weights, which are checked where they are loaded, and the content of those that are drawn.
+    That is the schema of the files, the metrics that the kind of run has and their range, the
+    digest of every file but the weights, which are checked where they are loaded, and the content
+    of those that are drawn.
     """
     path = folder(root, run)
     try:
@@ -151,7 +154,7 @@ def _outcome(path: Path, run: Run) -> Outcome:
     if result is None:
         return Outcome("started")
     with _named(path, RESULT):
-        _check(result)
+        _check(run, result)
     _check_files(path, run, result)
     return Outcome(result["status"], result)
 
@@ -190,12 +193,14 @@ def _read(path: Path, name: str, schema: type[T]) -> T | None:
             return None
 
 
-def _check(result: Result) -> None:
-    """Raise Damaged if a result says what cannot be."""
+def _check(run: Run, result: Result) -> None:
+    """Raise Damaged if a result says what cannot be, or lacks what one of this run says."""
     metrics = result["metrics"]
-    taken = sorted(metrics.keys() & set(_COLUMNS))
-    records.require(not taken, f"a metric is named {taken[:1]}")
+    for name in _COLUMNS:
+        records.require(name not in metrics, f"{name!r} is no name of a metric")
     records.require(not (wrong := measures.wrong(metrics)), wrong)
+    for name in run.metrics if result["status"] == "done" else ():
+        records.require(name in metrics, f"no {name!r} among its metrics")
     records.check(result.get("provenance", {}), Provenance)
 
 
@@ -204,29 +209,31 @@ _SOUND = set[tuple[object, ...]]()  # files that were checked, so that a watcher
 
 def _check_files(path: Path, run: Run, result: Result) -> None:
     """Raise ResultsError if a file is not the one that the result was written with."""
-    digests = result.get("files", {})
-    there = {name for name in artifacts.READ if os.path.lexists(path / name)}
-    for name in sorted((digests.keys() | there) - {WEIGHTS}):
+    names = {name for name in artifacts.READ if os.path.lexists(path / name)}
+    names |= result.get("files", {}).keys() - {WEIGHTS}
+    if result["status"] == "done":
+        names |= artifacts.needed(run)
+    for name in sorted(names):
         with _named(path, name):
-            _check_file(path / name, name, digests.get(name), run, result["metrics"])
+            _check_file(path / name, name, run, result)
 
 
-def _check_file(
-    path: Path, name: str, digest: str | None, run: Run, metrics: Mapping[str, float]
-) -> None:
+def _check_file(path: Path, name: str, run: Run, result: Result) -> None:
     """Raise Damaged or OSError if a file of a result is missing, another, or holds nonsense."""
     try:
         about = path.stat()
     except FileNotFoundError:
         records.require(artifacts.may_lack(name), "it is missing")
         return
-    records.require(digest, "its digest is not in the result; scripts/add_digests.py adds it")
+    digest = result.get("files", {}).get(name)
+    records.require(digest, "its digest is not in the result")
     stamp = (about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
-    key = (str(path), stamp, digest, *map(metrics.get, ACCURACIES))
+    told = result["status"], *map(result["metrics"].get, ACCURACIES)  # what `verify` compares with
+    key = (str(path), stamp, digest, told)
     if key not in _SOUND:
         data = records.content(path, artifacts.MOST_BYTES)
         records.require(artifacts.digest(data) == digest, "its digest is not that in the result")
-        artifacts.verify(name, data, run, metrics)
+        artifacts.verify(name, data, run, result)
         _SOUND.add(key)
 
 
@@ -355,29 +362,32 @@ def write_metrics(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
 
 
 def frame(root: Path, runs: Iterable[Run], at: float = 1.0) -> tuple[pd.DataFrame, Sequence[str]]:
-    """One row a run that has a result, and warnings about what could not be used.
+    """One row a run that has a result, sound or not, and warnings about those that are not.
 
-    Columns: `run` (its id), `seed`, `status` ('done' or 'diverged'), `reference` (what it was
-    compared with, as JSON, if with anything), `device` and `numeric_precision` ('' if not
-    recorded), and one for each metric, as it was after the share `at` of the training.
+    Columns: `run` (its id), `seed`, `status` ('done', 'diverged', 'damaged' or 'stale'),
+    `reference` (what it was compared with, as JSON, if with anything), `device` and
+    `numeric_precision` ('' if not recorded), and one for each metric, as it was after the share
+    `at` of the training.
     """
     import pandas as pd  # half a second: only where a table needs it
 
     rows, warnings = [], []
     for run in runs:
         found = outcome(root, run)
-        if found.note:
+        if found.state in ("missing", "started"):
+            continue
+        metrics, about = dict[str, Any](), dict[str, Any]()
+        if found.result is None:
             warnings.append(found.note)
-        if found.result is not None:
-            metrics = found.result["metrics"]
-            measured = metrics if at == 1 else _metrics_at(folder(root, run), at)
-            about = found.result.get("provenance", {})
-            row = {"run": run.id, "seed": run.seed, "status": found.state}
-            row["device"] = about.get("device", "")
-            row["numeric_precision"] = about.get("precision", "")  # 'precision' is a metric
-            if reference := about.get("reference"):
-                row["reference"] = records.encode(reference)
-            rows.append({**measured, **row})
+        else:
+            metrics |= found.result["metrics"] if at == 1 else _metrics_at(folder(root, run), at)
+            about |= found.result.get("provenance", {})
+        row = {"run": run.id, "seed": run.seed, "status": found.state}
+        row["device"] = about.get("device", "")
+        row["numeric_precision"] = about.get("precision", "")  # 'precision' is a metric
+        if reference := about.get("reference"):
+            row["reference"] = records.encode(reference)
+        rows.append(metrics | row)
     columns = ["run", "seed", "status", "top1"]
     return pd.DataFrame(rows, columns=None if rows else columns), warnings
 

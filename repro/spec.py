@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from functools import cache, cached_property
+from itertools import chain
 from types import UnionType
 from typing import (
     Any,
@@ -142,6 +143,16 @@ class Run(ABC):
         """What a reader should see of the run in its id."""
 
     @property
+    @abstractmethod
+    def metrics(self) -> tuple[str, ...]:
+        """What a result has at least, unless it diverged; a result may have more."""
+
+    @property
+    def evaluations(self) -> Iterable[int]:
+        """The steps after which `metrics.jsonl` has them as well, in their order."""
+        return ()
+
+    @property
     def starts_from(self) -> Run | None:
         """The run whose weights this one needs: to begin with, or to measure by."""
         return None
@@ -161,12 +172,18 @@ class Run(ABC):
         return f"{self.slug}-{digest[:8]}"
 
 
+def _with_ends(*metrics: str) -> tuple[str, ...]:
+    """The metrics, each with the ends of its interval."""
+    return tuple(f"{name}{end}" for name in metrics for end in ("", "_low", "_high"))
+
+
 TIMM = "timm:"  # before the tag of released weights
 
 
 @dataclass(frozen=True, kw_only=True)
 class Classification(Run):
-    """Train a classifier and test it. Metrics: `top1`, `top5` in percent, `loss`.
+    """Train a classifier and test it. Metrics: `top1`, `top5` in percent, `loss`; untested,
+    `train_loss`.
 
     One that starts from another is fine-tuned: the classifier is new where the classes are others.
     With zero epochs, weights are only tested: released ones, where `pretrained` is 'timm:<tag>'.
@@ -188,6 +205,10 @@ class Classification(Run):
                 f"pretrained: {name!r}; a name is '{TIMM}<tag>', of released weights that are "
                 "tested with zero epochs"
             )
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return ("train_loss",) if self.test_split == "none" else ("top1", "top5", "loss")
 
     @property
     def starts_from(self) -> Run | None:
@@ -215,9 +236,10 @@ class Classification(Run):
 class Generation(Run):
     """Train a generator of images, and measure how its images are distributed beside real ones.
 
-    Metrics, by Inception's features: `fid`, `inception_score`, `kid`, `precision`, `recall`. By
-    those of a classifier that was trained here, they begin with `proxy_`, and `proxy_frechet`
-    stands for `fid`, since no other features are Inception's.
+    Metrics, by Inception's features: `fid`, `inception_score`; where those of each real image are
+    kept, also `kid`, `precision`, `recall`. By the features of a classifier that was trained here,
+    they begin with `proxy_`, and `proxy_frechet` stands for `fid`, since no other features are
+    Inception's.
     """
 
     kind: ClassVar[str] = "generation"
@@ -228,6 +250,17 @@ class Generation(Run):
     samples: int = 50_000  # that are generated for an evaluation
     reference_split: Literal["train", "test"] = "train"  # the real images they are compared with
     features: Classification | Literal["inception"] = "inception"
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        by_inception = self.features == "inception"
+        return ("fid", "inception_score") if by_inception else ("proxy_frechet", "proxy_score")
+
+    @property
+    def evaluations(self) -> Iterable[int]:
+        steps = self.recipe.steps
+        every = max(1, self.recipe.evaluate_every_steps or steps)
+        return chain(range(every, steps, every), [steps])
 
     @property
     def starts_from(self) -> Run | None:
@@ -243,7 +276,7 @@ class Profiling(Run):
     """Measure a model. Metrics: `parameters`, and `macs`, multiply-adds of a forward pass an image.
 
     On a device also `forward_images_per_second`, `train_images_per_second` (forward, backward and
-    AdamW), and `forward_peak_bytes`, `train_peak_bytes` of memory.
+    AdamW), and on a GPU `forward_peak_bytes`, `train_peak_bytes` of memory.
     """
 
     kind: ClassVar[str] = "profiling"
@@ -254,6 +287,13 @@ class Profiling(Run):
     precision: Literal["fp32", "bf16"] = "fp32"
     batch_size: int = 1
     attention: Literal["", "fused", "plain"] = ""  # plain: with all scores made
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        speeds = ("forward_images_per_second", "train_images_per_second") if self.device else ()
+        on_gpu = self.device not in ("", "cpu")
+        peaks = ("forward_peak_bytes", "train_peak_bytes") if on_gpu else ()
+        return ("parameters", "macs", *speeds, *peaks)
 
     @property
     def is_drawn(self) -> bool:
@@ -310,11 +350,12 @@ class Localization(Explanation):
     """Find objects by a classifier that learned their classes only: boxes of attribution maps.
 
     Metrics, percent of images, each also as `..._low` and `..._high`, a 95 % bootstrap interval:
-    `top1_error`, `gt_known` with the threshold that is best on `tuning`; `max_box_acc`,
-    `max_box_acc_v2` with those that are best on these very images; `gt_known_fixed` with .2 of the
-    largest; `gt_known_iou10` to `..90`; `pointing`, `energy`. On the first `probed` images also
-    `deletion`, `insertion` (areas under the probability) and `randomised` (rank correlation with
-    the maps of a classifier whose weights are shuffled).
+    `gt_known` with the threshold that is best on `tuning`; `max_box_acc`, `max_box_acc_v2` with
+    those that are best on these very images; `gt_known_fixed` with .2 of the largest;
+    `gt_known_iou10` to `..90`. Of a classifier also `top1` (without an interval), `top1_error`,
+    `top1_error_oracle`, `pointing`, `energy`; and on the first `probed` images `deletion`,
+    `insertion` (areas under the probability) and `randomised` (rank correlation with the maps of a
+    classifier whose weights are shuffled).
     """
 
     kind: ClassVar[str] = "localization"
@@ -322,6 +363,16 @@ class Localization(Explanation):
     tuning: str = "imagenetv2"  # the dataset on which the threshold is chosen
     tuning_split: Split = "test"
     probed: int = 0
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        boxes = ("gt_known", "gt_known_fixed", "max_box_acc", "max_box_acc_v2")
+        names = [*boxes, *(f"gt_known_iou{iou}" for iou in range(10, 100, 10))]
+        if self.classifier is None:
+            return _with_ends(*names)
+        names += ["top1_error", "top1_error_oracle", "pointing", "energy"]
+        probes = ["deletion", "insertion", "randomised"] if self.probed else []
+        return ("top1", *_with_ends(*names, *probes))
 
     @property
     def method(self) -> str:
@@ -348,6 +399,14 @@ class Traversal(Explanation):
     top_tap: TopTap = "input"
     tap_below: Literal["output", "input"] = "output"
     ablated: int = 0
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        names = [f"{hit}{chance}" for hit in ("quadrant", "leaf", "leaf_most")
+                 for chance in ("", "_chance")]  # fmt: skip
+        if self.ablated:
+            names += ["faithful", "best_leaf", "ablation_quadrant", "ablation_leaf"]
+        return ("undecided", *_with_ends(*names))
 
     @property
     def method(self) -> str:

@@ -19,25 +19,24 @@ class Summary:
     """Some runs that differ in their seed alone.
 
     `mean` is None without a finished run, `spread` (the sample standard deviation) with fewer than
-    two. `diverged` runs are counted, not averaged.
+    two.
     """
 
     n: int
-    diverged: int
     mean: float | None
     spread: float | None
 
 
-def summarize(values: Sequence[float], diverged: int = 0) -> Summary:
-    """The summary of the finished runs' values and the number of diverged ones."""
+def summarize(values: Sequence[float]) -> Summary:
+    """The summary of the finished runs' values."""
     n = len(values)
     if n == 0:
-        return Summary(0, diverged, None, None)
+        return Summary(0, None, None)
     mean = math.fsum(values) / n
     if n == 1:
-        return Summary(1, diverged, mean, None)
+        return Summary(1, mean, None)
     spread = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
-    return Summary(n, diverged, mean, spread)
+    return Summary(n, mean, spread)
 
 
 def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float | None:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from repro import experiments, gpus, plan, results
+from repro import experiments, gpus, plan
 from repro.spec import Profiling
+from tests.finished import finish
 from tests.test_cli import Capture, refused, works
 
 MACS = 5_807_000_000  # of NesT-T at 224
@@ -23,9 +24,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     cells = [*experiments.get("table_a1").cells, *experiments.get("table_a6").cells]
     for run in plan.runs(cells, "paper", 1):
         assert isinstance(run, Profiling)
-        folder = results.begin(Path("results"), run)
-        metrics = {"parameters": 17_057_608, "macs": MACS}
-        results.finish(folder, {"status": "done", "metrics": metrics, "provenance": {}})
+        finish(Path("results"), run, {"parameters": 17_057_608, "macs": MACS})
     return tmp_path
 
 

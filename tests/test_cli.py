@@ -19,6 +19,7 @@ from repro.experiments.scales import at_scale
 from repro.launch import lease
 from repro.options import hint
 from repro.spec import Run, with_seeds
+from tests import finished
 
 TABLE1 = experiments.get("table1")
 RUNS: dict[str, Run] = {cell.row: cell.run for cell in TABLE1.cells if cell.column == "C10"}
@@ -71,9 +72,7 @@ def snapshot(root: Path) -> dict[str, bytes | None]:
 
 def finish(run: Run, **metrics: float) -> Path:
     """A made-up result in ./results; its path."""
-    folder = results.begin(Path("results"), run)
-    results.finish(folder, {"status": "done", "metrics": metrics})
-    return folder / results.RESULT
+    return finished.finish(Path("results"), run, metrics) / results.RESULT
 
 
 # --- wrong usage ---------------------------------------------------------------------------------
@@ -474,8 +473,7 @@ def test_a_dear_launch_is_confirmed(capsys: Capture, here: Path) -> None:
     )
     for run in with_seeds(RUNS["NesT-T"], 3):
         device = {"device": "NVIDIA H100 80GB HBM3", "seconds": 3600.0 * 20}
-        folder = results.begin(Path("results"), run)
-        results.finish(folder, {"status": "done", "metrics": {"top1": 90.0}, "provenance": device})
+        finished.finish(Path("results"), run, provenance=device)
     only = f"{line} --only NesT-T"
     assert "3 runs: unknown price" in refused(capsys, only)
     more = "table1 --launch slurm --cluster site.yaml --only NesT-T --seeds 6"

@@ -24,6 +24,7 @@ from repro.models.weights import WRAPPERS
 from repro.spec import Classification, Explanation, Model, Profiling, Recipe
 from repro.tasks.classification import create
 from repro.tasks.explained import load_classifier
+from tests.finished import finish
 from tests.interpret.small_models import shaken
 
 SMALL = Model.of(
@@ -55,9 +56,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for model in (SMALL, VIT):
         run = trained(model)
-        folder = results.begin(tmp_path / "results", run)
         state = save(create(model, 10, 0.0, 0).state_dict())
-        results.finish(folder, {"status": "done", "metrics": {}}, {results.WEIGHTS: state})
+        finish(tmp_path / "results", run, kept={results.WEIGHTS: state})
     save_photo(tmp_path)
     return tmp_path
 

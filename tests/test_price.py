@@ -27,6 +27,7 @@ from repro.spec import (
     Recipe,
     Run,
 )
+from tests.finished import finish
 from tests.launch import RUN
 
 NEST = Classification(
@@ -45,8 +46,7 @@ TRAINED, TESTED = 300 * 1_281_167, 30 * 50_000  # after every tenth epoch, the l
 def finished(
     root: Path, run: Run, metrics: Mapping[str, float] | None = None, **facts: Any
 ) -> None:
-    record = {"status": "done", "metrics": {**(metrics or {})}, "provenance": facts}
-    results.finish(results.begin(root, run), record)
+    finish(root, run, metrics or {}, provenance=facts)
 
 
 # --- hours, by what is known ---------------------------------------------------------------------

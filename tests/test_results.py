@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import resource
@@ -10,7 +9,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,44 +16,23 @@ import pytest
 from repro import artifacts, results, spec
 from repro.results import Result, ResultsError
 from repro.spec import Classification, Model, Profiling, Recipe, SpecError
+from tests.finished import ARRAYS, npz
 
 RUN = Classification(
     model=Model.of("nest_tiny_cifar", img_size=32),
     dataset="cifar10",
     recipe=Recipe(epochs=300, batch_size=192, lr=1.875e-4),
 )
-DONE: Result = {"status": "done", "metrics": {"top1": 71.25, "top5": 99.0}}
+DONE: Result = {"status": "done", "metrics": {"top1": 71.25, "top5": 99.0, "loss": 1.5}}
 DIVERGED: Result = {"status": "diverged", "metrics": {"step": 10}}
 OTHER_KIND = Profiling(model=RUN.model, classes=10, image_size=32)
-COUNTED: Result = {"status": "done", "metrics": {"parameters": 1}}
-
-
-def npz(**arrays: Any) -> bytes:
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **arrays)
-    return buffer.getvalue()
+COUNTED: Result = {"status": "done", "metrics": {"parameters": 1, "macs": 1}}
 
 
 FILES = {
     "metrics.jsonl": b'{"step": 1, "top1": 2.5}\n{"step": 2, "train_loss": null}\n',
     "predictions.npz": npz(label=np.zeros(3, np.uint16)),
-    "maps.npz": npz(
-        pixels=np.zeros((1, 8, 8, 3), np.uint8),
-        maps=np.zeros((1, 2, 2), np.float32),
-        shows=np.array(["Bag"]),
-        predicted=np.array(["Bag"]),
-        boxes=np.zeros((0, 4), np.int64),
-        counts=np.zeros(1, np.int64),
-    ),
-    "trees.npz": npz(
-        pixels=np.zeros((1, 8, 8, 3), np.uint8),
-        shows=np.zeros((1, 1), np.int64),
-        classes=np.zeros((1, 1), np.int64),
-        probabilities=np.ones((1, 1), np.float32),
-        paths=np.zeros((1, 1, 1), np.int64),
-        nodes1=np.ones((1, 1, 2, 2), np.float32),
-        names=np.array(["Bag"]),
-    ),
+    **ARRAYS,
 }
 
 
@@ -159,6 +136,31 @@ DAMAGED = {
     "without end": "[" * 100_000,
     "beyond 100 %": json.dumps(DONE | {"metrics": {"top1": 250}}),
     "below 0": json.dumps(DONE | {"metrics": {"top1": -5}}),
+    "beyond any float": json.dumps(DONE | {"metrics": DONE["metrics"] | {"top1": 10**400}}),
+    "a huge loss": json.dumps(DONE | {"metrics": DONE["metrics"] | {"loss": 1e308}}),
+    "a huge whole number": json.dumps(DONE | {"metrics": DONE["metrics"] | {"other": 10**4000}}),
+    "an interval beyond any float": json.dumps(
+        DONE | {"metrics": DONE["metrics"] | {"top1_low": -(10**400), "top1_high": 10**400}}
+    ),
+    "a huge reference": json.dumps(
+        DONE
+        | {
+            "provenance": {
+                "reference": {
+                    "dataset": "a",
+                    "split": "test",
+                    "images": 10**400,
+                    "image_size": 32,
+                    "fingerprint": "0",
+                    "extractor": "b",
+                    "digest": "0",
+                }
+            }
+        }
+    ),
+    "an endless device": json.dumps(DONE | {"provenance": {"device": "x" * 5000}}),
+    "a device with control characters": json.dumps(DONE | {"provenance": {"device": "x\x1b[2J"}}),
+    "an endless status": json.dumps(DONE | {"status": "x" * 5000}),
     "half a parameter": json.dumps(DONE | {"metrics": {"parameters": 1.5}}),
     "outside its interval": json.dumps(
         DONE | {"metrics": {"pointing": 9.0, "pointing_low": 1.0, "pointing_high": 2.0}}
@@ -190,10 +192,11 @@ def test_a_damaged_result_is_named_skipped_and_kept(tmp_path: Path, content: str
     found = results.outcome(tmp_path, RUN)
     assert (found.state, found.result) == ("damaged", None)
     assert str(path) in found.note
-    assert f"move {path.parent} away and run again" in found.note
+    assert found.note.endswith(f"; move {path.parent} away and run again")
     assert "\n" not in found.note
+    assert len(found.note) - 2 * len(str(path)) < 300
     frame, warnings = results.frame(tmp_path, [RUN])
-    assert (len(frame), warnings) == (0, [found.note])
+    assert (list(frame["status"]), warnings) == ([found.state], [found.note])
     with pytest.raises(ResultsError, match="away and run again"):
         results.begin(tmp_path, RUN)
     with pytest.raises(ResultsError, match="a result is written once"):
@@ -223,7 +226,7 @@ def test_a_file_that_is_not_the_result_s_is_named(tmp_path: Path, name: str, cha
     assert found.note.startswith(f"{path} is damaged (")
     assert found.note.endswith(f"move {folder} away and run again")
     frame, warnings = results.frame(tmp_path, [OTHER_KIND])
-    assert (len(frame), warnings) == (0, [found.note])
+    assert (list(frame["status"]), warnings) == ([found.state], [found.note])
 
 
 @pytest.mark.parametrize(
@@ -262,7 +265,7 @@ def test_a_share_is_not_taken_for_percent(tmp_path: Path, top1: float, state: st
     """The predictions are counted again."""
     top5 = np.array([[1, 0], [2, 0], [3, 0], [0, 1]], np.uint16)
     kept = npz(label=np.array([1, 2, 3, 2], np.uint16), top5=top5)
-    metrics = {"top1": top1, "top5": 75.0}
+    metrics = {"top1": top1, "top5": 75.0, "loss": 1.0}
     folder = results.begin(tmp_path, RUN)
     results.finish(folder, {"status": "done", "metrics": metrics}, {results.PREDICTIONS: kept})
     found = results.outcome(tmp_path, RUN)
@@ -285,6 +288,38 @@ def test_a_number_that_is_none_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(ResultsError, match="a number that is none"):
         results.finish(folder, {"status": "done", "metrics": {"top1": math.inf}}, {"a": b"b"})
     assert tree(tmp_path) == before
+
+
+DEVICES = (
+    "NVIDIA A100-SXM4-80GB", "NVIDIA A100-SXM4-40GB MIG 3g.20gb", "NVIDIA H100 80GB HBM3",
+    "NVIDIA GeForce RTX 2080 with Max-Q Design", "AMD Instinct MI250X / MI250", "GRID T4-16Q",
+    "AMD EPYC 9R14 96-Core Processor", "Intel(R) Xeon(R) CPU @ 2.20GHz", "Intel® Xeon® 8480+",
+    "CPU x86_64 AVX512, 1 threads", "Apple M2 (Virtual)", "",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_device_has_the_name_that_its_driver_gives(tmp_path: Path, device: str) -> None:
+    finished(tmp_path, RUN, DONE | {"provenance": {"device": device}})
+    assert results.outcome(tmp_path, RUN).state == "done"
+
+
+@pytest.mark.parametrize(
+    ("metrics", "said"),
+    [
+        ({"top1": 250}, "top1: 250 is not within 0 to 100"),
+        ({"top1": 10**400}, "top1: 1e+400 is not within 0 to 100"),
+        ({"parameters": 1.5}, "parameters: 1.5 is not a whole number"),
+        ({"other": 1e308}, "other: 1e+308 is not within -1e+39 to 1e+39"),
+        ({"other_low": -(10**400)}, "other_low: -1e+400 is not within -1e+39 to 1e+39"),
+        ({"seed": 1}, "'seed' is no name of a metric"),
+    ],
+)
+def test_what_is_wrong_with_a_metric_is_said_shortly(
+    tmp_path: Path, metrics: dict[str, float], said: str
+) -> None:
+    finished(tmp_path, RUN, DONE | {"metrics": DONE["metrics"] | metrics})
+    assert f" is damaged ({said}); move " in results.outcome(tmp_path, RUN).note
 
 
 def test_a_damaged_spec_is_named_and_kept(tmp_path: Path) -> None:
@@ -332,7 +367,7 @@ def test_another_spec_under_the_same_id_is_refused_with_the_field(tmp_path: Path
     assert (found.state, found.result) == ("stale", None)
     assert str(path.parent) in found.note
     frame, warnings = results.frame(tmp_path, [RUN])
-    assert (len(frame), warnings) == (0, [found.note])
+    assert (list(frame["status"]), warnings) == ([found.state], [found.note])
     assert tree(tmp_path) == before
 
 

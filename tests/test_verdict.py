@@ -19,14 +19,14 @@ _values = st.lists(st.floats(0, 100), min_size=2, max_size=20)
 
 @given(_values)
 def test_summary(values: list[float]) -> None:
-    summary = summarize(values, diverged=2)
+    summary = summarize(values)
     assert summary.mean == pytest.approx(statistics.mean(values))
     assert summary.spread == pytest.approx(statistics.stdev(values), abs=1e-9)
-    assert (summary.n, summary.diverged) == (len(values), 2)
+    assert summary.n == len(values)
 
 
 def test_summary_of_few() -> None:
-    assert summarize([], 3).mean is None
+    assert summarize([]).mean is None
     assert summarize([1.0]).spread is None
 
 

@@ -125,7 +125,7 @@ def launch(request: Request, given: Any) -> Outcome:
 
     site = cluster.load(given.cluster) if given.launch == "slurm" else None
     states = state.look(given.results, request.runs)
-    _refuse_trouble(states)
+    refuse_trouble(states)
     request = _within_budget(request, states, given, site)
     if site:
         _check_limit(request, states, given, site)
@@ -133,10 +133,10 @@ def launch(request: Request, given: Any) -> Outcome:
     return _train_here(request.only(s.run for s in states if not s.settled), given)
 
 
-def _refuse_trouble(states: Sequence[State]) -> None:
+def refuse_trouble(states: Sequence[State]) -> None:
     """Runs under a known id with another spec, or with damaged files, are not touched."""
     for found in states:
-        if found.name in ("stale", "damaged"):
+        if found.in_trouble:
             raise UsageError(found.note)
 
 
@@ -214,7 +214,7 @@ def _hand_over(request: Request, given: Any, site: Cluster, how: How) -> bool:
     with slurm.submitting(root):  # nobody else submits between our look and our submission
         submission.tidy(root)
         states = state.look(root, request.runs)
-        _refuse_trouble(states)
+        refuse_trouble(states)
         under_way = {s.run: s.job for s in states if s.is_under_way}
         to_do = list(_pending(request, states).runs)
         # SLURM cannot wait for what it does not run.

@@ -33,7 +33,8 @@ _OF_SLURM = {"CANCELLED": "cancelled", "TIMEOUT": "timed out", "OUT_OF_MEMORY": 
              "NODE_FAIL": "lost", "PREEMPTED": "preempted", "DEADLINE": "timed out"}  # fmt: skip
 
 _NOTABLE_SILENCE = 30.0  # seconds without a heartbeat; one comes every 5
-_SETTLED = ("done", "diverged", "damaged", "stale")
+_TROUBLE = ("damaged", "stale")
+_SETTLED = ("done", "diverged", *_TROUBLE)
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,11 @@ class State:
     def settled(self) -> bool:
         """Whether launching has nothing to do: there is a result, or a trouble to clear first."""
         return self.name in _SETTLED
+
+    @property
+    def in_trouble(self) -> bool:
+        """Whether its folder has to be put in order first; the note says how."""
+        return self.name in _TROUBLE
 
     @property
     def is_under_way(self) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from repro.measures import measure
-from repro.render.text import HOLE, Row, column, number, own_columns
+from repro.render.text import HOLE, LOST, Row, column, number, own_columns, worst
 from repro.spec import Claim, Experiment, Place, Scale, SpecError
 from repro.verdict import LEVEL, deciding_pair, holds
 
@@ -31,11 +31,12 @@ class _Side:
     name: str
     metric: str
     values: Sequence[float]
+    lost: Sequence[str]  # the states of runs without a value
 
     def __str__(self) -> str:
         """'NesT-T: 96.10, 95.90, diverged'."""
         texts = ["diverged" if _is_last(v) else number(v, self.metric) for v in self.values]
-        return f"{self.name}: {', '.join(texts) or HOLE}"
+        return f"{self.name}: {', '.join([*texts, *self.lost]) or HOLE}"
 
 
 def told(experiment: Experiment, frame: pd.DataFrame, scale: Scale) -> list[str]:
@@ -79,7 +80,8 @@ def _line(claim: Claim, frame: pd.DataFrame, scale: Scale) -> str:
     if not (above[a].values or below[b].values):
         names = [" and ".join(side.name for side in sides) for sides in (above, below)]
         where = f" ({shared})" if shared else ""
-        which = f"{names[0]} against {names[1]}{where}: {HOLE}" if all(names) else HOLE.capitalize()
+        why = worst(state for side in (*above, *below) for state in side.lost or [HOLE])
+        which = f"{names[0]} against {names[1]}{where}: {why}" if all(names) else why.capitalize()
         return f"{said} {which}."
     numbers = f"{above[a]} against {below[b]}{_margin(claim, above[a].metric)}"
     pairs = len(above) * len(below)
@@ -116,7 +118,7 @@ def _less(a: _Side, b: _Side) -> _Side:
     """What lies between two cells, seed by seed; where `b` diverged, nothing is known."""
     pairs = [(v, w) for v, w in zip(a.values, b.values, strict=False) if not _is_last(w)]
     values = [v if _is_last(v) else v - w for v, w in pairs]
-    return _Side(f"{a.name} less {b.name}", a.metric, values)
+    return _Side(f"{a.name} less {b.name}", a.metric, values, (*a.lost, *b.lost))
 
 
 def _side(frame: pd.DataFrame, place: Full, shared: Sequence[str]) -> _Side:
@@ -124,7 +126,11 @@ def _side(frame: pd.DataFrame, place: Full, shared: Sequence[str]) -> _Side:
     cell: Row = cells[cells["row"] == place[0]].to_dict("records")[0]
     last = {"most": [-_LAST], "least": [_LAST], "": []}[measure(cell["metric"]).best]
     name = ", ".join(part for part in place if part and part not in shared)
-    return _Side(name, cell["metric"], [*cell["values"], *last * cell["diverged"]])
+    lost = [
+        state for state in LOST for _ in range(cell[state]) if not (last and state == "diverged")
+    ]
+    values = [*cell["values"], *last * cell["diverged"]]
+    return _Side(name, cell["metric"], values, lost)
 
 
 def _is_last(value: float) -> bool:

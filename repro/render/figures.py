@@ -12,7 +12,7 @@ from repro.measures import measure
 from repro.render import page, plots, scatter
 from repro.render.notes import data_note, scale_note
 from repro.render.page import LINE, TITLE, TITLE_FONT, WIDTH, wrapped
-from repro.render.text import HOLE, axis_label, heading, own_columns, panels
+from repro.render.text import HOLE, LOST, axis_label, heading, own_columns, panels, reason
 from repro.spec import Experiment, Scale
 
 _SIDE = 36  # letters of the label of a y axis
@@ -87,20 +87,24 @@ def _marks(frame: pd.DataFrame, plot: str) -> dict[str, Line2D]:
         )
     if plot == "lines":
         missing = frame[frame["n"] == 0].to_dict("records")
-        for state in dict.fromkeys(map(plots.state, missing)):
-            handles[state] = Line2D([], [], color=plots.DARK, linestyle="", **plots.CROSSES[state])
+        for why in dict.fromkeys(map(reason, missing)):
+            handles[why] = Line2D([], [], color=plots.DARK, linestyle="", **plots.CROSSES[why])
     return handles
 
 
 def _note(experiment: Experiment, frame: pd.DataFrame, scale: Scale) -> str:
     """How to read the figure, and what is missing in it."""
     texts = [_seeds(frame)]
-    if diverged := int(frame["diverged"].sum()):
-        texts.append(f"Diverged and left out: {diverged} of {diverged + frame['n'].sum()} runs.")
+    counts = {state: int(frame[state].sum()) for state in ("n", *LOST)}
+    texts += [
+        f"{_capital(state)} and left out: {counts[state]} of {sum(counts.values())} runs."
+        for state in LOST
+        if counts[state]
+    ]
     if experiment.plot == "scatter":
-        for state, rows in scatter.unplaced(frame).items():
+        for why, rows in scatter.unplaced(frame).items():
             names = "; ".join(rows).replace(", ", ",\N{NO-BREAK SPACE}")
-            texts.append(f"{_capital(state)}: {names}.")
+            texts.append(f"{_capital(why)}: {names}.")
     if scale != "paper":
         shown = " ".join(panels(frame, scale).values())
         texts += [data_note(experiment, scale, shown), scale_note(experiment, frame, scale)]
@@ -111,7 +115,7 @@ def _seeds(frame: pd.DataFrame) -> str:
     """'Mean and standard deviation over 3 seeds.'"""
     counts = sorted(set(frame["n"][frame["drawn"] & (frame["n"] > 0)]))
     if not counts:
-        return "" if (frame["n"] + frame["diverged"]).any() else f"{_capital(HOLE)} yet."
+        return "" if frame[["n", *LOST]].any(axis=None) else f"{_capital(HOLE)} yet."
     if counts == [1]:
         return "One seed each."
     number = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import pandas as pd
 from repro import results
 from repro.experiments.scales import asked, metric_of, sources, title
 from repro.measures import ACCURACIES
+from repro.render.text import LOST
 from repro.spec import Cell, Cited, Experiment, Run, Scale, chosen, dataset_of, with_seeds
 from repro.verdict import summarize
 
@@ -26,11 +27,11 @@ def tidy(
     Columns: `group`, `row`, `panel`, `column` (the paper's), `dataset` (here), `metric`, `paper`
     and `paper_starred` (what the paper prints), `published` and `published_place` (what others
     measured), `mean`, `spread` (standard deviation), `low` and `high` (of a bootstrap over images,
-    averaged over seeds), `n`, `diverged` (runs), `drawn` (whether chance has a part in it),
-    `values` (a tuple, in the order of the seeds), `difference` (mean - paper of an accuracy; at
-    paper scale only, as elsewhere the data differ), `references` (what images were compared with,
-    as JSON), `choices` (the values of the recipe that the paper leaves open), `computed` (of each
-    run its id, device and precision).
+    averaged over seeds), `n` and each state in LOST (runs), `drawn` (whether chance has a part in
+    it), `values` (a tuple, in the order of the seeds), `difference` (mean - paper of an accuracy;
+    at paper scale only, as elsewhere the data differ), `references` (what images were compared
+    with, as JSON), `choices` (the values of the recipe that the paper leaves open), `computed` (of
+    each run its id, device and precision).
     """
     rows, warnings = [], list[str]()
     for cell, run in asked(experiment.cells, scale):
@@ -54,7 +55,8 @@ def _cited(cited: Cited, metric: str) -> dict[str, Any]:
     empty = {"panel": "", "dataset": "", "paper": None, "paper_starred": False, "choices": ""}
     nothing = {"mean": None, "spread": None, "low": None, "high": None, "difference": None}
     return of_cell | known | empty | nothing | {
-        "n": 0, "diverged": 0, "drawn": False, "values": (), "references": (), "computed": ()
+        "n": 0, **dict.fromkeys(LOST, 0), "drawn": False, "values": (), "references": (),
+        "computed": (),
     }  # fmt: skip
 
 
@@ -63,8 +65,8 @@ def _tidy_row(
 ) -> tuple[dict[str, Any], list[str]]:
     metric = metric_of(cell, run)
     found, warnings = _values(root, with_seeds(run, seeds), metric, cell.at)
-    values, diverged = found.values, found.diverged
-    summary = summarize(values, diverged)
+    values = found.values
+    summary = summarize(values)
     paper, published = cell.paper, cell.published
     comparable = scale == "paper" and metric in ACCURACIES
     known = comparable and paper is not None and summary.mean is not None
@@ -84,7 +86,7 @@ def _tidy_row(
         "low": found.low,
         "high": found.high,
         "n": summary.n,
-        "diverged": summary.diverged,
+        **found.lost,
         "drawn": run.is_drawn,
         "values": tuple(values),
         "difference": (summary.mean or 0) - (paper.value if paper else 0) if known else None,
@@ -101,27 +103,22 @@ class _Values:
     values: list[float]
     low: float | None  # the mean of the lower ends of their intervals, where they have any
     high: float | None
-    diverged: int
+    lost: Mapping[str, int]  # how many runs of each state in LOST
     references: tuple[str, ...]
     computed: tuple[tuple[str, str, str], ...]
 
 
 def _values(root: Path, runs: Sequence[Run], metric: str, at: float) -> tuple[_Values, list[str]]:
-    """What the finished runs measured, how many diverged, compared with what; and warnings."""
-    found, told = results.frame(root, runs, at)
+    """What the finished runs measured, how many are lost, compared with what; and warnings."""
+    found, warnings = results.frame(root, runs, at)
     done = found[found["status"] == "done"]
     ends = [f"{metric}_low", f"{metric}_high"]
-    values = done.reindex(columns=["run", metric, *ends])  # where all diverged, there is none
-    lacking = values["run"][values[metric].isna()]
-    warnings = [
-        f"{root / name} has a result without {metric!r}; move the folder away and run again"
-        for name in lacking
-    ]
+    values = done.reindex(columns=[metric, *ends])  # where all are lost, there is none
     means = [values[end].astype(float).mean() for end in ends]
     low, high = (None if pd.isna(mean) else float(mean) for mean in means)
     references = tuple(done["reference"].dropna().unique()) if "reference" in done else ()
-    of_seeds = [float(value) for value in values[metric].dropna()]
+    of_seeds = [float(value) for value in values[metric]]
     computed = found.reindex(columns=["run", "device", "numeric_precision"]).itertuples(index=False)
     rows = tuple(tuple(row) for row in computed)
-    summary = _Values(of_seeds, low, high, len(found) - len(done), references, rows)
-    return summary, [*told, *warnings]
+    lost = {state: int((found["status"] == state).sum()) for state in LOST}
+    return _Values(of_seeds, low, high, lost, references, rows), list(warnings)

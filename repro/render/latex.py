@@ -16,7 +16,7 @@ import pandas as pd
 from repro.render.notes import Note, notes
 from repro.render.tables import Column, Style, grid, headings
 from repro.render.tex_escape import tex
-from repro.render.text import place, subject
+from repro.render.text import LOST, place, subject
 from repro.spec import Experiment, Scale
 
 PACKAGES = r"\usepackage{booktabs,graphicx,longtable,rotating}"
@@ -27,7 +27,9 @@ _SMALLEST = 0.85  # of its size, before a table is laid on its side
 _ROWS = 40  # on a page
 
 _CELL = 16  # letters, of a line of a cell
-_BREAKS = re.compile(r" (?=\[)|(?<=,) (?=\d+ diverged)")  # of a cell into lines: its interval
+_BREAKS = re.compile(
+    rf" (?=\[)|(?<=,) (?=\d+ (?:{'|'.join(LOST)}))"
+)  # of a cell into lines: its interval
 _MORE_BREAKS = re.compile(rf"{_BREAKS.pattern}| (?=±)")  # and its deviation
 
 

@@ -15,7 +15,6 @@ from PIL import Image
 
 from repro.render import page
 from repro.render.page import DARK, EDGE, FAINT, GREY, WIDTH, label
-from repro.render.text import HOLE
 
 COLOURS = "inferno"  # perceptually uniform, from black to a pale yellow
 BOX = "#56b4e9"  # of the true boxes: seen on dark and on light, by colour-blind readers too
@@ -37,7 +36,7 @@ class Seen:
     pixels: NDArray[np.uint8]  # (S, S, 3)
     shows: str  # its class; '' if that is not known
     boxes: NDArray[np.int64]  # (K, 4): x0, y0, x1, y1 in its pixels, both corners in; K may be 0
-    maps: tuple[NDArray[np.float32] | None, ...]  # raw, (h, w) each; None: there is no run
+    maps: tuple[NDArray[np.float32] | str, ...]  # raw, (h, w) each; or why there is none
     predicted: tuple[str, ...]  # what each method's classifier takes it for; '' if nobody asks
 
 
@@ -87,10 +86,10 @@ def overlay(pixels: NDArray[np.uint8], raw: NDArray[np.float32]) -> NDArray[np.u
     return _coloured((large - large.min()) / (large.max() - large.min()), grey)
 
 
-def _empty(raw: NDArray[np.float32] | None) -> str:
+def _empty(raw: NDArray[np.float32] | str) -> str:
     """Why there is nothing to show of a map; '' if there is."""
-    if raw is None:
-        return HOLE
+    if isinstance(raw, str):
+        return raw
     if not np.isfinite(raw).all():
         return "not finite"
     return "constant" if raw.max() == raw.min() else ""
@@ -111,7 +110,7 @@ def _draw_row(axes: Axes, picture: Seen, y: float, side: float) -> None:
     page.write(axes, EDGE, below, page.fitted(picture.shows, side, 7), 7)
     for column, (raw, taken) in enumerate(zip(picture.maps, picture.predicted, strict=True), 1):
         x = EDGE + column * (side + _GAP)
-        shown = None if raw is None else overlay(picture.pixels, raw)
+        shown = None if isinstance(raw, str) else overlay(picture.pixels, raw)
         if shown is None:
             page.frame(axes, (x, y), (side, side), FAINT, 1, fill=True, facecolor=FAINT, zorder=2)
             label(axes, x + side / 2, y + side / 2, _empty(raw), color=GREY)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -141,20 +140,18 @@ def _order(experiment: Experiment, frame: pd.DataFrame, scale: Scale) -> list[st
 
 
 def _computed(frame: pd.DataFrame) -> list[str]:
-    """'Runs differ in precision: 12 bf16 autocast, 3 fp32.' Of devices as well; none if alike."""
+    """'Runs differ in precision: 12 bf16 autocast, 3 fp32.' Of devices as well; none if alike.
+
+    Devices without their threads.
+    """
     runs = {run: how for of_cell in frame["computed"] for run, *how in of_cell}
-    devices = Counter(_kind(device) for device, _ in runs.values() if device)
+    devices = Counter(device.partition(", ")[0] for device, _ in runs.values() if device)
     precisions = Counter(precision for _, precision in runs.values() if precision)
     return [
         f"Runs differ in {what}: {', '.join(f'{n:,} {name}' for name, n in counts.most_common())}."
         for what, counts in (("device", devices), ("precision", precisions))
         if len(counts) > 1
     ]
-
-
-def _kind(device: str) -> str:
-    """A device without its threads, and without what could be markup: its driver named it."""
-    return re.sub(r"[^\w ().:/+-]", "", device.partition(", ")[0])
 
 
 def _references(frame: pd.DataFrame) -> list[str]:

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from repro import results
+from repro import artifacts, results
 from repro.experiments.scales import asked
 from repro.render import maps, page, trees
 from repro.render.maps import Seen
 from repro.render.notes import data_note
-from repro.render.text import HOLE, heading
+from repro.render.text import HOLE, heading, worst
 from repro.spec import Experiment, Run, Scale
 
 Arrays = Mapping[str, Any]
@@ -24,6 +24,8 @@ TREES = (
     "The number on a block is the mean of activation times gradient in it, for the class of that "
     "colour; a way enters the largest of four. Values of different steps are not to be compared."
 )
+_ABSENT = "no such picture"  # of a run that keeps fewer
+
 MAPS = "A map goes from its own least to its own largest value."
 
 
@@ -68,19 +70,30 @@ def _figure(experiment: Experiment, scale: Scale, root: Path, title: str) -> Fig
     runs = [_run(experiment, scale, row) for row in experiment.drawn]
     data = data_note(experiment, scale, "")
     if experiment.plot == "trees":
-        kept = results.arrays(root, runs[0], "trees.npz")
-        there = [n for n in experiment.pictures if _has(kept, n)]
-        if kept is not None and there:
-            shown = [tree(kept, number, experiment.traced) for number in there]
+        every = [_kept(root, runs[0], artifacts.TREES)]
+        shown = [
+            tree(kept, number, experiment.traced)
+            for number in experiment.pictures
+            for kept in every
+            if _has(kept, number)
+        ]
+        if shown:
             return trees.drawn(shown, title, f"{TREES} {data}".strip())
     else:
-        every = [results.arrays(root, run, "maps.npz") for run in runs]
+        every = [_kept(root, run, artifacts.MAPS) for run in runs]
         there = [n for n in experiment.pictures if any(_has(kept, n) for kept in every)]
         if there:
             pictures = [seen(every, number) for number in there]
             return maps.drawn(pictures, experiment.drawn, title, f"{MAPS} {data}".strip())
+    why = worst(kept for kept in every if isinstance(kept, str))
     with page.styled():
-        return page.sheet(title, f"{HOLE.capitalize()} yet.", 0.1)[0]
+        return page.sheet(title, f"{why.capitalize()}{' yet' * (why == HOLE)}.", 0.1)[0]
+
+
+def _kept(root: Path, run: Run, name: str) -> Arrays | str:
+    """The arrays that a run keeps; without any, why."""
+    kept = results.arrays(root, run, name)
+    return worst([results.outcome(root, run).state]) if kept is None else kept
 
 
 def tree(kept: Arrays, number: int, traced: int) -> trees.Tree:
@@ -97,22 +110,26 @@ def tree(kept: Arrays, number: int, traced: int) -> trees.Tree:
     )
 
 
-def seen(every: Sequence[Arrays | None], number: int) -> Seen:
-    """A picture, with the map of each run that has it."""
-    one = next(kept for kept in every if kept is not None and _has(kept, number))
+def seen(every: Sequence[Arrays | str], number: int) -> Seen:
+    """A picture, with the map of each run that has it; of others, why they have not."""
+    having = [kept if _has(kept, number) else None for kept in every]
+    one = next(kept for kept in having if kept is not None)
     first = int(one["counts"][:number].sum())
     boxes = np.asarray(one["boxes"], np.int64).reshape(-1, 4)
     return Seen(
         pixels=one["pixels"][number],
         shows=str(one["shows"][number]),
         boxes=boxes[first : first + int(one["counts"][number])],
-        maps=tuple(kept["maps"][number] if kept else None for kept in every),
-        predicted=tuple(str(kept["predicted"][number]) if kept else "" for kept in every),
+        maps=tuple(
+            kept if isinstance(kept, str) else kept["maps"][number] if here else _ABSENT
+            for kept, here in zip(every, having, strict=True)
+        ),
+        predicted=tuple(str(kept["predicted"][number]) if kept else "" for kept in having),
     )
 
 
-def _has(kept: Arrays | None, number: int) -> bool:
-    return kept is not None and number < len(kept["pixels"])
+def _has(kept: Arrays | str, number: int) -> TypeGuard[Arrays]:
+    return not isinstance(kept, str) and number < len(kept["pixels"])
 
 
 def _run(experiment: Experiment, scale: Scale, row: str) -> Run:

@@ -17,7 +17,7 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from repro.measures import ACCURACIES, measure
-from repro.render.text import HOLE, Row, known, number
+from repro.render.text import HOLE, Row, known, number, reason
 
 # Okabe and Ito's colours, which the colour-blind can tell apart, without the yellow, which is too
 # light for a line; with the marks, no line is told by its colour alone.
@@ -29,11 +29,12 @@ DARK, SMALL = "#333333", 8  # points
 
 PERCENT = (0.0, 100.0)
 
-DIVERGED = "diverged"
 ABSENT = "no such run"  # where the item has no cell for a place among the bars
-CROSSES: Mapping[str, Mapping[str, Any]] = {
+CROSSES: Mapping[str, Mapping[str, Any]] = {  # by the reason
     HOLE: {"marker": "x", "markersize": 5},
-    DIVERGED: {"marker": "1", "markersize": 8},
+    "diverged": {"marker": "1", "markersize": 8},
+    "damaged": {"marker": "+", "markersize": 7},
+    "stale": {"marker": "2", "markersize": 8},
 }
 
 _LOW = 0.3  # of the axes' height: a point below is in the way of a text at the axis
@@ -45,11 +46,6 @@ Handles = dict[str, Any]  # of a legend: label -> what it explains
 def style_of(place: int) -> dict[str, Any]:
     """How the series at this place is drawn."""
     return {"color": COLOURS[place % len(COLOURS)], "marker": MARKS[place % len(MARKS)]}
-
-
-def state(cell: Row) -> str:
-    """Why a cell has no number."""
-    return DIVERGED if cell["diverged"] else HOLE
 
 
 def log_range(values: Collection[float], margin: float) -> tuple[float, float]:
@@ -111,7 +107,7 @@ def _crosses(axes: Axes, cells: pd.DataFrame) -> None:
         place = rows.index(cell["row"])
         y, style = height * (len(rows) - place - 0.2), style_of(place) | {"linestyle": ""}
         axes.plot([_KEY], [y], transform=axes.transAxes, markersize=4, **style)
-        cross = {**style, **CROSSES[state(cell)]}
+        cross = {**style, **CROSSES[reason(cell)]}
         axes.plot([float(cell["column"])], [y], transform=axes.get_xaxis_transform(), **cross)
 
 
@@ -143,7 +139,7 @@ def bars(axes: Axes, cells: pd.DataFrame) -> Handles:
         if cell and cell["n"]:
             tops.append(_bar(axes, x, width, cell, place, paper, upright))
         else:
-            holes.append((x, paper, state(cell) if cell else ABSENT, place))
+            holes.append((x, paper, reason(cell) if cell else ABSENT, place))
     axes.set_xticks(range(len(rows)), _wrapped(rows), fontsize=9 if len(rows) < 6 else 7.5)
     axes.tick_params(axis="x", length=0, rotation=30 * (len(rows) > 8))
     axes.grid(False, axis="x")
@@ -193,10 +189,10 @@ def _bar(
     return top
 
 
-def _hole(axes: Axes, x: float, paper: float, reason: str, place: int) -> None:
+def _hole(axes: Axes, x: float, paper: float, why: str, place: int) -> None:
     """Why there is no bar, above the axis, or above the paper's number where that is as low."""
     low = paper if paper < _LOW * axes.get_ylim()[1] else 0.0
-    _above(axes, reason, x, low, COLOURS[place % len(COLOURS)], upright=True)
+    _above(axes, why, x, low, COLOURS[place % len(COLOURS)], upright=True)
 
 
 def _above(axes: Axes, text: str, x: float, y: float, colour: str, upright: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from repro.render.text import HOLE, column, number, rounded
+from repro.render.text import column, known, number, reason, rounded
 from repro.spec import Cell, Classification, Evaluation, Experiment
 from repro.verdict import agrees
 
@@ -28,11 +28,12 @@ def _line(cell: Cell, frame: pd.DataFrame) -> str:
     how = _preprocessing(cell.run.evaluation) if cell.run.evaluation else "as stored"
     about = f"{cell.row}: {cell.run.pretrained}, {how}."
     cells = column(frame, (cell.panel, cell.column))
-    mean = cells[cells["row"] == cell.row]["mean"].iloc[0]
-    if pd.isna(mean):
-        return f"{about} {HOLE.capitalize()}."
-    word = "Agrees" if agrees(float(mean), cell.published.value, TOLERANCE) else "Differs"
-    here = number(float(mean), cell.metric)
+    found = cells[cells["row"] == cell.row].to_dict("records")[0]
+    mean = known(found, "mean")
+    if mean is None:
+        return f"{about} {reason(found).capitalize()}."
+    word = "Agrees" if agrees(mean, cell.published.value, TOLERANCE) else "Differs"
+    here = number(mean, cell.metric)
     there = rounded(cell.published.value, 3)
     return f"{about} {word}: {here}, {cell.published.place} {there}."
 

@@ -12,8 +12,8 @@ from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from matplotlib.transforms import Bbox, BboxBase
 
-from repro.render.plots import DARK, HOLLOW, SMALL, Handles, log_range, state, style_of
-from repro.render.text import HOLE, Row, known
+from repro.render.plots import DARK, HOLLOW, SMALL, Handles, log_range, style_of
+from repro.render.text import Row, known, reason
 
 _DISTANCE = 7  # points, from a point to its label
 _TURNS = (0, 4, 2, 6, 1, 7, 3, 5)  # eighths: right, left, above, below, then between these
@@ -32,7 +32,8 @@ def scatter(axes: Axes, cells: pd.DataFrame) -> Handles:
         axes.set_xlim(log_range([end[0] for end in ends if end], 0.15))
     else:
         axes.set(xticks=[], yticks=[])
-        axes.text(0.5, 0.5, HOLE, ha="center", va="center", transform=axes.transAxes, color=DARK)
+        why = reason(*(cell for pair in points.values() for cell in pair))
+        axes.text(0.5, 0.5, why, ha="center", va="center", transform=axes.transAxes, color=DARK)
     for (group, row), (y, x) in points.items():
         _point(axes, row, x, y, style_of(groups.index(group)))
     return {
@@ -47,8 +48,8 @@ def unplaced(cells: pd.DataFrame) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for _, panel in cells.groupby("panel", sort=False):
         for (_, row), pair in _points(panel).items():
-            if missing := {state(cell) for cell in pair if not cell["n"]}:
-                found.setdefault(HOLE if HOLE in missing else missing.pop(), []).append(row)
+            if not all(cell["n"] for cell in pair):
+                found.setdefault(reason(*pair), []).append(row)
     return found
 
 

@@ -13,6 +13,7 @@ from repro import output
 from repro.measures import ACCURACIES, measure
 from repro.render.notes import MARK, notes
 from repro.render.text import (
+    LOST,
     UNKNOWN,
     Key,
     Row,
@@ -37,10 +38,14 @@ Show = Callable[[Row], str]  # a cell as the text of a column
 
 
 def csv(frame: pd.DataFrame) -> str:
-    """The tidy frame but for `computed`, numbers to four decimals, a hole as an empty field."""
+    """The tidy frame, numbers to four decimals, a hole as an empty field.
+
+    But for `computed`, and for the damaged and stale runs where there are none.
+    """
     values = [" ".join(map(_four_decimals, seeds)) for seeds in frame["values"]]
     references = frame["references"].map(" ".join)
-    written = frame.assign(values=values, references=references).drop(columns="computed")
+    unsaid = ["computed", *(state for state in LOST[1:] if not frame[state].any())]
+    written = frame.assign(values=values, references=references).drop(columns=unsaid)
     return str(written.to_csv(index=False, float_format=_four_decimals, lineterminator="\n"))
 
 

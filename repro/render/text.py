@@ -14,6 +14,8 @@ from repro.measures import ACCURACIES, MEASURES, measure
 from repro.spec import Classification, Experiment, Generation, Run, Scale, dataset_of
 
 HOLE = "not run"
+LOST = ("diverged", "damaged", "stale")  # runs without a number, by their state in `results`
+REASONS = ("damaged", "stale", HOLE, "diverged")  # why there is no number; the first counts
 UNKNOWN = "not in our copy of the paper"
 
 Row = Mapping[Hashable, Any]  # of the tidy frame
@@ -60,10 +62,10 @@ def _nearest(value: Decimal, digits: int) -> Decimal:
 
 
 def measured(cell: Row) -> str:
-    """'71.20 ± 0.35 (3)', '71.2 (1) [70.1, 72.3]', with how many diverged, or the hole."""
-    diverged = f"{cell['diverged']} diverged" if cell["diverged"] else ""
+    """'71.20 ± 0.35 (3)', '71.2 (1) [70.1, 72.3]', with how many are lost, or the hole."""
+    lost = ", ".join(f"{cell[state]} {state}" for state in LOST if cell[state])
     if not cell["n"]:
-        return diverged or HOLE
+        return lost or HOLE
     mean, metric = number(cell["mean"], cell["metric"]), cell["metric"]
     spread = known(cell, "spread")
     width = "" if spread is None else f" ± {number(spread, metric)}"
@@ -71,7 +73,23 @@ def measured(cell: Row) -> str:
     ends = [known(cell, end) for end in ("low", "high")]
     interval = ", ".join(number(end, metric) for end in ends if end is not None)
     shown = f"{mean}{width}{seeds}" + f" [{interval}]" * bool(interval)
-    return shown + (f", {diverged}" if diverged else "")
+    return shown + (f", {lost}" if lost else "")
+
+
+def reason(*cells: Row) -> str:
+    """Why something drawn from these cells has no number: a word of REASONS."""
+    return worst(state for cell in cells for state in _states(cell))
+
+
+def _states(cell: Row) -> list[str]:
+    """What a cell without a number has instead; none for one with a number."""
+    return [] if cell["n"] else [state for state in LOST if cell[state]] or [HOLE]
+
+
+def worst(states: Iterable[str]) -> str:
+    """The first word of REASONS that is the state of one of these runs; HOLE if none is."""
+    found = set(states)
+    return next((word for word in REASONS if word in found), HOLE)
 
 
 def printed(value: float, metric: str, digits: int) -> str:

@@ -210,8 +210,10 @@ def run_named(name: str, results: Path) -> str:
 
 
 def failures(words: Sequence[str]) -> int:
-    """which runs ended badly, why, and the end of their logs"""
-    parser = parser_of("failures [ITEM...]", "Which runs ended badly, why, and where it is said.")
+    """which runs ended badly or are damaged, why, and the end of their logs"""
+    parser = parser_of(
+        "failures [ITEM...]", "Which runs ended badly or are damaged, why, and where it is said."
+    )
     _add_selection(parser)
     parser.add_argument("--json", action="store_true", help="for programs")
     items, given = parse_items(parser, words)
@@ -221,7 +223,8 @@ def failures(words: Sequence[str]) -> int:
     from repro.launch import attempt
 
     looked = _look(_experiments(items, given.results), given).values()
-    bad = {s.run.id: s for states in looked for s in states if s.ended_badly}
+    every = [s for states in looked for s in states]
+    bad = {s.run.id: s for s in every if s.ended_badly or s.in_trouble}
     if given.json:
         rows = [{"run": s.run.id, "state": s.name, "note": s.note} for s in bad.values()]
         print(records.encode(rows, indent=1))
@@ -229,7 +232,7 @@ def failures(words: Sequence[str]) -> int:
     for s in bad.values():
         print(output.line(f"{s.run.id}: {s.name}" + (f", {s.note}" if s.note else "")))
         log = attempt.log_path(results.folder(given.results, s.run))
-        for line in attempt.last_lines(log)[-12:]:
+        for line in attempt.last_lines(log)[-12:] if s.ended_badly else ():
             print(output.line(f"    {line}"))
     if not bad:
         print("no run has ended badly")
@@ -279,6 +282,7 @@ def retry(words: Sequence[str]) -> int:
     add_only(parser)
     start.add_options(parser)
     request, states, given = _named_runs(parser, words, "retry")
+    start.refuse_trouble(states)
     bad = [s for s in states if s.ended_badly]
     given.launch = given.launch or _place_of(bad, given.results)
     start.settle(given)

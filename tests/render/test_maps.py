@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from repro.render import maps, page, pictures
 from repro.render.frame import tidy
 from repro.render.maps import Seen
 from repro.spec import Run
+from tests.finished import finish, npz
 
 METHODS = ("NesT-S, CAM", "DeiT-S, rollout")
 
@@ -47,7 +47,7 @@ def drawn(seen: Seen) -> Figure:
 
 def test_the_brightest_colour_is_where_the_map_is_largest() -> None:
     one = picture()
-    assert one.maps[0] is not None
+    assert not isinstance(one.maps[0], str)
     colours = maps.overlay(one.pixels, one.maps[0])
     assert colours is not None
     assert colours.shape == (128, 128, 3)
@@ -68,7 +68,7 @@ def test_scale_and_offset_of_a_map_do_not_show() -> None:
 
 def test_holes_are_seen_and_wrong_classes_named() -> None:
     flat = np.ones((4, 4), np.float32)
-    found = texts(page.svg(drawn(picture(maps=(None, flat))), "A title"))
+    found = texts(page.svg(drawn(picture(maps=("not run", flat))), "A title"))
     assert "not run" in found
     assert "constant" in found
     bad = np.full((4, 4), np.nan, np.float32)
@@ -117,18 +117,14 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="0 pictures by 2 methods do not fit"):
         maps.drawn([], METHODS, "t", "n")
     with pytest.raises(ValueError, match="do not fit"):
-        drawn(picture(maps=(None,)))
+        drawn(picture(maps=("not run",)))
 
 
 # --- from results --------------------------------------------------------------------------------
 
 
 def keep(root: Path, run: Run, name: str, arrays: dict[str, Any]) -> None:
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    folder = results.begin(root, run)
-    finished = {"status": "done", "metrics": {"gt_known": 1.0}}
-    results.finish(folder, finished, {name: buffer.getvalue()})
+    finish(root, run, kept={name: npz(**arrays)})
 
 
 def kept(value: float, count: int = 3) -> dict[str, Any]:
@@ -155,10 +151,10 @@ def test_a_figure_has_the_maps_of_its_runs_and_a_hole_where_one_is_missing(tmp_p
 
 
 def test_a_picture_has_its_own_boxes() -> None:
-    seen = pictures.seen([None, kept(1.0)], 1)
+    seen = pictures.seen(["damaged", kept(1.0), kept(1.0, count=1)], 1)
     assert seen.boxes.tolist() == [[5, 6, 7, 8], [9, 10, 11, 12]]
-    assert seen.maps[0] is None
-    assert seen.predicted == ("", "Bag")
+    assert (seen.maps[0], seen.maps[2]) == ("damaged", "no such picture")
+    assert seen.predicted == ("", "Bag", "")
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
@@ -166,7 +162,7 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     run = next(run for c, run in asked(experiment.cells, "proxy") if c.row == experiment.drawn[0])
     keep(tmp_path, run, "maps.npz", kept(1.0))
     (results.folder(tmp_path, run) / "maps.npz").write_bytes(b"nothing")
-    assert "Not run yet." in pictures.svg(experiment, "proxy", tmp_path)
+    assert "Damaged." in pictures.svg(experiment, "proxy", tmp_path)
     _, (warning,) = tidy(experiment, "proxy", tmp_path, seeds=1)
     assert "maps.npz is damaged" in warning
 

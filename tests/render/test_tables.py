@@ -23,6 +23,7 @@ from repro.render.frame import tidy
 from repro.render.latex import latex as as_latex
 from repro.render.tex_escape import tex
 from repro.spec import Cell, Scale, with_seeds
+from tests.finished import finish
 from tests.render import sample
 
 TABLE1 = experiments.get("table1")
@@ -50,10 +51,11 @@ def fill(root: Path, scale: Scale, values: dict[tuple[str, str], list[float | No
     for (method, column), seeds in values.items():
         run = at_scale(cell_of(method, column).run, scale)
         for seeded, top1 in zip(with_seeds(run, len(seeds)), seeds, strict=True):
-            status = "diverged" if top1 is None else "done"
-            metrics = {"step": 10} if top1 is None else {"top1": top1, "loss": 1.0}
-            folder = results.begin(root, seeded)
-            results.finish(folder, {"status": status, "metrics": metrics})
+            if top1 is None:
+                diverged = {"status": "diverged", "metrics": {"step": 10}}
+                results.finish(results.begin(root, seeded), diverged)
+            else:
+                finish(root, seeded, {"top1": top1})
 
 
 @pytest.fixture(scope="module")
@@ -220,9 +222,8 @@ def computed(root: Path, facts: dict[tuple[str, str], dict[str, str]]) -> str:
     """Table 1 from runs with this provenance."""
     for (method, column), provenance in facts.items():
         run = at_scale(cell_of(method, column).run, "paper")
-        done = {"status": "done", "metrics": {"top1": 50.0, "loss": 1.0}, "provenance": provenance}
         for seeded in with_seeds(run, 2):
-            results.finish(results.begin(root, seeded), done)
+            finish(root, seeded, {"top1": 50.0}, provenance=provenance)
     return drawn(root)[1]
 
 
@@ -235,7 +236,7 @@ def test_runs_of_other_devices_and_precisions_are_told(tmp_path: Path) -> None:
     }
     assert "Runs differ" not in computed(tmp_path / "alike", {**alike, ("PVT-B", "C10"): {}})
     table = computed(tmp_path / "other", {**alike, ("NesT-T", "C10"): bf16})
-    assert "\nRuns differ in device: 4 CPU x86_64 AVX2, 2 NVIDIA H100.\n" in table
+    assert "\nRuns differ in device: 4 CPU x86_64 AVX2, 2 NVIDIA &lt;H100>.\n" in table
     assert "\nRuns differ in precision: 4 fp32, 2 bf16 autocast.\n" in table
 
 
@@ -339,7 +340,8 @@ def test_csv_comes_back(root: Path, scale: Scale) -> None:
     back = pd.read_csv(io.StringIO(tables.csv(frame)))
     assert len(back) == 30
     assert not back.duplicated(["row", "dataset"]).any()
-    assert list(back.columns) == [name for name in frame.columns if name != "computed"]
+    unsaid = ("computed", "damaged", "stale")  # of these runs there are none
+    assert list(back.columns) == [name for name in frame.columns if name not in unsaid]
     assert list(back["row"]) == [cell.row for cell in TABLE1.cells]
     assert list(back["paper"]) == [cell.paper.value for cell in TABLE1.cells if cell.paper]
     for name in ("mean", "spread", "difference"):
