@@ -35,7 +35,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from repro import results, spec
+from repro import records, results, spec
 from repro.launch import lease, queue, state, submission
 from repro.launch.attempt import log_path
 from repro.launch.cluster import Cluster, Resources, dump
@@ -177,7 +177,7 @@ class World:
         for run in RUNS:
             for path in results.folder(self.root, run).glob("lease-*.json"):
                 with suppress(OSError, ValueError):
-                    self._note(run, json.loads(path.read_bytes()))
+                    self._note(run, records.read(path, dict[str, object]))
 
     def _note(self, run: Run, content: Mapping[str, object]) -> None:
         key = run.id, int(str(content["generation"]))
@@ -692,7 +692,7 @@ def _make(w: World, faults: list[tuple[int, str]], seed: int) -> Active | None:
 def outputs(root: Path, run: Run) -> dict[str, str]:
     """What a run computed: its metrics, and the digests of its files."""
     folder = results.folder(root, run)
-    result = json.loads((folder / results.RESULT).read_text())
+    result = records.read(folder / results.RESULT, results.Result)
     digests = {
         name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
         for name in (results.METRICS, results.PREDICTIONS, results.WEIGHTS)

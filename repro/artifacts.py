@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repro import measures
-from repro.records import Damaged, arrays_of, decode, require
+from repro.records import Damaged, arrays_of, decode, opened, require
 from repro.spec import Classification, Localization, Run, Traversal
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ def digest(data: bytes) -> str:
 
 
 def digest_of(path: Path) -> str:
-    """The same of a file of any size. Raises OSError."""
-    with path.open("rb") as file:
+    """The same of a file of any size. Raises OSError, or Damaged if it is no regular file."""
+    with opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

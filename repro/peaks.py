@@ -7,14 +7,13 @@ a GAN is a pair of a real and a generated one.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from typing import TypeGuard
 
-from repro import gpus, memory, price
+from repro import gpus, memory, price, records
 from repro.spec import Classification, Generation, Profiling, Run
 
 
@@ -31,9 +30,8 @@ class Peak:
 @cache
 def measured() -> Mapping[str, Mapping[str, int]]:
     """The table of `activations.json`."""
-    text = resources.files("repro").joinpath("activations.json").read_text(encoding="utf-8")
-    table: dict[str, dict[str, int]] = json.loads(text)
-    return table
+    data = resources.files("repro").joinpath("activations.json").read_bytes()
+    return records.decode(data, dict[str, dict[str, int]])
 
 
 def profile(run: Classification) -> Profiling:

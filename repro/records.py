@@ -1,8 +1,9 @@
 """What is read from disk is checked here first: whole, small, strict, and of the expected schema.
 
 A file may hold anything: another program wrote it, a disk lost half of it, or somebody edited it.
-Every reader of a run's folder, a lease or a submission goes through `read` or `arrays`, which
-either return what the schema says or raise Damaged. JSON has no NaN, here neither in nor out.
+Every reader of JSON goes through `read` or `decode`, and every reader of numpy's files through
+`arrays` or `mapped`, which either return what was asked for or raise Damaged; a test holds this.
+JSON has no NaN, here neither in nor out.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ import os
 import re
 import stat
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -41,23 +42,24 @@ def content(path: Path, most: int = MOST_BYTES) -> bytes:
     """
     size_here = size(path)
     require(size_here <= most, f"{size_here:,} bytes, where {most:,} are the most")
-    return chunk(path, 0, most)
+    return chunk(path, 0, size_here)
 
 
 def size(path: Path) -> int:
     """Bytes of a regular file. Raises OSError, or Damaged if it is no regular file."""
-    with _opened(path) as file:
+    with opened(path) as file:
         return os.fstat(file.fileno()).st_size
 
 
 def chunk(path: Path, start: int, most: int = MOST_BYTES) -> bytes:
     """At most `most` bytes of a regular file from `start`. Raises as `size`."""
-    with _opened(path) as file:
+    with opened(path) as file:
         file.seek(start)
         return file.read(most)
 
 
-def _opened(path: Path) -> BinaryIO:
+def opened(path: Path) -> io.BufferedReader:
+    """A regular file, to be read. Raises OSError, or Damaged if it is no regular file."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would wait for a writer
     try:
         require(stat.S_ISREG(os.fstat(descriptor).st_mode), "not a regular file")
@@ -110,20 +112,32 @@ def check(value: object, schema: type[T]) -> T:
         raise Damaged(one_line(str(error))) from error
 
 
-def arrays(data: bytes) -> dict[str, NDArray[Any]]:
-    """The arrays of an .npz by name. Executes no code from it. Raises Damaged if it is none."""
+def arrays(
+    source: bytes | Path, names: Collection[str] | None = None, most: int = MOST_ARRAY_BYTES
+) -> dict[str, NDArray[Any]]:
+    """The arrays of an .npz by name, of these names only where they are given.
+
+    Executes no code from it. Raises Damaged if it is none, or they have more than `most` bytes, and
+    OSError if a file cannot be read.
+    """
     import numpy as np
 
-    try:
-        with (
-            warnings.catch_warnings(action="error"),
-            np.load(io.BytesIO(data), allow_pickle=False) as stored,
-        ):
-            size = sum(entry.file_size for entry in stored.zip.infolist())
-            require(size <= MOST_ARRAY_BYTES, f"arrays of {size:,} bytes")
-            found = {name: stored[name] for name in stored.files}
-    except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds for what is no .npz
-        raise Damaged(f"not an .npz: {one_line(f'{type(error).__name__}: {error}')}") from error
+    with opened(source) if isinstance(source, Path) else io.BytesIO(source) as file:
+        try:
+            with (
+                warnings.catch_warnings(action="error"),
+                np.load(file, allow_pickle=False) as stored,
+            ):
+                chosen = [name for name in stored.files if names is None or name in names]
+                entries = stored.zip.infolist()
+                size = sum(
+                    e.file_size for e in entries if e.filename.removesuffix(".npy") in chosen
+                )
+                require(size <= most, f"arrays of {size:,} bytes")
+                found = {name: stored[name] for name in chosen}
+        except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds for what is none
+            what = one_line(f"{type(error).__name__}: {error}")
+            raise Damaged(f"not an .npz: {what}") from error
     for name, value in found.items():  # a member that is no array comes as bytes
         require(isinstance(value, np.ndarray), f"not an array: {name!r}")
     return found
@@ -137,6 +151,26 @@ def arrays_of(data: bytes, shapes: Mapping[str, tuple[str, int]]) -> dict[str, N
         array = found[name]
         good = array.dtype.kind in kinds and array.ndim == dimensions
         require(good, f"{name!r} is {array.dtype} of shape {array.shape}")
+    return found
+
+
+def mapped(path: Path) -> NDArray[Any]:
+    """The array of an .npy, mapped read-only from its file, which is whole.
+
+    Raises OSError if it cannot be read, Damaged if it is none.
+    """
+    import numpy as np
+
+    size_here = size(path)
+    try:
+        with warnings.catch_warnings(action="error"):
+            found = np.lib.format.open_memmap(path, mode="r")
+    except OSError:
+        raise
+    except Exception as error:  # numpy evaluates the header as Python's literal
+        what = one_line(f"{type(error).__name__}: {error}")
+        raise Damaged(f"not an .npy: {what}") from error
+    require(found.offset + found.nbytes == size_here, f"{size_here:,} bytes, more than its array")
     return found
 
 

@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from repro import artifacts, records, results
 
@@ -17,7 +17,7 @@ def main(folders: Sequence[str]) -> None:
     """Add what is missing; a result that has every digest keeps its bytes."""
     for folder in map(Path, folders):
         path = folder / results.RESULT
-        result = json.loads(records.content(path))
+        result = records.read(path, dict[str, Any])
         known = result.get("files", {})
         missing = artifacts.digests(folder, known)
         if missing:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import numpy as np
+from msgspec import Meta
 from PIL import Image
 
+from repro import records
 from repro.data.images import (
+    MOST_BYTES,
+    SIDE,
     Bytes,
     DataError,
     Images,
@@ -19,12 +24,32 @@ from repro.data.images import (
     fingerprint,
     images_of,
     reason,
+    record,
     to_rgb,
 )
 
 EMBEDDED = Path(__file__).parent / "embedded"
 ATLASES = ("fashion-mnist-6k", "glyphs")
 COLUMNS = 100  # images in a row of an atlas
+
+_Some = Annotated[int, Meta(ge=1)]
+
+
+class _Sheet(TypedDict):
+    """What a manifest says of a split."""
+
+    images: _Some
+    per_class: _Some
+    fingerprint: str
+
+
+class _Manifest(TypedDict):
+    side: Annotated[int, Meta(ge=1, le=SIDE)]
+    columns: _Some
+    mean: float
+    std: Annotated[float, Meta(gt=0)]
+    classes: list[str]
+    splits: dict[Official, _Sheet]
 
 
 def write_atlas(
@@ -62,14 +87,16 @@ def write_atlas(
 
 def load(name: str, split: Official, folder: Path = EMBEDDED) -> Images:
     """One split of an embedded set; a DataError where it is damaged."""
-    path = folder / f"{name}-{split}.png"
+    path, described = folder / f"{name}-{split}.png", folder / f"{name}.json"
     broken = "the installation is damaged; check out or install the project again"
+    manifest = record(described, _Manifest, broken)
+    side, columns, about = manifest["side"], manifest["columns"], manifest["splits"].get(split)
+    if not about or about["per_class"] * len(manifest["classes"]) != about["images"]:
+        raise DataError(f"{described}: no numbers of a {split} split; {broken}")
     try:
-        manifest = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-        side, columns, about = manifest["side"], manifest["columns"], manifest["splits"][split]
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(records.content(path, MOST_BYTES))) as image:
             sheet = np.asarray(image.convert("L")).reshape(-1, side, columns, side)
-    except (OSError, SyntaxError, ValueError, KeyError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: {reason(error)}; {broken}") from error
     grey = sheet.swapaxes(1, 2).reshape(-1, side, side)
     labels = np.arange(len(grey)) // about["per_class"]

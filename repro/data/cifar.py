@@ -113,9 +113,13 @@ def load(name: str, split: Official, root: Path) -> Images:
         wrong = f"{len(labels)} images where {name} {split} has {cifar.counts[split]}"
         raise DataError(f"{folder}: {wrong}; run `{next_step}`")
     classes = _read_pickle(folder / cifar.meta[0], cifar.meta[1], next_step).get(cifar.names_key)
-    if not isinstance(classes, list) or len(classes) != cifar.classes:
+    if (
+        not isinstance(classes, list)
+        or len(classes) != cifar.classes
+        or not all(isinstance(name, str) for name in classes)
+    ):
         raise DataError(f"{folder / cifar.meta[0]}: not {cifar.classes} names; run `{next_step}`")
-    return images_of(pixels, labels, map(str, classes), cifar.mean, cifar.std)
+    return images_of(pixels, labels, classes, cifar.mean, cifar.std)
 
 
 def _cifar_batch(

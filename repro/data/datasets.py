@@ -7,7 +7,6 @@ wrong with a file is a `DataError`.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import zlib
 from collections.abc import Iterable
@@ -31,11 +30,13 @@ from repro.data.images import (
     check_md5,
     file_bytes,
     fingerprint,
+    gunzip,
     images_of,
     reason,
     to_rgb,
 )
 from repro.data.photos import Photos
+from repro.records import Damaged
 
 __all__ = ["DataError", "Images", "Photos", "Split", "check_name", "load", "names", "splits"]
 
@@ -187,8 +188,8 @@ def idx_bytes(folder: Path, file: str, next_step: str) -> tuple[Path, bytes]:
     path = folder / f"{file}.gz"
     packed = file_bytes(path, next_step)
     try:
-        return path, gzip.decompress(packed)
-    except (EOFError, OSError, zlib.error) as error:
+        return path, gunzip(packed)
+    except (EOFError, OSError, zlib.error, Damaged) as error:
         raise DataError(f"{path}: {reason(error)}; run `{next_step}`") from error
 
 

@@ -13,7 +13,6 @@ The coordinates are those of the original picture, counted from 0; the three say
 
 from __future__ import annotations
 
-import gzip
 import io
 import re
 import xml.etree.ElementTree as ElementTree
@@ -28,9 +27,10 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from repro import records
 from repro.data import composed, datasets, smoke_photos
 from repro.data.imagenet import synsets
-from repro.data.images import DataError, Images, Labels, reason
+from repro.data.images import MOST_BYTES, DataError, Images, Labels, gunzip, reason
 from repro.data.images import Split as AnySplit
 from repro.data.own_picture import FORMATS
 from repro.data.photos import Photos
@@ -175,6 +175,8 @@ def read_wsol(folder: Path) -> GroundTruth:
     of_sizes = _table(folder, "image_sizes", 2, step)
     of_boxes = _table(folder, "localization", 4, step)
     labels, sizes = (dict(zip(t.ids, t.rows.tolist(), strict=True)) for t in (of_labels, of_sizes))
+    if not of_labels.ids:
+        raise DataError(f"{of_labels.path}: no image in it; {step}")
     for line, label in enumerate(of_labels.rows[:, 0].tolist(), 1):
         if not 0 <= label < 1000:
             raise DataError(f"{of_labels.path}, line {line}: no class {label}; {step}")
@@ -184,6 +186,7 @@ def read_wsol(folder: Path) -> GroundTruth:
         of_boxes.ids,
         of_boxes.rows,
         lambda row: f"{of_boxes.path}, line {row + 1}",
+        of_boxes.path,
         step,
     )
 
@@ -203,7 +206,7 @@ def _table(folder: Path, name: str, columns: int, step: str) -> _Table:
     for line, text in enumerate(_text(path, step).splitlines(), 1):
         try:
             found, *numbers = text.split(",")
-            row = list(map(int, numbers))
+            row = list(map(_whole, numbers))
         except ValueError:
             row = []
         if len(row) != columns:
@@ -215,10 +218,18 @@ def _table(folder: Path, name: str, columns: int, step: str) -> _Table:
 
 def _text(path: Path, step: str) -> str:
     try:
-        data = path.read_bytes()
-        return (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        data = records.content(path, MOST_BYTES)
+        return (gunzip(data) if path.suffix == ".gz" else data).decode()
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, records.Damaged) as error:
         raise DataError(f"{path}: {reason(error)}; {step}") from error
+
+
+def _whole(text: str) -> int:
+    """A number of at most 31 bits. ValueError if it is none."""
+    number = int(text)
+    if abs(number) >= 2**31:
+        raise ValueError(f"{number:,} is too much")
+    return number
 
 
 # ---- ILSVRC's XML and Kaggle's csv --------------------------------------------------------------
@@ -248,7 +259,8 @@ def read_xml(
     files = sorted(folder.glob("*.xml"))
     if not files:
         raise DataError(f"{folder}: no *.xml in it; {step}")
-    return _from_objects((_picture(path, step) for path in files), class_of or {}, keep, step)
+    pictures = (_picture(path, step) for path in files)
+    return _from_objects(pictures, class_of or {}, keep, folder, step)
 
 
 def _picture(path: Path, step: str) -> _Picture:
@@ -258,11 +270,14 @@ def _picture(path: Path, step: str) -> _Picture:
         raise DataError(f"{path}: declares a document type; {step}")
     try:
         root = ElementTree.fromstring(text)
-        width, height = (int(root.findtext(f"size/{side}", "")) for side in ("width", "height"))
+        width, height = (_whole(root.findtext(f"size/{side}", "")) for side in ("width", "height"))
         objects = [
             (
                 item.findtext("name", ""),
-                [int(item.findtext(f"bndbox/{c}", "")) for c in ("xmin", "ymin", "xmax", "ymax")],
+                [
+                    _whole(item.findtext(f"bndbox/{c}", ""))
+                    for c in ("xmin", "ymin", "xmax", "ymax")
+                ],
             )
             for item in root.iter("object")
         ]
@@ -287,9 +302,11 @@ def read_kaggle(
     header, *lines = _text(path, step).splitlines() or [""]
     if header.strip() != "ImageId,PredictionString":
         raise DataError(f"{path}, line 1: {header[:60]!r} is not its header; {step}")
+    if not lines:
+        raise DataError(f"{path}: no image in it; {step}")
     pictures = [_solution(text, f"{path}, line {n}", step) for n, text in enumerate(lines, 2)]
     with_sizes = (_Picture(p.name, sizes.get(p.name), p.objects, p.place) for p in pictures)
-    return _from_objects(with_sizes, class_of or {}, keep, step)
+    return _from_objects(with_sizes, class_of or {}, keep, path, step)
 
 
 def _solution(text: str, place: str, step: str) -> _Picture:
@@ -299,7 +316,7 @@ def _solution(text: str, place: str, step: str) -> _Picture:
     try:
         if not fives or len(fives[-1]) != 5:
             raise ValueError(text)
-        objects = [(wnid, list(map(int, numbers))) for wnid, *numbers in fives]
+        objects = [(wnid, list(map(_whole, numbers))) for wnid, *numbers in fives]
     except ValueError as error:
         wrong = f"{len(words)} words that are no groups of a wnid and four whole numbers"
         raise DataError(f"{place}: {wrong}; {step}") from error
@@ -307,7 +324,7 @@ def _solution(text: str, place: str, step: str) -> _Picture:
 
 
 def _from_objects(
-    pictures: Iterable[_Picture], class_of: Mapping[str, str], keep: str, step: str
+    pictures: Iterable[_Picture], class_of: Mapping[str, str], keep: str, where: Path, step: str
 ) -> GroundTruth:
     index = {wnid: label for label, wnid in enumerate(synsets())}
     labels: dict[str, int] = {}
@@ -329,7 +346,7 @@ def _from_objects(
         owners += [picture.name] * len(kept)
         boxes += kept
         places += [picture.place] * len(kept)
-    return _assembled(labels, sizes, owners, np.array(boxes), places.__getitem__, step)
+    return _assembled(labels, sizes, owners, np.array(boxes), places.__getitem__, where, step)
 
 
 def _class(picture: _Picture, class_of: Mapping[str, str], step: str) -> str:
@@ -353,9 +370,13 @@ def _assembled(
     owners: Sequence[str],
     boxes: Ints,
     place: Callable[[int], str],
+    where: Path,
     step: str,
 ) -> GroundTruth:
-    """The images in the order of `labels`, after a look at each box; `place` says where one is."""
+    """The images in the order of `labels`, after a look at each box; `place` says where one is.
+
+    `where` all boxes are.
+    """
     index = {name: number for number, name in enumerate(labels)}
     for row, name in enumerate(owners):
         if name not in index or name not in sizes:
@@ -365,7 +386,8 @@ def _assembled(
     boxless = np.bincount(owner, minlength=len(index)) == 0
     if boxless.any():
         name = tuple(index)[int(boxless.argmax())]
-        raise DataError(f"{name}: no box of its class ({boxless.sum():,} such images); {step}")
+        what = f"no box of its class for {name} ({boxless.sum():,} such images)"
+        raise DataError(f"{where}: {what}; {step}")
     size = np.array([sizes[name] for name in index], np.int64)
     _check(boxes, size[owner], place, step)
     order = owner.argsort(kind="stable")

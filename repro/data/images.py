@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import io
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from repro import records
 
 Split = Literal["train", "test", "fit", "validation"]
 Official = Literal["train", "test"]
@@ -20,11 +24,17 @@ Bytes = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 RGB = tuple[float, float, float]
 
+T = TypeVar("T")
+
+MOST_BYTES = 2**30  # of a file that is read into memory, and of what is packed in it
 SIDE = 32  # px; every dataset that is read into memory is brought to CIFAR's size
 
 
 class DataError(Exception):
     """A dataset that is missing, damaged or unknown; one line with the file and the next step."""
+
+    def __str__(self) -> str:
+        return " ".join(super().__str__().splitlines())  # names of files may have line breaks
 
 
 @dataclass(frozen=True)
@@ -90,9 +100,25 @@ def write_whole(path: Path, data: bytes) -> None:
 def file_bytes(path: Path, next_step: str) -> bytes:
     """The content of `path`; a DataError with the next step where it cannot be read."""
     try:
-        return path.read_bytes()
-    except OSError as error:
+        return records.content(path, MOST_BYTES)
+    except (OSError, records.Damaged) as error:
         raise DataError(f"{path}: {reason(error)}; run `{next_step}`") from error
+
+
+def gunzip(data: bytes) -> bytes:
+    """What gzip packed. Raises EOFError, OSError, zlib.error, or Damaged if it is too much."""
+    with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+        content = file.read(MOST_BYTES + 1)
+    records.require(len(content) <= MOST_BYTES, f"more than {MOST_BYTES:,} bytes are packed in it")
+    return content
+
+
+def record(path: Path, schema: type[T], next_step: str) -> T:
+    """The JSON in a file, as the schema describes it; else a DataError with the next step."""
+    try:
+        return records.read(path, schema)
+    except (OSError, records.Damaged) as error:
+        raise DataError(f"{path}: {reason(error)}; {next_step}") from error
 
 
 def reason(error: Exception) -> str:

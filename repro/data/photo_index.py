@@ -8,25 +8,35 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
-import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import astuple
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from repro import records
 from repro.data.images import Bytes, Labels
 from repro.data.photos import MEAN, STD, Photos
 from repro.data.scan import Container, Part
 
 VERSION = 1
 ARRAYS = ("file", "offset", "length", "labels", "names", "spans")
+_MOST_BYTES = 2**33  # 14 million images have 1.2 GB
+
+
+class _About(TypedDict):
+    """What the index says of itself."""
+
+    version: int
+    containers: list[tuple[str, str, str, int, int, int]]
+    files: list[str]
+    classes: list[str]
+    fingerprint: str
 
 
 def merge(
@@ -91,7 +101,7 @@ def write(path: Path, photos: Photos, folder: Path, containers: Sequence[Contain
         "classes": photos.classes,
         "fingerprint": photos.fingerprint,
     }
-    text = np.frombuffer(json.dumps(about).encode(), np.uint8)
+    text = np.frombuffer(records.encode(about).encode(), np.uint8)
     arrays = {f"photos.{name}": getattr(photos, name).numpy() for name in ARRAYS}
     scratch = path.with_name(f"{path.name}.tmp{os.getpid()}")
     try:
@@ -105,17 +115,14 @@ def write(path: Path, photos: Photos, folder: Path, containers: Sequence[Contain
 def read(path: Path, folder: Path, containers: Sequence[Container]) -> Photos | None:
     """What `write` kept; None where there is nothing, or not of these containers, or damaged."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            about: dict[str, Any] = json.loads(stored["about"].tobytes())
-            if about["version"] != VERSION or about["containers"] != [
-                list(astuple(container)) for container in containers
-            ]:
-                return None
-            arrays = {name: torch.from_numpy(stored[f"photos.{name}"]) for name in ARRAYS}
-    except FileNotFoundError:
-        return None
-    except (zipfile.BadZipFile, OSError, ValueError, KeyError, EOFError):
+        about = _about(records.arrays(path, ["about"]))
+        if about["version"] != VERSION or about["containers"] != list(map(astuple, containers)):
+            return None
+        stored = records.arrays(path, [f"photos.{name}" for name in ARRAYS], _MOST_BYTES)
+        _check(stored, about)
+    except (OSError, records.Damaged):
         return None  # a scan makes it new
+    arrays = {name: torch.from_numpy(stored[f"photos.{name}"]) for name in ARRAYS}
     return Photos(
         files=tuple(folder / file for file in about["files"]),
         classes=tuple(about["classes"]),
@@ -124,6 +131,40 @@ def read(path: Path, folder: Path, containers: Sequence[Container]) -> Photos | 
         fingerprint=about["fingerprint"],
         **arrays,
     )
+
+
+def _about(stored: Mapping[str, npt.NDArray[Any]]) -> _About:
+    records.require("about" in stored, "nothing about it")
+    return records.decode(stored["about"].tobytes(), _About)
+
+
+def _check(stored: Mapping[str, npt.NDArray[Any]], about: _About) -> None:
+    """Raise Damaged unless the arrays are as `Photos` has them, with every number in its range."""
+    records.require(len(stored) == len(ARRAYS), "an array is missing")
+    file, offset, length, labels, names, spans = (stored[f"photos.{name}"] for name in ARRAYS)
+    count = len(labels) if labels.ndim else -1
+    for array, kind, shape in (
+        (file, np.int32, (count,)),
+        *((column, np.int64, (count,)) for column in (offset, length, labels)),
+        (names, np.uint8, (names.size,)),
+        (spans, np.int64, (count, 2)),
+    ):
+        good = array.dtype == kind and array.shape == shape
+        records.require(good, f"an array is {array.dtype} of shape {array.shape}")
+    records.require(_within(file, len(about["files"])), "files that it does not name")
+    records.require(_within(labels, len(about["classes"])), "labels without a class")
+    records.require(_within(spans, len(names) + 1), "names beyond the end")
+    records.require((spans[:, 0] <= spans[:, 1]).all(), "names that end before they begin")
+    records.require(
+        offset.min(initial=0) >= -1 and length.min(initial=0) >= 0, "no place in a file"
+    )
+    known = {place for place, *_ in about["containers"]}
+    records.require(known.issuperset(about["files"]), "files that are not in the dataset")
+
+
+def _within(numbers: npt.NDArray[Any], end: int) -> bool:
+    """Whether all are from 0 to below `end`."""
+    return bool(numbers.min(initial=0) >= 0 and numbers.max(initial=-1) < end)
 
 
 @contextmanager

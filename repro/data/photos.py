@@ -95,7 +95,7 @@ class Photos:
 
 def _read(path: Path, offset: int, length: int) -> bytes:
     """Up to `length` bytes of a file from `offset` on; fewer only at its end."""
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would wait for a writer
     try:
         data = os.pread(descriptor, length, offset)
         while len(data) < length:  # a network's file system may give less than there is

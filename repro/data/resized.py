@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 import sys
 import time
@@ -30,22 +29,51 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import numpy as np
+import numpy.typing as npt
 import PIL
 import torch
+from msgspec import Meta
 from PIL import Image, features
 from torch import Tensor
 
+from repro import records
 from repro.data import photo_index
-from repro.data.images import Bytes, DataError, Images, Official, Split, reason, write_whole
+from repro.data.images import (
+    Bytes,
+    DataError,
+    Images,
+    Labels,
+    Official,
+    Split,
+    reason,
+    record,
+    write_whole,
+)
 from repro.data.own_picture import FORMATS
 from repro.data.photos import MEAN, STD, Photos
 from repro.data.sample import BROKEN
 
 CHUNK = 256  # images that are written at once: 50 MB of 256 px, 3 MB of 64 px
 PROGRESS_S = 5.0
+
+_Some = Annotated[int, Meta(ge=1)]
+_Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+
+
+class _Manifest(TypedDict):
+    """What <split>.json holds."""
+
+    images: _Some
+    fit: Annotated[int, Meta(ge=0)]  # how many are not held out for validation
+    fingerprint: str
+    classes: list[str]
+    source: dict[str, str]
+    kernel: Annotated[str, Meta(max_length=200)]
+    chunk: _Some  # images
+    sha256: list[_Digest]  # of the pixels of each chunk
 
 
 @dataclass(frozen=True)
@@ -107,30 +135,53 @@ class MappedImages(Images):
 def load(folder: Path, split: Split) -> MappedImages:
     """A split of the squares in `folder`, mapped; DataError where it is not, or not wholly."""
     official: Official = "test" if split == "test" else "train"
-    step = f"run `repro prepare {folder.name} --data {folder.parent}`"
-    path = folder / f"{official}.npy"
-    try:
-        about = json.loads((folder / f"{official}.json").read_text(encoding="utf-8"))
-        labels = np.load(folder / f"{official}-labels.npy", allow_pickle=False)
-        pixels = np.load(path, mmap_mode="r", allow_pickle=False)
-        part = slice(about["fit"], None) if split == "validation" else slice(None)
-        part = slice(0, about["fit"]) if split == "fit" else part
-        mark, kernel = about["fingerprint"], about["kernel"]
-        classes = tuple(about["classes"])
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{path}: {reason(error)}; {step}") from error
-    form = form_of(folder.name)
-    if kernel != form.kernel:
-        raise DataError(f"{path}: made by another rule ({kernel}); remove {folder} and {step}")
-    shape = (about["images"], 3, form.side, form.side)
-    if pixels.shape != shape or len(labels) != len(pixels):
-        raise DataError(f"{path}: {pixels.shape} is not of {about['images']:,} images; {step}")
+    about, step = _manifest(folder, official), _again(folder)
+    form, mark, classes = form_of(folder.name), about["fingerprint"], tuple(about["classes"])
+    if about["kernel"] != form.kernel:
+        path = folder / f"{official}.json"
+        raise DataError(f"{path}: made by another rule ({about['kernel']}); {step}")
+    count = about["images"]
+    pixels = _array(folder / f"{official}.npy", np.uint8, (count, 3, form.side, form.side), step)
+    path = folder / f"{official}-labels.npy"
+    labels: Labels = np.array(_array(path, np.int64, (count,), step))
+    if labels.min() < 0 or labels.max() >= len(classes):
+        raise DataError(f"{path}: a label that none of {len(classes):,} classes has; {step}")
+    part = slice(about["fit"], None) if split == "validation" else slice(None)
+    part = slice(0, about["fit"]) if split == "fit" else part
     if split != official:
         mark = hashlib.sha256(f"{mark} {split}".encode()).hexdigest()[:16]
     return MappedImages(
         _tensor(pixels)[part], torch.from_numpy(labels)[part], classes, MEAN, STD, mark,
         place=(folder, split),
     )  # fmt: skip
+
+
+def _again(folder: Path) -> str:
+    """How to make the squares anew."""
+    return f"remove {folder} and run `repro prepare {folder.name} --data {folder.parent}`"
+
+
+def _manifest(folder: Path, split: Official) -> _Manifest:
+    """What the squares of a split are; DataError where it is not said, or contradicts itself."""
+    path, step = folder / f"{split}.json", _again(folder)
+    if not path.exists():
+        step = step.partition(" and ")[2]
+    about = record(path, _Manifest, step)
+    chunks = -(-about["images"] // about["chunk"])
+    if about["fit"] > about["images"] or len(about["sha256"]) != chunks:
+        raise DataError(f"{path}: its numbers contradict each other; {step}")
+    return about
+
+
+def _array(path: Path, kind: type, shape: tuple[int, ...], step: str) -> npt.NDArray[Any]:
+    """The array in a file, mapped; DataError unless it is of this kind and shape."""
+    try:
+        found = records.mapped(path)
+        good = found.dtype == kind and found.shape == shape
+        records.require(good, f"{found.dtype} {found.shape} is not of {shape[0]:,} images")
+    except (OSError, records.Damaged) as error:
+        raise DataError(f"{path}: {reason(error)}; {step}") from error
+    return found
 
 
 def _tensor(pixels: Bytes) -> Tensor:
@@ -193,7 +244,7 @@ def _build(
         "chunk": CHUNK,
         "sha256": hashes,
     }
-    write_whole(folder / f"{split}.json", (json.dumps(about, indent=1) + "\n").encode())
+    write_whole(folder / f"{split}.json", (records.encode(about, indent=1) + "\n").encode())
     (folder / f"{split}.journal").unlink()
 
 
@@ -221,7 +272,7 @@ def _write_pixels(
         try:
             for future in as_completed(waiting):
                 done[waiting[future]] = future.result()
-                kept.write(json.dumps([waiting[future], future.result()]) + "\n")
+                kept.write(records.encode([waiting[future], future.result()]) + "\n")
                 kept.flush()
                 if time.monotonic() - shown > PROGRESS_S:
                     shown = time.monotonic()
@@ -236,21 +287,45 @@ def _write_pixels(
 
 def _resumed(path: Path, count: int, source: dict[str, str], form: Form) -> dict[int, str]:
     """The chunks that are written, with their sha256: if of the same images in the same way."""
-    way = json.dumps(source | {"kernel": form.kernel})
+    way = records.encode(source | {"kernel": form.kernel})
+    shape = (count, 3, form.side, form.side)
     partial, journal = path.with_suffix(".partial"), path.with_suffix(".journal")
     if journal.exists():
         if path.exists() and not partial.exists():
             os.replace(path, partial)  # it was killed after its last chunk
-        first, *lines = journal.read_text().split("\n")[:-1] or [""]  # the last may be torn
+        first, done = _read_journal(journal)
         # While 256px was the only form, a journal named no kernel.
-        if first in (way, json.dumps(source)) and partial.exists():
-            journal.write_text("".join(f"{line}\n" for line in (first, *lines)))
-            return dict(json.loads(line) for line in lines)
+        if first in (way, records.encode(source)) and _is_array(partial, shape):
+            lines = [first, *map(records.encode, done.items())]
+            journal.write_text("".join(f"{line}\n" for line in lines))
+            return done
     partial.unlink(missing_ok=True)
-    shape = (count, 3, form.side, form.side)
+    journal.unlink(missing_ok=True)
     np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
     journal.write_text(f"{way}\n")
     return {}
+
+
+def _read_journal(path: Path) -> tuple[str, dict[int, str]]:
+    """Its first line, and the chunks with their sha256, up to what is torn or damaged."""
+    first, done = b"", dict[int, str]()
+    try:
+        first, *lines = records.content(path).split(b"\n")[:-1] or [b""]
+        for line in lines:
+            start, digest = records.decode(line, tuple[int, _Digest])
+            done[start] = digest
+    except records.Damaged:
+        pass
+    return first.decode(errors="replace"), done
+
+
+def _is_array(path: Path, shape: tuple[int, ...]) -> bool:
+    """Whether the file has pixels of this shape."""
+    try:
+        _array(path, np.uint8, shape, "")
+    except DataError:
+        return False
+    return True
 
 
 def _write_chunk(
@@ -278,9 +353,8 @@ def _made(folder: Path, split: Official, source: dict[str, str], again: bool) ->
     """Whether the squares are there; DataError where they changed, or are of other photos."""
     if not (folder / f"{split}.json").exists():
         return False
-    about = json.loads((folder / f"{split}.json").read_text(encoding="utf-8"))
-    step = f"remove {folder} and run `repro prepare {folder.name} --data {folder.parent}`"
-    other_photos = about["source"]["photos"] != source["photos"]
+    about, step = _manifest(folder, split), _again(folder)
+    other_photos = about["source"].get("photos") != source["photos"]
     if again and (other_photos or about["kernel"] != form_of(folder.name).kernel):
         return False
     if other_photos:
@@ -289,7 +363,7 @@ def _made(folder: Path, split: Official, source: dict[str, str], again: bool) ->
     return True
 
 
-def _check_pixels(pixels: Tensor, about: dict[str, Any], where: str, step: str) -> None:
+def _check_pixels(pixels: Tensor, about: _Manifest, where: str, step: str) -> None:
     """Raise DataError unless some 32 chunks, 1.6 GB of 256 px, are what was written."""
     hashes, size = about["sha256"], about["chunk"]
     for chunk in range(0, len(hashes), -(-len(hashes) // 32)):

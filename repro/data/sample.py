@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
 from PIL import Image
 
+from repro import records
 from repro.data import imagenet, layouts
-from repro.data.images import DataError, Official, reason, write_whole
+from repro.data.images import DataError, Official, reason, record, write_whole
 from repro.data.own_picture import FORMATS
 from repro.data.photos import Photos
 from repro.data.randomness import bits, seed_of
@@ -28,13 +28,29 @@ IMAGES = 1000  # of each split, or all
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 
+class _Seen(TypedDict):
+    """An image of the sample."""
+
+    index: int
+    name: str
+    sha256: str
+
+
+class _Manifest(TypedDict):
+    """What is kept of a split."""
+
+    images: int
+    fingerprint: str
+    sample: list[_Seen]
+
+
 def prepare(name: str, root: Path) -> list[str]:
     """Index a set, check its numbers and its sample; the lines to print.
 
     Raises DataError for what is missing, not official, unreadable, or changed since the last time.
     """
     lines, known = [], _read_manifest(name, root)
-    manifest: dict[str, Any] = {}
+    manifest: dict[str, _Manifest] = {}
     for split in imagenet.splits(name):
         found = layouts.describe(imagenet.found(name, split, root))
         photos = imagenet.load(name, split, root)
@@ -76,19 +92,19 @@ def chosen(count: int) -> list[int]:
 
 
 def _examined(
-    name: str, split: Official, root: Path, photos: Photos, known: dict[str, Any] | None
-) -> dict[str, Any]:
+    name: str, split: Official, root: Path, photos: Photos, known: _Manifest | None
+) -> _Manifest:
     """The manifest of a split; DataError where it differs from the known one."""
     positions = chosen(len(photos))
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # PIL decodes without the GIL
         hashes = list(pool.map(lambda index: decoded_hash(photos, index), positions))
-    sample = [
+    sample: list[_Seen] = [
         {"index": index, "name": photos.name(index), "sha256": digest}
         for index, digest in zip(positions, hashes, strict=True)
     ]
     if known is not None:
         before = {entry["index"]: entry["sha256"] for entry in known["sample"]}
-        changed = [str(e["name"]) for e in sample if before.get(e["index"]) != e["sha256"]]
+        changed = [e["name"] for e in sample if before.get(e["index"]) != e["sha256"]]
         _refuse_changes(name, root, split, changed, known["fingerprint"] != photos.fingerprint)
     return {"images": len(photos), "fingerprint": photos.fingerprint, "sample": sample}
 
@@ -124,18 +140,14 @@ def _refuse_changes(
     )
 
 
-def _read_manifest(name: str, root: Path) -> dict[str, Any]:
+def _read_manifest(name: str, root: Path) -> dict[str, _Manifest]:
     path = imagenet.manifest(name, root)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        assert isinstance(content, dict)
-        return content
-    except FileNotFoundError:
+    if not path.exists():
         return {}
-    except (OSError, ValueError, AssertionError) as error:
-        raise DataError(f"{path}: {reason(error)}; remove it") from error
+    step = f"remove it and run `repro prepare {name} --data {root}`"
+    return record(path, dict[str, _Manifest], step)
 
 
-def _write_manifest(name: str, root: Path, manifest: dict[str, Any]) -> None:
-    text = json.dumps(manifest, indent=1) + "\n"
+def _write_manifest(name: str, root: Path, manifest: dict[str, _Manifest]) -> None:
+    text = records.encode(manifest, indent=1) + "\n"
     write_whole(imagenet.manifest(name, root), text.encode())

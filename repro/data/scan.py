@@ -7,7 +7,6 @@ goes on where it was. The index is believed while its containers have the sizes 
 from __future__ import annotations
 
 import io
-import json
 import os
 import re
 import sys
@@ -17,16 +16,19 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, Literal, NamedTuple
+from typing import Annotated, BinaryIO, Literal, NamedTuple, TypedDict
 
 import numpy as np
+from msgspec import Meta
 
+from repro import records
 from repro.data.images import Bytes, DataError, Labels, reason
 from repro.data.tars import IMAGE, labelled, members
 
 WNID = re.compile(r"n\d{8}")
 THREADS = 32  # they wait for the file system
 PROGRESS_S = 5.0
+_MOST_LINE = 2**16  # bytes of JSON in the journal
 
 Kind = Literal["folder", "tar", "tar of tars", "shard"]
 
@@ -156,26 +158,55 @@ def _append(file: BinaryIO, unit: Container, part: Part) -> None:
     np.savez(buffer, **part._asdict())
     data = buffer.getvalue()
     about = {"unit": asdict(unit), "bytes": len(data), "crc": zlib.crc32(data)}
-    file.write(json.dumps(about).encode() + b"\n" + data)
+    file.write(records.encode(about).encode() + b"\n" + data)
     file.flush()
 
 
+class _Entry(TypedDict):
+    unit: Container
+    bytes: Annotated[int, Meta(ge=0)]
+    crc: int
+
+
 def _read_journal(path: Path) -> Iterator[tuple[Container, Part]]:
-    """What was kept whole; what a kill left half written is cut off."""
-    if not path.exists():
+    """What was kept whole; what a kill left half written, or is damaged, is cut off.
+
+    Raises OSError, or DataError if it is no regular file.
+    """
+    try:
+        size = records.size(path)
+    except FileNotFoundError:
         return
-    with path.open("r+b") as file:
-        whole = 0
-        while line := file.readline():
+    except records.Damaged as error:
+        raise DataError(f"{path}: {error}; remove it") from error
+    whole = 0
+    with records.opened(path) as file:
+        while line := file.readline(_MOST_LINE):
             try:
-                about = json.loads(line)
-                data = file.read(about["bytes"])
-                if zlib.crc32(data) != about["crc"]:
-                    break
-                unit = Container(**about["unit"])
-            except (ValueError, KeyError, TypeError):
+                entry = records.decode(line, _Entry)
+                data = file.read(min(entry["bytes"], size))
+                records.require(zlib.crc32(data) == entry["crc"], "another content")
+                part = _part_in(data)
+            except records.Damaged:
                 break
-            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-                yield unit, Part(**arrays)
+            yield entry["unit"], part
             whole = file.tell()
-        file.truncate(whole)
+    os.truncate(path, whole)
+
+
+def _part_in(data: bytes) -> Part:
+    """A part as it was appended. Raises Damaged if it is none."""
+    shapes = {"names": ("u", 1), "stems": ("i", 2)}
+    shapes |= dict.fromkeys(("sizes", "offset", "length", "label"), ("i", 1))
+    found = records.arrays_of(data, shapes)
+    part = Part(**{name: found[name] for name in Part._fields})
+    numbers = part[1:]
+    records.require(part.names.dtype == np.uint8, "names that are no bytes")
+    records.require({column.dtype for column in numbers} == {np.dtype(np.int64)}, "short numbers")
+    records.require(len({len(column) for column in numbers}) == 1, "columns of several lengths")
+    records.require(part.stems.shape[1] == 2, "stems without a begin and an end")
+    begin, end = part.stems.T
+    inside = ((begin >= 0) & (begin <= end) & (end <= part.sizes)).all()
+    records.require(inside and part.sizes.sum() == len(part.names), "names that are not whole")
+    records.require((part.offset >= -1).all() and (part.length >= 0).all(), "no place in a file")
+    return part

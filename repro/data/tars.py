@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from repro import records
 from repro.data.images import DataError, reason
 
 # One of ImageNet's JPEG files is a PNG. A base name with a dot first is macOS's, and no image.
 IMAGE = re.compile(r"(.*/)?[^./][^/]*\.(jpe?g|png)", re.IGNORECASE)
 BLOCK = 512  # bytes
+_MOST_HEADER = 2**20  # bytes of a long name, or of a pax header
 
 
 def members(path: Path, start: int, stop: int) -> Iterator[tuple[str, int, int]]:
@@ -22,7 +23,7 @@ def members(path: Path, start: int, stop: int) -> Iterator[tuple[str, int, int]]
     Raises DataError for one that is damaged or ends too early, at the latest after its last file.
     """
     broken = f"{path}: a damaged or truncated tar file; put a whole one there"
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would wait for a writer
     try:
         at, long_name = start, ""
         extended: dict[str, str] = {}
@@ -32,7 +33,10 @@ def members(path: Path, start: int, stop: int) -> Iterator[tuple[str, int, int]]
                 return
             info = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
             data, size = at + BLOCK, int(extended.get("size", info.size))
+            records.require(0 <= size <= stop - data, f"a member of {size:,} bytes")
             at = data + -(-size // BLOCK) * BLOCK
+            if info.type in (tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE):
+                records.require(size <= _MOST_HEADER, f"a header of {size:,} bytes")
             if info.type == tarfile.GNUTYPE_LONGNAME:
                 long_name = os.fsdecode(os.pread(descriptor, size, data).rstrip(b"\0"))
             elif info.type == tarfile.XHDTYPE:
@@ -64,19 +68,20 @@ def _extended(data: bytes) -> dict[str, str]:
 def labelled(path: Path, stop: int) -> list[tuple[str, int, int, int]]:
     """The images of a WebDataset shard, each with the label of its .cls or .json."""
     images, labels = {}, {}
-    with path.open("rb") as file:
+    with records.opened(path) as file:
         for name, offset, size in members(path, 0, stop):
             key, _, ending = _split(name)
             if IMAGE.fullmatch(name):
                 images[key] = (name, offset, size)
             elif ending == "cls" or (ending == "json" and key not in labels):
                 file.seek(offset)
-                label = _label(file.read(size), ending)
+                label = _label(file.read(min(size, records.MOST_BYTES)), ending)
                 if label is not None:
                     labels[key] = label
     for key, (name, _, _) in images.items():
         if key not in labels:
-            raise DataError(f"{path.name}:{name}: no {key}.cls, nor a label in {key}.json, with it")
+            what = f"no {key}.cls, nor a label in {key}.json, with it"
+            raise DataError(f"{path.name}:{name}: {what}; put a whole shard to {path}")
     return [(*image, labels[key]) for key, image in images.items()]
 
 
@@ -88,11 +93,13 @@ def _split(name: str) -> tuple[str, str, str]:
 
 
 def _label(content: bytes, ending: str) -> int | None:
+    """The label that a member says, of 31 bits; None if it says none."""
     try:
         if ending == "cls":
-            return int(content)
-        about = json.loads(content)
-        value = about.get("label", about.get("cls"))
-        return value if isinstance(value, int) else None
-    except (ValueError, AttributeError):
+            value: object = int(content)
+        else:
+            about = records.decode(content, dict[str, object])
+            value = about.get("label", about.get("cls"))
+    except ValueError:
         return None
+    return value if type(value) is int and abs(value) < 2**31 else None

@@ -6,22 +6,32 @@ they are, as JSON, and perhaps some features; other tools pass over that.
 
 from __future__ import annotations
 
-import json
 import os
-import zipfile
-import zlib
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 from uuid import uuid4
 
 import numpy as np
+from msgspec import Meta
 
+from repro import records
 from repro.data.images import DataError, reason
 from repro.fidelity.moments import Floats, Statistics
 
-# What numpy and zipfile raise for bytes that are not what they should be.
-_BROKEN = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError)
-_BROKEN_ZIP = (zipfile.BadZipFile, zlib.error)
+_MOST_BYTES = 2**32  # of mu, sigma and features
+_Name = Annotated[str, Meta(max_length=200)]
+
+
+class _About(TypedDict, total=False):
+    """What is read of what a file of ours says of itself; the rest is compared as a whole."""
+
+    dataset: _Name
+    split: _Name
+    images: int
+    image_size: int
+    fingerprint: _Name
+    extractor: _Name
+    digest: _Name
 
 
 def save_statistics(
@@ -36,7 +46,7 @@ def save_statistics(
     scratch = path.with_name(f"{path.name}.{uuid4().hex}.tmp")  # unique over machines as well
     try:
         with scratch.open("wb") as file:
-            np.savez(file, allow_pickle=False, about=np.array(json.dumps(about)), **arrays)
+            np.savez(file, allow_pickle=False, about=np.array(records.encode(about)), **arrays)
         os.replace(scratch, path)
     finally:
         scratch.unlink(missing_ok=True)  # of a full disk
@@ -56,26 +66,42 @@ def load_all(path: Path) -> tuple[Statistics, dict[str, Any], Any]:
     step = "put a whole file there, or remove it"
     try:
         arrays = _read(path)
-        mean = np.asarray(arrays["mu"], np.float64)
-        covariance = np.asarray(arrays["sigma"], np.float64)
-        count = int(arrays["count"]) if "count" in arrays else None
-        about = json.loads(str(arrays["about"])) if "about" in arrays else {}
-    except (*_BROKEN, *_BROKEN_ZIP) as error:
+        about = _about(arrays)
+    except (OSError, records.Damaged) as error:
         raise DataError(f"{path}: no statistics of features ({reason(error)}); {step}") from error
-    features = arrays.get("features")
-    if wrong := _wrong(mean, covariance) or _wrong_extras(mean, count, about, features):
+    with np.errstate(over="ignore"):  # what is too large is infinite, and refused
+        mean, covariance = (np.asarray(arrays[name], np.float64) for name in ("mu", "sigma"))
+        features = arrays.get("features")
+        features = None if features is None else np.asarray(features, np.float32)
+    count = int(arrays["count"]) if "count" in arrays else None
+    if wrong := _wrong(mean, covariance) or _wrong_extras(mean, count, features):
         raise DataError(f"{path}: {wrong}; {step}")
     return Statistics(mean, covariance, count), about, features
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The arrays we know; nothing in the file is executed. `mu` and `sigma` have to be there."""
-    with path.open("rb") as file:
-        found = np.load(file, allow_pickle=False)
-        if not isinstance(found, np.lib.npyio.NpzFile):
-            raise ValueError("one array, and no npz")
-        names = {"count", "about", "features"} & set(found.files)
-        return {name: found[name] for name in ("mu", "sigma", *names)}
+    """The arrays we know; `mu` and `sigma` have to be there. Raises OSError or Damaged."""
+    kinds = {"mu": "fiu", "sigma": "fiu", "features": "fiu", "count": "iu", "about": "U"}
+    found = records.arrays(path, kinds, _MOST_BYTES)
+    for name in ("mu", "sigma"):
+        records.require(name in found, f"no array {name!r}")
+    for name, array in found.items():
+        good = array.dtype.kind in kinds[name] and (array.ndim == 0 or len(kinds[name]) == 3)
+        records.require(good, f"{name!r} is {array.dtype} of shape {array.shape}")
+    return found
+
+
+def _about(arrays: dict[str, Any]) -> dict[str, Any]:
+    """What a file says of itself; {} if nothing. Raises Damaged."""
+    if "about" not in arrays:
+        return {}
+    try:
+        text = str(arrays["about"]).encode()
+    except ValueError as error:  # no character has this number
+        raise records.Damaged(f"'about' is no text: {error}") from error
+    about = records.decode(text, dict[str, Any])
+    records.check(about, _About)
+    return about
 
 
 def _wrong(mean: Floats, covariance: Floats) -> str:
@@ -90,13 +116,11 @@ def _wrong(mean: Floats, covariance: Floats) -> str:
     return "sigma has a negative variance" if (covariance.diagonal() < 0).any() else ""
 
 
-def _wrong_extras(mean: Floats, count: int | None, about: object, features: Any) -> str:
-    if not isinstance(about, dict):
-        return "what it says about itself is not a JSON object"
+def _wrong_extras(mean: Floats, count: int | None, features: Any) -> str:
     if count is not None and count < 2:
         return f"a covariance of {count} images"
     if features is not None and (features.ndim != 2 or features.shape[1] != len(mean)):
         return f"mu {mean.shape} and features {features.shape} do not belong together"
-    if features is not None and not (features.dtype.kind in "fiu" and np.isfinite(features).all()):
+    if features is not None and not np.isfinite(features).all():
         return "an entry of features is no number"
     return ""

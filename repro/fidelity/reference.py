@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from repro import records
 from repro.data.images import DataError
 from repro.fidelity import files
 from repro.fidelity.features import Extractor
@@ -54,8 +54,8 @@ def reference(
     if missing := _NEEDED - about.keys():
         raise ValueError(f"about does not name {', '.join(sorted(missing))}")
     described = {**about, **_of(extractor), "kept": kept, "version": _VERSION}
-    text = json.dumps(described, sort_keys=True)
-    described = json.loads(text)  # as it will be read again
+    text = records.encode(described, sort_keys=True)
+    described = records.decode(text.encode(), dict[str, Any])  # as it will be read again
     path = cache / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.npz" if cache else None
     if path and (found := _cached(path, described)):
         return found

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import torch
 
-from repro.data.images import DataError, reason
+from repro import records
+from repro.data.images import MOST_BYTES, DataError, reason
 
 SHA256 = "6726825d"  # the first digits, as the file's name has them
 FILE = f"weights-inception-2015-12-05-{SHA256}.pth"
@@ -42,8 +43,8 @@ def read_inception(folder: Path | None, sha256: str = SHA256) -> tuple[Path, byt
         wanted = " nor ".join(map(str, places(folder)))
         raise DataError(f"neither {wanted} is there: {_STEP}, or put {URL} there (95.5 MB)")
     try:
-        data = path.read_bytes()
-    except OSError as error:
+        data = records.content(path, MOST_BYTES)
+    except (OSError, records.Damaged) as error:
         raise DataError(f"{path}: {reason(error)}; {_STEP}") from error
     found = digest_of(data)
     if not found.startswith(sha256):

@@ -7,7 +7,6 @@ written. Nothing else is left behind.
 
 from __future__ import annotations
 
-import json
 import platform
 import re
 import secrets
@@ -19,13 +18,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
-from repro import results
-from repro.launch import cluster, fit, queue, slurm, survey
+from repro import records, results
+from repro.launch import attempt, cluster, fit, queue, slurm, survey
 from repro.launch.cluster import Cluster, ClusterError, Resources
 from repro.launch.survey import Line
-from repro.launch.visit import Visit, read
+from repro.launch.visit import Answer, Torch, Visit
 
 QUEUE_SECONDS = 600.0  # for the job to start
 _TELL_SECONDS = 5.0  # in the queue, then it is said why
@@ -71,7 +69,7 @@ def examine(file: Path, root: Path) -> Iterator[Line]:
 
 
 @dataclass
-class _Job:
+class Job:
     """A probe job, as far as we have followed it."""
 
     home: Path  # its folder, whose name is the job's
@@ -92,7 +90,7 @@ class _Job:
         file = self.printed / f"{self.id}_{rank}_log.err"
         if not file.exists():
             return None
-        lines = [line.strip() for line in read(file).splitlines()]
+        lines = [line.strip() for line in attempt.tail(file).splitlines()]
         told = [line for line in lines if line and not line.startswith("--- attempt")]
         own = [line for line in told if not line.startswith("srun: ")]
         last = (own or told or [f"SLURM says {self.state}, {self.reason}"])[-1]
@@ -115,7 +113,7 @@ def _probe(
                 continue
             except OSError as error:
                 raise _unwritable(root, error) from error
-            job = _Job(home, *submitted, shape)
+            job = Job(home, *submitted, shape)
             ended = yield from _follow(job)
             if ended == "never":
                 refusal = f"SLURM would never start it: {job.reason}"
@@ -126,7 +124,7 @@ def _probe(
             if ended:
                 yield "MISS", f"the probe job {ended}"
                 return False
-            return (yield from _judge(job, file, root))
+            return (yield from judge(job, file, root))
     yield "MISS", f"no probe job: {refusal}; change {file}, or ask the site"
     return False
 
@@ -174,12 +172,12 @@ def _shapes(site: Cluster, offered: Mapping[str, queue.Partition]) -> Iterator[R
             yield replace(run, nodes=nodes, time=little.time)
 
 
-def _asked(job: _Job) -> str:
+def _asked(job: Job) -> str:
     shape = job.shape
     return f"{shape.nodes} node{'s' * (shape.nodes > 1)} with {shape.gpus or 'no'} GPUs each"
 
 
-def _follow(job: _Job) -> Generator[Line, None, str]:
+def _follow(job: Job) -> Generator[Line, None, str]:
     """Wait for the job's end: ''; 'never' if it cannot start; what to say if patience is over."""
     began, started, silence, told = time.monotonic(), 0.0, "", ""
     while True:
@@ -226,9 +224,14 @@ def _end(home: Path) -> None:
 # --- what came of it -----------------------------------------------------------------------------
 
 
-def _judge(job: _Job, file: Path, root: Path) -> Generator[Line, None, bool]:
+def judge(job: Job, file: Path, root: Path) -> Generator[Line, None, bool]:
     """What the ranks say; whether the nodes share the results folder."""
-    answers, nodes = _answers(job), _nodes(job)
+    (answers, damaged), nodes = _answers(job), _nodes(job)
+    if damaged:
+        for rank, why in damaged.items():
+            answer = job.home / f"answer-{rank}"
+            yield "MISS", f"what {nodes[rank]} answered cannot be read: {answer}: {why}; try again"
+        return False
     missing = [rank for rank in range(job.count) if rank not in answers]
     # The job does not begin without its first node: then nothing is known of the others.
     candidates = missing if answers else missing[:1]
@@ -243,27 +246,28 @@ def _judge(job: _Job, file: Path, root: Path) -> Generator[Line, None, bool]:
         return False
     yield "ok", f"the probe job ran on {_list(nodes)} after {job.queued_seconds:.0f} s in the queue"
     said = [answers[rank] for rank in sorted(answers)]
-    if blind := [each["node"] for each in said if not each["sees"]]:
+    if blind := [each.node for each in said if not each.sees]:
         yield "MISS", _not_shared(root, blind)
     else:
         yield "ok", f"results folder {root} is shared and writable from the nodes"
-    yield _scontrol([each["node"] for each in said if not each["scontrol"]])
+    yield _scontrol([each.node for each in said if not each.scontrol])
     yield from _software(job, said, file)
     return not blind
 
 
-def _software(job: _Job, said: Sequence[Mapping[str, Any]], file: Path) -> Iterator[Line]:
-    pythons = {".".join(each["python"].split(".")[:2]) for each in said}
+def _software(job: Job, said: Sequence[Answer], file: Path) -> Iterator[Line]:
+    pythons = {".".join(each.python.split(".")[:2]) for each in said}
     here = ".".join(platform.python_version_tuple()[:2])
     there = f"Python {_list(pythons)} on the nodes"
     if pythons != {here}:
         yield "MISS", f"{there}, {here} here; name the same as `python` in {file}"
         return
     for rank, each in enumerate(said):
-        if "error" in each or "torch" not in each:
-            yield "MISS", _apart(rank, each.get("error") or job.words(rank) or "", file)
+        if each.error or not each.torch:
+            yield "MISS", _apart(rank, each.error or job.words(rank) or "", file)
             return
-    torches = {each["torch"] for each in said}
+    seen = [each.torch for each in said if each.torch]
+    torches = {torch.version for torch in seen}
     try:
         ours = metadata.version("torch")
     except metadata.PackageNotFoundError:
@@ -275,14 +279,14 @@ def _software(job: _Job, said: Sequence[Mapping[str, Any]], file: Path) -> Itera
         yield "ok", f"{there}, the same as here"
     if len(said) == 1:
         yield "--", "one node alone: whether nodes reach each other was not tried"
-    elif any(each["ranks"] != len(said) for each in said):
-        counts = _list({str(each["ranks"]) for each in said})
+    elif any(torch.ranks != len(said) for torch in seen):
+        counts = _list({str(torch.ranks) for torch in seen})
         yield "MISS", f"{len(said)} ranks counted {counts}; ask the site about its network"
     else:
-        seconds = max(each["seconds"] for each in said)
+        seconds = max(torch.seconds for torch in seen)
         where = f"{len(said)} ranks on {job.shape.nodes} nodes"
         yield "ok", f"{where} met in {seconds:.1f} s"
-    yield _graphics(job, said)
+    yield _graphics(job, [each.node for each in said], seen)
 
 
 def _apart(rank: int, error: str, file: Path) -> str:
@@ -295,13 +299,13 @@ def _apart(rank: int, error: str, file: Path) -> str:
     )
 
 
-def _graphics(job: _Job, said: Sequence[Mapping[str, Any]]) -> Line:
-    seen = [f"{len(each['gpus'])} × {each['gpus'][0]} on {each['node']}"
-            for each in said if each["gpus"]]  # fmt: skip
-    if seen:
-        return "ok", f"GPUs: {_list(seen)}"
-    if not said[0]["cuda"]:
-        return "--", f"torch {said[0]['torch']} is built without CUDA: it would train on CPUs"
+def _graphics(job: Job, nodes: Sequence[str], seen: Sequence[Torch]) -> Line:
+    gpus = [f"{len(torch.gpus)} × {torch.gpus[0]} on {node}"
+            for node, torch in zip(nodes, seen, strict=True) if torch.gpus]  # fmt: skip
+    if gpus:
+        return "ok", f"GPUs: {_list(gpus)}"
+    if not seen[0].cuda:
+        return "--", f"torch {seen[0].version} is built without CUDA: it would train on CPUs"
     if job.shape.gpus:
         return "MISS", "torch sees no GPU on the nodes; compare their driver with torch's CUDA"
     return "--", "no GPU was asked for, and none was seen"
@@ -318,22 +322,25 @@ def _not_shared(root: Path, nodes: Iterable[str]) -> str:
     return f"results folder {root} is not the same folder {where}; choose --results DIR elsewhere"
 
 
-def _answers(job: _Job) -> dict[int, dict[str, Any]]:
-    """What the ranks wrote, by rank, once it can be seen here."""
+def _answers(job: Job) -> tuple[dict[int, Answer], dict[int, str]]:
+    """What each rank wrote, once it can be seen here; or what is wrong with it."""
     patience = time.monotonic() + _VISIBLE_SECONDS
     while True:
         (job.home / "look").touch()  # makes an NFS client look at the folder anew
-        found = {
-            rank: json.loads(text)
-            for rank in range(job.count)
-            if (text := read(job.home / f"answer-{rank}"))
-        }
+        found, damaged = dict[int, Answer](), dict[int, str]()
+        for rank in range(job.count):
+            try:
+                found[rank] = records.read(job.home / f"answer-{rank}", Answer)
+            except FileNotFoundError:
+                pass
+            except (OSError, records.Damaged) as error:
+                damaged[rank] = str(getattr(error, "strerror", None) or error)
         if len(found) == job.count or time.monotonic() > patience:
-            return found
+            return found, damaged
         time.sleep(0.2)
 
 
-def _nodes(job: _Job) -> list[str]:
+def _nodes(job: Job) -> list[str]:
     """The node of each rank."""
     said = survey.ask("scontrol", "show", "hostnames", job.nodes) if job.nodes else ""
     names = re.findall(r"^[\w.-]+$", said, re.MULTILINE)  # a site's wrapper may say more

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from repro import results
+from repro import records, results
 from repro.launch import cluster, queue
 from repro.launch.cluster import Cluster, ClusterError, Gpus, Resources
 
@@ -169,9 +169,16 @@ def written(file: Path, site: Cluster) -> Line:
     return "ok", f"wrote {file}, a first guess: runs in {where}, each with {asks}; look at it"
 
 
+def _content(file: Path) -> bytes:
+    try:
+        return records.content(file)
+    except (OSError, records.Damaged):
+        return b""
+
+
 def keep_shared(file: Path, first: Cluster | None, root: Path) -> Line:
     """Keep what was proven, if the file is still the one that we wrote."""
-    if first and file.read_text() == cluster.dump(first):
+    if first and _content(file) == cluster.dump(first).encode():
         results.write(file, cluster.dump(replace(first, shared=(str(root),))))
         return "ok", f"wrote into {file} that the nodes share {root}"
     return "--", f"{file} names no folders that the nodes share; it could: shared: [{root}]"

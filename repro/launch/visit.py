@@ -2,18 +2,45 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from repro import results
-from repro.launch import queue, ranks
+from msgspec import Meta
+
+from repro import records, results
+from repro.launch import attempt, queue, ranks
+
+_MOST = 1000  # characters of a text in an answer
+_Text = Annotated[str, Meta(max_length=_MOST)]
+
+
+@dataclass(frozen=True)
+class Torch:
+    """What torch sees on a node, and whether the ranks met."""
+
+    version: _Text
+    cuda: _Text | None  # that it is built with
+    gpus: list[_Text]
+    ranks: int  # that met
+    seconds: Annotated[float, Meta(ge=0)]
+
+
+@dataclass
+class Answer:
+    """What a rank says; `torch` and `error` are missing until it has tried to meet the others."""
+
+    node: _Text
+    python: _Text
+    sees: bool  # the results folder
+    scontrol: bool
+    torch: Torch | None = None
+    error: _Text = ""
 
 
 @dataclass(frozen=True)
@@ -29,24 +56,28 @@ class Visit:
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         ranks.from_slurm()
         folder, rank = Path(self.folder), os.environ.get("RANK", "0")
-        said: dict[str, Any] = {
-            "node": os.environ.get("SLURMD_NODENAME", platform.node()),
-            "python": platform.python_version(),
-            "sees": read(folder / "token") == self.token,
-            "scontrol": queue.answers(),
-        }
+        said = Answer(
+            node=os.environ.get("SLURMD_NODENAME", platform.node()),
+            python=platform.python_version(),
+            sees=attempt.tail(folder / "token") == self.token,
+            scontrol=queue.answers(),
+        )
         status = 0
-        results.write(folder / f"answer-{rank}", json.dumps(said))
+        _write(folder / f"answer-{rank}", said)
         try:
-            said |= _torch()
+            said.torch = _torch()
         except Exception as error:
-            said["error"] = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            said.error = records.one_line(f"{type(error).__name__}: {error}", _MOST - 1)
             status = 1
-        results.write(folder / f"answer-{rank}", json.dumps(said))
+        _write(folder / f"answer-{rank}", said)
         os._exit(status)  # submitit would write a pickle of a result
 
 
-def _torch() -> dict[str, Any]:
+def _write(path: Path, said: Answer) -> None:
+    results.write(path, records.encode(asdict(said)))
+
+
+def _torch() -> Torch:
     """What torch sees on this node, and whether the ranks find each other. Apart if not."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     import torch
@@ -58,18 +89,10 @@ def _torch() -> dict[str, Any]:
     began = time.monotonic()
     with distributed.join(torch.device("cpu")) as ours:
         met = int(ours.sum(torch.ones(1)).item())
-    return {
-        "torch": metadata.version("torch"),
-        "cuda": torch.version.cuda,
-        "gpus": gpus,
-        "ranks": met,
-        "seconds": time.monotonic() - began,
-    }
-
-
-def read(path: Path) -> str:
-    """What a file says; '' if it cannot be read."""
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""
+    return Torch(
+        version=metadata.version("torch"),
+        cuda=torch.version.cuda,
+        gpus=gpus,
+        ranks=met,
+        seconds=time.monotonic() - began,
+    )

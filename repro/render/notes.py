@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import pandas as pd
 
+from repro import records
 from repro.experiments.scales import asked, title
 from repro.measures import ACCURACIES, measure
 from repro.render import claims, released
 from repro.render.text import column, headers, rounded
+from repro.results import Reference
 from repro.spec import Experiment, Profiling, Scale, dataset_of
 from repro.verdict import rank_correlation
 
@@ -157,10 +157,10 @@ def _computed(frame: pd.DataFrame) -> list[str]:
 def _references(frame: pd.DataFrame) -> list[str]:
     """What generated images were compared with, by what: data, count, and digests of both."""
     found = dict.fromkeys(text for texts in frame["references"] for text in texts)
-    return [_reference(json.loads(text)) for text in found]
+    return [_reference(records.decode(text.encode(), Reference)) for text in found]
 
 
-def _reference(about: Mapping[str, Any]) -> str:
+def _reference(about: Reference) -> str:
     """'Fashion-MNIST-6k, train: 6,000 images of 32 px (pixels 7e6b...); features: ... (...).'"""
     made = f", {about['preprocessing']}" if "preprocessing" in about else ""
     return (

@@ -17,6 +17,9 @@ from typing import Any
 
 import torch
 
+from repro import records
+
+_MOST_BYTES = 2**37  # of a checkpoint
 _NAME = re.compile(r"step(\d+)-([0-9a-f]{8})\.pt")
 
 
@@ -60,12 +63,17 @@ def load(folder: Path) -> dict[str, Any] | None:
     file.
     """
     for path in _newest_first(folder):
-        data = path.read_bytes()
-        if f"{zlib.crc32(data):08x}" == path.stem.rpartition("-")[2]:
-            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-            assert isinstance(state, dict)
-            return state
-        warnings.warn(f"{path} is damaged; going back to the checkpoint before it", stacklevel=2)
+        try:
+            data = records.content(path, _MOST_BYTES)
+            whole = f"{zlib.crc32(data):08x}" == path.stem.rpartition("-")[2]
+            records.require(whole, "its CRC is another")
+        except records.Damaged as error:
+            what = f"{path} is damaged ({error}); going back to the checkpoint before it"
+            warnings.warn(what, stacklevel=2)
+            continue
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        assert isinstance(state, dict)
+        return state
     return None
 
 

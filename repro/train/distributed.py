@@ -9,7 +9,6 @@ before it ends; the others then fail for that reason, and name it.
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import time
@@ -19,12 +18,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from repro import records
 from repro.train import device as devices
 
 MEET_SECONDS = 30.0  # for all ranks to find each other
@@ -251,15 +251,22 @@ def _failures_told(store: Any, rank: int) -> Iterator[None]:
 def _word(error: Exception, rank: int) -> str:
     kinds = [kind.__name__ for kind in type(error).__mro__]
     line = " ".join(str(error).split())
-    return json.dumps({"line": f"rank {rank} failed: {kinds[0]}: {line}", "kinds": kinds})
+    return records.encode({"line": f"rank {rank} failed: {kinds[0]}: {line}", "kinds": kinds})
+
+
+class _Word(TypedDict):
+    """What a rank that fails says to the others."""
+
+    line: str
+    kinds: list[str]
 
 
 def _word_of_another(store: Any, rank: int) -> Elsewhere | None:
     """What the rank that failed first has said; None if it has gone without a word."""
     try:
         store.wait([_key("failure")], timedelta(seconds=_WORD_SECONDS))
-        said = json.loads(store.get(_key("failure")))
-    except RuntimeError:
+        said = records.decode(store.get(_key("failure")), _Word)
+    except (RuntimeError, records.Damaged):
         time.sleep(_POLL_SECONDS * bool(rank))  # the first rank, which is gone, ends before us
         return None
     return Elsewhere(said["line"], said["kinds"])

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from repro import output
 from repro.options import (
     UsageError,
     add_data,
@@ -31,7 +32,7 @@ def prepare(words: Sequence[str]) -> int:
     from repro.launch import data
 
     for line in data.prepare(given.dataset, given.data):
-        print(line)
+        print(output.line(line))
     return 0
 
 
@@ -54,9 +55,14 @@ def doctor(words: Sequence[str]) -> int:
         from repro.launch import data
 
         found = data.examine(given.data or data_folder(), given.results)
+    return report(found)
+
+
+def report(found: Iterable[tuple[str, str]]) -> int:
+    """Print each line as soon as it is known; the status, 2 if something is missing."""
     well = True
     for mark, line in found:
-        print(f"{mark:4} {line}", flush=True)
+        print(f"{mark:4} {output.line(line)}", flush=True)
         well = well and mark != "MISS"
     return 0 if well else 2
 

@@ -192,7 +192,7 @@ def test_an_image_without_a_box_and_a_missing_or_cut_file_are_named(tmp_path: Pa
     folder = tmp_path / "wsol/test"
     path = folder / "localization.txt"
     path.write_text("\n".join(path.read_text().splitlines()[1:]))
-    with pytest.raises(DataError, match=f"{NAMES[0]}: no box of its class"):
+    with pytest.raises(DataError, match=f"localization.txt: no box of its class for {NAMES[0]}"):
         read_wsol(folder)
     path.unlink()
     with pytest.raises(DataError, match=r"localization.txt.gz: missing; take it again"):

@@ -75,7 +75,7 @@ def test_a_wrong_file_in_the_folder_is_not_passed_over_for_the_cache(
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / FILE).mkdir()
-    with pytest.raises(DataError, match=r"6726825d\.pth: is a directory; run"):
+    with pytest.raises(DataError, match=r"6726825d\.pth: not a regular file; run"):
         find_inception(tmp_path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -29,13 +30,17 @@ def test_without_any_there_is_none(tmp_path: Path) -> None:
     assert checkpoint.newest_step(tmp_path) is None
 
 
-@pytest.mark.parametrize("damage", ["cut", "flip", "empty"])
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "pipe"])
 def test_a_damaged_one_falls_back_with_a_warning(tmp_path: Path, damage: str) -> None:
     newest = fill(tmp_path, 3)[-1]
     data = bytearray(newest.read_bytes())
     if damage == "flip":
         data[len(data) // 2] ^= 1  # torch.load alone does not notice this
-    newest.write_bytes({"cut": data[:-9], "flip": data, "empty": bytearray()}[damage])
+    if damage == "pipe":
+        newest.unlink()
+        os.mkfifo(newest)
+    else:
+        newest.write_bytes({"cut": data[:-9], "flip": data, "empty": bytearray()}[damage])
     with pytest.warns(UserWarning, match=rf"{newest.name} is damaged"):
         state = checkpoint.load(tmp_path)
     assert state is not None

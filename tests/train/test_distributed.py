@@ -16,6 +16,7 @@ import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch._C._distributed_c10d import HashStore
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import repro.models  # noqa: F401  (registers our architectures with timm)
@@ -198,3 +199,13 @@ def test_an_address_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_ranks_have_half_a_minute() -> None:
     assert distributed.MEET_SECONDS == 30
+
+
+@pytest.mark.parametrize("said", ["", "[" * 100_000, "null", '{"line": 1, "kinds": []}', "\xff"])
+def test_a_word_of_another_rank_that_is_none(said: str) -> None:
+    store = HashStore()
+    store.set(distributed._key("failure"), said)
+    assert distributed._word_of_another(store, 0) is None
+    store.set(distributed._key("failure"), distributed._word(ValueError("why"), 1))
+    word = distributed._word_of_another(store, 0)
+    assert "rank 1 failed: ValueError: why" in str(word)
