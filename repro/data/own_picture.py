@@ -13,22 +13,45 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-# Of those that Pillow knows. None of them runs a program, as EPS would.
-FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "GIF", "BMP", "PPM", "AVIF")
+# All that Pillow decodes by itself and tells by how a file begins. (EPS would run a program.)
+FORMATS = (
+    *("JPEG", "PNG", "TIFF", "WEBP", "GIF", "BMP", "PPM", "AVIF", "JPEG2000", "ICO", "CUR", "ICNS"),
+    *("PSD", "QOI", "TGA", "PCX", "DCX", "DIB", "DDS", "SGI", "SUN", "XBM", "XPM", "MSP"),
+    *("BLP", "FITS", "FLI", "GBR", "FTEX", "PIXAR"),
+)
 MOST_BYTES = 200_000_000  # of a file
 MOST_PIXELS = 100_000_000  # of a picture
 WHITE = 255
 
-_NAMES = "JPEG, PNG, TIFF, WebP, GIF, BMP, PPM or AVIF"
 _DEEP = ("I", "F", "I;16", "I;16L", "I;16B")  # grey of more than 8 bits
 _PROFILED = ("L", "RGB", "CMYK")  # what an ICC profile describes
 _WHITE_IS_ZERO, _PHOTOMETRIC, _BITS = 0, 262, 258  # of TIFF
 _STARTS = {  # of files that a person may take for a picture
-    b"%PDF": "a PDF",
+    b"%PDF": "PDF",
     b"%!PS": "PostScript",
     b"<svg": "SVG",
-    b"<?xml": "XML, such as SVG",
+    b"<?xml": "XML, such as SVG,",
+    b"\xff\x0a": "JPEG XL",
+    b"\0\0\0\x0cJXL ": "JPEG XL",
+    b"II\xbc": "JPEG XR",
+    b"v/1\x01": "OpenEXR",
+    b"#?RADIANCE": "Radiance HDR",
+    b"#?RGBE": "Radiance HDR",
+    b"BPG\xfb": "BPG",
+    b"FLIF": "FLIF",
+    b"gimp xcf": "XCF",
+    b"FUJIFILM": "RAF",
+    b"\x93NUMPY": "NumPy's format",
+    b"\x1aE\xdf\xa3": "Matroska video",
+    b"PK\x03\x04": "ZIP, such as OpenRaster,",
+    b"\x1f\x8b": "gzip",
 }
+# What the ISO container is, by its brand; others are videos.
+_BRANDS = {b"heic": "HEIC", b"heix": "HEIC", b"heim": "HEIC", b"heis": "HEIC", b"hevc": "HEIC",
+           b"hevx": "HEIC", b"mif1": "HEIF", b"msf1": "HEIF", b"avif": "AVIF", b"avis": "AVIF",
+           b"crx ": "CR3"}  # fmt: skip
+_RIFF = {b"WEBP": "WebP", b"AVI ": "AVI video"}
+_INTO = "convert it to PNG or JPEG"
 
 RGB8 = npt.NDArray[np.uint8]  # (H, W, 3)
 
@@ -49,14 +72,14 @@ def read(data: bytes) -> RGB8:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of damaged metadata, and of many pixels
-            with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+            with Image.open(io.BytesIO(data), formats=_here()) as picture:
                 _check_size(picture)
                 picture.load()
                 return _on_white(picture)
     except PictureError:
         raise
     except UnidentifiedImageError:
-        raise PictureError(f"{_kind(data)}; convert it to {_NAMES}") from None
+        raise PictureError(_not_read(data)) from None
     except Image.DecompressionBombError:
         raise PictureError(_too_large("more than 178,956,970")) from None
     except Exception as error:  # Pillow raises whatever damaged bytes lead to
@@ -64,15 +87,33 @@ def read(data: bytes) -> RGB8:
         raise PictureError(f"damaged ({why}); save it anew") from error
 
 
+def _here() -> list[str]:
+    """Of the formats, those that this Pillow was built with."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def _not_read(data: bytes) -> str:
+    """Why a file is not read, by its format, and the next step."""
+    if kind := _kind(data):
+        return f"{kind} is not read; {_INTO}"
+    with contextlib.suppress(Exception), Image.open(io.BytesIO(data)) as picture:
+        return f"{picture.format} is not read; {_INTO}"
+    if b"\0" not in data[:512]:
+        return "text, not an image; name an image file"
+    return f"its format is not known here; {_INTO}"
+
+
 def _kind(data: bytes) -> str:
-    """What a file is that Pillow does not know."""
-    start = data[:512].lstrip().lower()
+    """The format of a file by how it begins; '' if that tells nothing."""
     if data[4:8] == b"ftyp":
-        return "HEIC, or a video"
-    for mark, kind in _STARTS.items():
-        if start.startswith(mark.lower()):
-            return kind
-    return "not an image" if b"\0" in data[:512] else "text, not an image"
+        return _BRANDS.get(data[8:12], "video")
+    if data[:4] == b"RIFF":
+        return _RIFF.get(data[8:12], "RIFF")
+    if data[128:132] == b"DICM":
+        return "DICOM"
+    start = data[:512].lstrip(b" \t\r\n").lower()
+    return next((kind for mark, kind in _STARTS.items() if start.startswith(mark.lower())), "")
 
 
 def _check_size(picture: Image.Image) -> None:

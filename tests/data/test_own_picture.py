@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Callable
 from typing import Any
@@ -74,7 +75,7 @@ def test_16_bit_grey_with_an_orientation_is_upright() -> None:
     same(read(encoded(GREY16, "PNG", exif=exif))[..., 0], ORIENTATIONS[6](GREY16 / 257).round())
 
 
-@pytest.mark.parametrize("form", ["PNG", "TIFF", "PPM"])
+@pytest.mark.parametrize("form", ["PNG", "TIFF", "PPM", "JPEG2000"])
 def test_16_bit_grey_is_scaled(form: str) -> None:
     same(read(encoded(GREY16, form)), (GREY16[..., None] / 257).round().repeat(3, 2))
 
@@ -98,7 +99,7 @@ def test_floats_are_taken_from_0_to_1() -> None:
     same(read(encoded(UNIT, "TIFF"))[..., 2], (UNIT * 255).round())
 
 
-@pytest.mark.parametrize("form", ["PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("form", ["PNG", "WEBP", "TIFF", "JPEG2000", "ICO", "TGA"])
 def test_transparency_is_laid_on_white(form: str) -> None:
     options = {"lossless": True, "exact": True} if form == "WEBP" else {}
     same(read(encoded(RGBA, form, **options)), on_white(RGBA), 1)
@@ -125,6 +126,26 @@ def test_a_palette_is_looked_up() -> None:
     same(read(encoded(picture, "PNG")), colours)
     clear = (number == 3)[..., None]
     same(read(encoded(picture, "PNG", transparency=3)), np.where(clear, 255, colours))
+
+
+Image.init()
+UNWRITTEN = {"BUFR", "GRIB", "HDF5", "WMF"}  # without a program of others
+UNWRITTEN |= {"PDF", "PALM", "IM"}  # never read; IM is about to leave Pillow
+
+
+@pytest.mark.parametrize("form", sorted({*Image.SAVE} - UNWRITTEN))
+def test_what_pillow_decodes_is_read_and_what_it_does_not_is_named(form: str) -> None:
+    square = Image.fromarray(SMOOTH[:, :48])
+    data = b""
+    for mode in ("RGB", "P", "1"):
+        with contextlib.suppress(OSError, ValueError):
+            data = data or encoded(square.convert(mode), form)
+    if form in ("EPS", "SPIDER"):
+        with pytest.raises(PictureError, match=r"is not read; convert it to PNG or JPEG"):
+            read(data)
+        return
+    with Image.open(io.BytesIO(data)) as picture:
+        same(read(data), np.array(picture.convert("RGBA").convert("RGB")), 3)
 
 
 @pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG", "TIFF"])
@@ -167,11 +188,20 @@ def test_an_ordinary_photograph_is_what_others_read() -> None:
     ("data", "said"),
     [
         (b"", "empty"),
-        (b"hello", "text, not an image; convert it to JPEG, PNG"),
-        (b"<?xml version='1.0'?><svg/>", "XML, such as SVG; convert it to JPEG"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC, or a video; convert"),
-        (b"%PDF-1.4\n", "a PDF; convert"),
-        (encoded(SMOOTH, "EPS"), "PostScript; convert"),
+        (b"hello", "text, not an image; name an image file"),
+        (b"<?xml version='1.0'?><svg/>", "XML, such as SVG, is not read; convert it to PNG or"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC is not read; convert it to PNG or JPEG"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0", "HEIF is not read"),
+        (b"\0\0\0\x18ftypcrx \0\0\0\0", "CR3 is not read"),
+        (b"\0\0\0\x18ftypisom\0\0\0\0", "video is not read"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL is not read"),
+        (b"\xff\x0a\0\0", "JPEG XL is not read"),
+        (b"v/1\x01\2\0\0\0", "OpenEXR is not read"),
+        (bytes(128) + b"DICM", "DICOM is not read"),
+        (b"%PDF-1.4\n", "PDF is not read; convert"),
+        (encoded(SMOOTH, "EPS"), "PostScript is not read; convert"),
+        (encoded(UNIT, "SPIDER"), "SPIDER is not read; convert"),
+        (b"\x01\2\3\0" * 9, "its format is not known here; convert it to PNG or JPEG"),
         (b"\x89PNG\r\n\x1a\n" + b"x" * 100, "damaged"),
         (encoded(SMOOTH, "JPEG")[:600], "damaged"),
         (encoded(Image.new("1", (11_000, 10_000)), "PNG"), "11,000 × 10,000 pixels"),
