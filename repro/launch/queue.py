@@ -108,6 +108,15 @@ def named(names: Collection[str]) -> list[Entry]:
     return [entry for entry in jobs([str(os.getuid())]) if entry.name in names]
 
 
+def is_named(job: str, name: str) -> bool:
+    """Whether the job of this number has this name; not if SLURM does not say so."""
+    try:
+        said = call("scontrol", "show", "job", "--oneliner", job)
+    except QueueError:
+        return False
+    return f"JobName={name}" in said.split()
+
+
 def cancel_named(names: Collection[str], seconds: float) -> bool:
     """Cancel our jobs with these names; whether all have left the nodes within `seconds`."""
     patience = time.monotonic() + seconds

@@ -399,8 +399,8 @@ def _sbatch(
 def _hand_over(script: Path, name: str) -> str:
     """Give a script to sbatch; the job's number.
 
-    If sbatch does not say the number and nothing else, as behind a site's wrapper, the queue is
-    searched for the name: whatever it says, SLURM may have taken the job.
+    If sbatch does not say the number of a job of this name and nothing else, as behind a site's
+    wrapper, the queue is searched for the name: whatever it says, SLURM may have taken the job.
     """
     variables = _submission_environment()
     command = ("sbatch", "--parsable", str(script))
@@ -416,7 +416,7 @@ def _hand_over(script: Path, name: str) -> str:
         raise
     else:
         number = re.fullmatch(r"(\d+)(;\S+)?", done.stdout.strip())  # 55, or 55;cluster
-        if number and not done.returncode:
+        if number and not done.returncode and queue.is_named(number[1], name):
             return number[1]
         error, seconds = _no_number(done)
     return _number_of(name, seconds, error)
@@ -425,10 +425,12 @@ def _hand_over(script: Path, name: str) -> str:
 def _no_number(done: subprocess.CompletedProcess[str]) -> tuple[queue.QueueError, float]:
     """What it means that sbatch gave no number, and how many seconds to search the queue."""
     words = " ".join((done.stderr or done.stdout).split())
-    if not done.returncode:
-        return queue.NoAnswer(f"SLURM: sbatch gave no job number ({words})"), _LOOK_SECONDS
-    words = words.partition("sbatch: error: ")[2] or words
-    return queue.QueueError(f"SLURM refused: {words}"), 0.0
+    refusal = words.partition("sbatch: error: ")[2]
+    if not (done.returncode or refusal):
+        return queue.NoAnswer(f"SLURM: sbatch gave no number of our job ({words})"), _LOOK_SECONDS
+    # Behind a wrapper a refusal may have status 0, and a job that was taken errors beside it.
+    seconds = 0.0 if done.returncode else _LOOK_SECONDS
+    return queue.QueueError(f"SLURM refused: {refusal or words}"), seconds
 
 
 def _number_of(name: str, seconds: float, otherwise: queue.QueueError) -> str:

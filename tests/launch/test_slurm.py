@@ -207,6 +207,9 @@ def test_options_that_others_have_exported_hide_nothing(
         f'{BANNER}; exec "$REAL" "$@"',
         'shift; exec "$REAL" "$@"',  # SLURM's own prose
         '"$REAL" "$@" > /dev/null',
+        '"$REAL" "$@" > /dev/null && echo 999999',  # the number of no job
+        '"$REAL" "$@" > /dev/null && "$REAL" --hold --parsable --wrap=true',  # of another one
+        '"$REAL" "$@" && echo "sbatch: error: of a plugin" >&2 && echo',
         '"$REAL" "$@" && exit 3',
         '"$REAL" "$@" && exec sleep 600',
     ],
@@ -223,7 +226,9 @@ def test_what_sbatch_says_cannot_lose_a_job(
     assert names(tmp_path, RUN, OTHER) == ["queued", "queued"]
     assert look(tmp_path, OTHER).job == f"{array.job}_1"
     monkeypatch.undo()
+    assert queue.is_named(array.job, f"repro-{submission.every(tmp_path)[0].token}-0")
     bed.ask("scancel", array.job)
+    bed.ask("scancel", "--name=wrap")
     bed.wait_empty()
 
 
@@ -260,9 +265,23 @@ def test_without_an_answer_a_submission_stays_on_file(
     """SLURM may take the job yet."""
     monkeypatch.setattr(slurm, "_LOOK_SECONDS", 1.0)
     monkeypatch.setenv("PATH", wrapped(tmp_path / "bin", sbatch="echo thanks")["PATH"])
-    with pytest.raises(queue.NoAnswer, match=r"no job number \(thanks\); `repro status` tells"):
+    with pytest.raises(queue.NoAnswer, match=r"no number of our job \(thanks\); `repro status`"):
         submit(tmp_path, RUN)
-    assert look(tmp_path, RUN).name == "never started"
+    found = look(tmp_path, RUN)
+    assert (found.name, found.note) == ("never started", "SLURM has no job of it; launch it again")
+
+
+def test_a_refusal_with_status_0_leaves_nothing(
+    bed: Testbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SLURM's own words, behind a wrapper that loses its status."""
+    monkeypatch.setattr(slurm, "_LOOK_SECONDS", 1.0)
+    path = wrapped(tmp_path / "bin", sbatch='"$REAL" --licenses=nosuch "$@"; exit 0')["PATH"]
+    monkeypatch.setenv("PATH", path)
+    with pytest.raises(queue.QueueError, match=r"refused: Batch job.*; nothing was submitted"):
+        submit(tmp_path, RUN)
+    assert submission.every(tmp_path) == []
+    assert look(tmp_path, RUN).name == "missing"
 
 
 # --- stopped -------------------------------------------------------------------------------------
