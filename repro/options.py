@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
+import re
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
@@ -19,6 +21,8 @@ FLAGS = frozenset(
     ["-h", "--help", "--version", "--json", "--decisions", "--watch", "-f", "--follow", "--runs",
      "--dry-run", "--wait", "--yes"])  # fmt: skip
 MAX_SEEDS = 100
+MAX_CHECKPOINT_SECONDS = 604_800  # a week
+MAX_GPU_HOURS = 1e9  # 114 GPUs for a thousand years
 MAX_RANKS = 1024  # far above what is sensible; a number without an end fills the memory
 RESULTS = Path("results")  # where none is named
 
@@ -38,7 +42,12 @@ def parser_of(command: str, about: str | None) -> Any:
 
     class Parser(ArgumentParser):  # type: ignore[misc]
         def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-            raise UsageError(f"{_one_line(message, _flags(self))} (repro {command} --help)")
+            line = _one_line(message, self._actions)
+            raise UsageError(f"{line} (repro {command.split()[0]} --help)")
+
+        def print_help(self, *_: object) -> None:
+            """Not argparse's, which keeps silent where it cannot print."""
+            print(self.format_help(), end="", flush=True)
 
     return Parser(
         prog=f"repro {command}",
@@ -56,8 +65,8 @@ def parse(parser: Any, words: Sequence[str]) -> Any:
             parser.error(f"unrecognized arguments: {word}")
     end = ["--"] if any(word.startswith("-") for word in others) else []
     given = parser.parse_args([*options, *end, *others])
-    if "results" in given and given.results is None:
-        given.results = folder_of(os.environ.get("REPRO_RESULTS") or RESULTS)
+    if "results" in given and given.results is None:  # what is not needed may be unusable
+        given.results = from_environment("REPRO_RESULTS", folder_of, str(RESULTS))
     return given
 
 
@@ -87,16 +96,36 @@ def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
     return others, options
 
 
-def _flags(parser: Any) -> list[str]:
-    return [flag for action in parser._actions for flag in action.option_strings]
-
-
-def _one_line(message: str, flags: Iterable[str]) -> str:
+def _one_line(message: str, actions: Iterable[Any]) -> str:
+    """A parser's message with its options as they are typed, and with the nearest to one that it
+    does not have."""
     line = " ".join(message.split())
-    for word in line.replace("=", " ").replace(":", " ").split():
-        if word.startswith("--") and (near := difflib.get_close_matches(word, flags, 1)):
-            return line if near[0] == word else f"{line}; did you mean {near[0]}?"
+    words, absent = line.partition("arguments are required: ")[::2]
+    if absent:
+        typed = {action.dest: _typed(action) for action in actions}
+        return f"{words}arguments are required: {', '.join(map(typed.get, absent.split(', ')))}"  # type: ignore[arg-type]
+    flags = [flag for action in actions for flag in action.option_strings]
+    if line.startswith("unrecognized arguments: --"):
+        word = re.split("[ =]", line)[2]
+        return f"{line}; {why}" if (why := _why_unknown(word, flags)) else line
     return line
+
+
+def _typed(action: Any) -> str:
+    """An argument as it is typed: '--run RUN', or 'IMAGE'."""
+    name = action.metavar or action.dest.upper()
+    return f"{action.option_strings[0]} {name}" if action.option_strings else name
+
+
+def _why_unknown(word: str, flags: Iterable[str]) -> str:
+    """The nearest of a command's options, or what the option is for; '' if nobody knows."""
+    from repro.launch import start
+
+    if launch := start.launch_of(word):
+        return f"{word} is for {launch}"
+    names = [flag.lstrip("-") for flag in flags]  # without dashes, which all have in common
+    near = difflib.get_close_matches(word.lstrip("-"), names, 1)
+    return f"did you mean --{near[0]}?" if near else ""
 
 
 def hint(word: str, known: Iterable[str]) -> str:
@@ -156,24 +185,72 @@ def number(option: str, most: int, least: int = 1) -> Callable[[str | int], int]
     return read
 
 
+def real(option: str, most: float, least: float = 0.0) -> Callable[[str | float], float]:
+    """The type of an option whose value is a number from `least` to `most`."""
+
+    def read(value: str | float) -> float:
+        try:
+            found = float(value)
+        except ValueError:
+            found = math.nan
+        if not least <= found <= most:  # nor NaN
+            raise UsageError(f"{option}: a number from {least:g} to {most:,.0f}, not {value!a}")
+        return found
+
+    return read
+
+
+def from_environment(variable: str, read: Callable[[str], Path], default: str = "") -> Path | None:
+    """The path in a variable, or else the default; None if there is neither.
+
+    UsageError names the variable if its path cannot be used.
+    """
+    if not (value := os.environ.get(variable)):
+        return read(default) if default else None
+    try:
+        return read(value)
+    except UsageError as error:
+        raise UsageError(f"{variable}: {error}") from None
+
+
 def data_folder() -> Path:
     """Where the datasets are, if no option says so."""
-    return folder_of(os.environ.get("REPRO_DATA") or "data")
+    return from_environment("REPRO_DATA", folder_of, "data") or Path()
 
 
-def add_data(parser: Any, default: Path | None) -> None:
-    parser.add_argument("--data", type=folder_of, metavar="DIR", default=default,
+def weights_folder() -> Path | None:
+    """Where released weights are, if no option says so; None: the hub's cache, or the hub."""
+    return from_environment("REPRO_WEIGHTS", folder_of)
+
+
+def cluster_file() -> Path | None:
+    """The site's file, if no option says so."""
+    return from_environment("REPRO_CLUSTER", _file_of)
+
+
+def _file_of(text: str | Path) -> Path:
+    """A path at which there is something."""
+    path = path_of(text)
+    if not path.exists():
+        step = f"`repro doctor --cluster {path}` writes a first one"
+        raise UsageError(f"{path}: no such file; {step}")
+    return path
+
+
+def add_data(parser: Any) -> None:
+    """The option; its default is `data_folder()`, which may be unusable where it is not needed."""
+    parser.add_argument("--data", type=folder_of, metavar="DIR",
                         help="datasets (REPRO_DATA; default: data)")  # fmt: skip
 
 
 def add_results(parser: Any) -> None:
-    """The option; `parse` fills in its default, which may be unusable where it is not needed."""
+    """The option; `parse` fills in its default."""
     parser.add_argument("--results", type=folder_of, metavar="DIR",
                         help="results (REPRO_RESULTS; default: results)")  # fmt: skip
 
 
 def add_places(parser: Any) -> None:
-    add_data(parser, data_folder())
+    add_data(parser)
     add_results(parser)
 
 
@@ -218,7 +295,8 @@ def add_seeds(parser: Any) -> None:
 
 def add_budget(parser: Any) -> None:
     parser.add_argument("--budget", type=_gpu_hours, metavar="500gpuh",
-                        help="only the runs that decide most claims for so much")  # fmt: skip
+                        help="only the runs that decide most claims for so much; a run without "
+                        "a known price is left out, and so are all runs of its claims")  # fmt: skip
 
 
 def _gpu_hours(value: str | float) -> float:
@@ -226,9 +304,10 @@ def _gpu_hours(value: str | float) -> float:
     try:
         hours = float(str(value).lower().removesuffix("gpuh"))
     except ValueError:
-        hours = -1.0
-    if not 0 < hours < float("inf"):
-        raise UsageError(f"a budget is a number of GPU-hours, such as 500gpuh, not {value!r}")
+        hours = 0.0
+    if not 0 < hours <= MAX_GPU_HOURS:  # nor NaN
+        what = f"a number of GPU-hours above 0, at most {MAX_GPU_HOURS:,.0f}, such as 500gpuh"
+        raise UsageError(f"--budget: {what}, not {value!a}")
     return hours
 
 

@@ -27,5 +27,13 @@ resource_tracker.ensure_running()
 
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("REPRO_DATA", "REPRO_RESULTS", "RANK", "WORLD_SIZE", "LOCAL_RANK"):
+    for name in (
+        "REPRO_DATA",
+        "REPRO_RESULTS",
+        "REPRO_WEIGHTS",
+        "REPRO_CLUSTER",
+        "RANK",
+        "WORLD_SIZE",
+        "LOCAL_RANK",
+    ):
         monkeypatch.delenv(name, raising=False)

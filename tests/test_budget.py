@@ -77,12 +77,28 @@ def test_a_launch_does_not_go_beyond_its_budget(capsys: Capture) -> None:
     rows = json.loads(works(capsys, "plan table1 --budget 60gpuh --json"))
     assert 0 < sum(row["gpu_hours"][1] for row in rows) <= 60
     assert f"{len(rows)} runs: {len(rows)} missing" in told
-    assert "the others are not launched" in told
+    assert "others are not launched\n" in told
     nothing = works(capsys, "table1 --launch local --dry-run --budget 0.01gpuh")
     assert "0 runs" in nothing
     assert "missing " not in nothing
 
 
-@pytest.mark.parametrize("budget", ["much", "-3", "0", "inf", "500cpuh"])
+def test_what_a_budget_leaves_out_for_want_of_a_price_is_said(capsys: Capture, here: Path) -> None:
+    (here / "results").rename(here / "away")
+    told = works(capsys, "plan table1 --budget 60gpuh").splitlines()[-1]
+    assert (
+        "90 others are not launched, of which 90 for want of a price; `repro plan --runs`" in told
+    )
+    (here / "site.yaml").write_text("limit_gpu_hours: 50\n")
+    line = refused(capsys, "table1 --launch slurm --cluster site.yaml")
+    assert "--budget 50gpuh, which leaves out what has no price" in line
+    assert "a run without a known price is left out" in " ".join(
+        works(capsys, "plan --help").split()
+    )
+
+
+@pytest.mark.parametrize(
+    "budget", ["much", "-3", "0", "inf", "nan", "1e300", "9" * 400, "", "500cpuh"]
+)
 def test_what_is_no_budget(capsys: Capture, budget: str) -> None:
     assert "such as 500gpuh" in refused(capsys, f"plan table1 --budget={budget}")

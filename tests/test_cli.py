@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,16 @@ def finish(run: Run, **metrics: float) -> Path:
         ("table1 --images 256px", "--images 256px is for ImageNet, of which table1 reads nothing"),
         ("plan table1 --runs --json", "not allowed with argument"),
         ("status --data elsewhere", "unrecognized arguments: --data"),
+        ("plan table1 --wait", "--wait; --wait is for --launch slurm (repro plan --help)"),
+        ("status --launch slurm", "--launch is for `repro ITEM` and `repro retry`"),
+        ("doctor --jobs 3", "--jobs 3; --jobs is for --launch local"),
+        ("explain photo.jpg --run x --top 2 --classes 3", "not allowed with argument --top"),
+        ("explain photo.jpg --run timm:x --data here", "--data is for a run of yours"),
+        ("plan table1 --sed=1", "did you mean --seeds?"),
+        ("explain photo.jpg", "arguments are required: --run RUN (repro explain --help)"),
+        ("explain", "arguments are required: IMAGE, --run RUN (repro explain --help)"),
+        ("sample", "arguments are required: RUN (repro sample --help)"),
+        ("logs", "arguments are required: RUN (repro logs --help)"),
         ("prepare cifar10 --results elsewhere", "unrecognized arguments: --results"),
         ("doctor --cluster site.yaml --data elsewhere", "--data is for checking this machine"),
         ("retry table1 --launch none", "invalid choice: 'none'"),
@@ -134,11 +145,16 @@ def finish(run: Run, **metrics: float) -> Path:
         ("why", "`repro why --decisions [ITEM...]`"),
         ("table1 --scal proxy", "did you mean --scale?"),
         ("table1 --results.x elsewhere", "unrecognized arguments: --results.x"),
-        ("table1 --checkpoint-seconds soon", "checkpoint_seconds"),
-        ("table1 --checkpoint-seconds -1", "checkpoint_seconds"),
+        *(
+            (
+                f"table1 --launch local --checkpoint-seconds={value}",
+                f"--checkpoint-seconds: a number from 0 to 604,800, not '{value}'",
+            )
+            for value in ("soon", "-1", "nan", "inf", "-inf", "1e300", "604801", "9" * 400, "")
+        ),
         ("table1 --only", "--only"),
         ("list table1", "unrecognized arguments: table1"),
-        ("prepare", "dataset"),
+        ("prepare", "arguments are required: DATASET (repro prepare --help)"),
         ("prepare cifra10", "unknown dataset cifra10: did you mean cifar10?"),
         ("prepare imagenette", "unknown dataset imagenette: did you mean imagenet"),
     ],
@@ -359,6 +375,31 @@ def test_results_of_a_new_user(
     assert list(here.iterdir()) == []
 
 
+@pytest.mark.parametrize("value", ["a-file", "~nobodyhere", "x" * 300])
+@pytest.mark.parametrize("variable", ["REPRO_DATA", "REPRO_WEIGHTS", "REPRO_CLUSTER"])
+def test_a_variable_that_names_no_place_is_named_where_it_is_needed(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    Path("a-file").write_text("kept")
+    monkeypatch.setenv(variable, value)
+    works(capsys, "table_a6 --out .")  # it is not
+    works(capsys, "plan --help")
+    if (variable, value) == ("REPRO_CLUSTER", "a-file"):
+        return  # a file is what it is to be
+    where = "slurm" if variable == "REPRO_CLUSTER" else "local"
+    for line in (f"table_a6 --launch {where}", f"retry table_a6 --launch {where}"):
+        Path("results").mkdir(exist_ok=True)
+        assert refused(capsys, line).startswith(f"repro: {variable}: {value}")
+
+
+def test_a_site_s_file_that_is_not_there_is_named_with_its_variable(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REPRO_CLUSTER", "nowhere.yaml")
+    error = refused(capsys, "plan table1")
+    assert error.startswith("repro: REPRO_CLUSTER: nowhere.yaml: no such file; `repro doctor")
+
+
 # --- drawing -------------------------------------------------------------------------------------
 
 
@@ -565,6 +606,24 @@ def test_a_launch_into_results_that_cannot_be_written(here: Path) -> None:
     assert (status, out) == (2, "")
     assert lines[-1] == ("repro: a-file/results: Not a directory; name another path")
     assert (here / "a-file").read_text() == "kept"
+
+
+def test_cancel_stops_a_launcher_s_waiting_runs(capsys: Capture) -> None:
+    line = "table1 --launch local --scale proxy --only NesT-T --seeds 2 --jobs 1"
+    first = started(f"{line} --checkpoint-seconds 0")
+    while not list(Path("results").glob("*/checkpoints/step*.pt")):
+        assert first.poll() is None, ended(first)
+        time.sleep(0.05)
+    told = works(capsys, "cancel table1 --scale proxy")
+    assert (told.count("running  "), told.count("queued   ")) == (1, 3)
+    assert "cancelled 4 runs; those in training save their state" in told
+    status, _, lines = ended(first)
+    assert status == 1
+    assert sum("failed: cancelled" in line for line in lines) == 4
+    assert len(list(Path("results").glob("*/log.txt"))) == 1
+    states = Counter(row["state"] for row in json.loads(works(capsys, "failures --json")))
+    assert states == {"cancelled": 4}
+    assert "4 cancelled" in works(capsys, f"retry {line.replace('--jobs 1', '--dry-run')}")
 
 
 def test_ctrl_c_saves_and_a_second_launcher_is_told_who_trains(capsys: Capture) -> None:

@@ -163,6 +163,14 @@ def test_streams_and_places(tmp_path: Path, command: str, status: int, said: str
     assert err.count("\n") == bool(said), err
 
 
+def test_help_on_a_full_device(tmp_path: Path) -> None:
+    """Every verb's, which a parser prints."""
+    for verb in VERBS:
+        status, out, err = shell(f"$R {verb} --help > /dev/full", tmp_path)
+        assert (status, out) == (2, ""), verb
+        assert err == "repro: cannot print the output: No space left on device\n", verb
+
+
 def test_tables_on_a_full_disk(tmp_path: Path) -> None:
     with full_disk(tmp_path / "small", 16) as disk:
         status, _, err = shell(f"$R table2 --out {disk}", tmp_path)

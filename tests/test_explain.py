@@ -240,7 +240,7 @@ def lay_out_bad_files(here: Path) -> None:
     ("words", "said"),
     [
         ("nothing.jpg --run nest", "nothing.jpg: No such file or directory; name an image file"),
-        ("text.jpg --run nest", "text.jpg: text, not an image; convert it to JPEG, PNG, TIFF"),
+        ("text.jpg --run nest", "text.jpg: text, not an image; name an image file"),
         (". --run nest", ".: not a regular file"),
         ("pipe --run nest", "pipe: not a regular file"),
         ("/dev/zero --run nest", "/dev/zero: not a regular file"),
@@ -278,7 +278,10 @@ def lay_out_bad_files(here: Path) -> None:
             "has NaN or infinite weights: head.bias",
         ),
         ("photo.jpg --run timm:nest_tiny_jx.goog_in1k --weights .", "nest_tiny_jx.goog_in1k.safet"),
-        ("photo.jpg", "required: run"),
+        (
+            "photo.jpg --run timm:nest_tiny_jx.goog_in1k --weights new.pth",
+            "new.pth is a file; name the folder that has nest_tiny_jx.goog_in1k.safetensors",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(

@@ -58,7 +58,11 @@ def explain(
     no torch is looked at first.
     """
     picture = _picture(image)
-    path = weights if run.release else trained.weights(root, run, weights)
+    path = weights
+    if run.release:
+        trained.check_released(run, weights)
+    else:
+        path = trained.weights(root, run, weights)
 
     import torch
 

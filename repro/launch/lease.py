@@ -62,6 +62,7 @@ class Content(TypedDict, total=False):
     rate: Annotated[float, Meta(ge=0, le=1e12)]  # steps a second
     epoch: Annotated[float, Meta(ge=0, le=1e12)] | None
     loss: float | None
+    runs: list[_Name]  # of a local launcher: what it has yet to start or to end
 
 
 class Held(Exception):

@@ -12,6 +12,7 @@ import os
 import signal
 import uuid
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from repro import results, signals
-from repro.launch import attempt, data, lease, ranks
+from repro.launch import attempt, data, lease, ranks, waiting
 from repro.launch.data import MissingData
 from repro.launch.ending import Cause, Ending
 from repro.launch.job import How
@@ -86,21 +87,25 @@ def launch(
     Raises MissingData before anything is trained if a dataset cannot be used, and KeyboardInterrupt
     if the user stopped it; the runs have saved their state then.
     """
-    waiting, active = list(runs), dict[Run, _Active]()
+    to_do, active = list(runs), dict[Run, _Active]()
     free = list(range(jobs * ranks_each))
     well = True
     context = _server()
-    with signals.as_interrupt():
+    with signals.as_interrupt(), ExitStack() as stack:
         _check_data(context, runs, how)
+        for wanted in runs:
+            lease.allow(results.folder(root, wanted))
+        tell_open = stack.enter_context(waiting.on_file(root, runs))
         try:
-            while waiting or active:
-                while len(active) < jobs and (run := _next(waiting, active)):
-                    waiting.remove(run)
-                    if note := _lacks_start(root, run):
+            while to_do or active:
+                while len(active) < jobs and (run := _next(to_do, active)):
+                    to_do.remove(run)
+                    if note := _why_not(root, run):
                         well = False
                         tell(Event("failed", run, note))
+                        tell_open([*to_do, *active])
                         continue
-                    lease.allow(results.begin(root, run))
+                    results.begin(root, run)
                     devices, free = free[:ranks_each], free[ranks_each:]
                     active[run] = _start(context, run, root, how, devices, jobs)
                     tell(Event("started", run))
@@ -113,6 +118,7 @@ def launch(
                         tell(Event("running", run, facts=facts))
                         continue
                     del active[run]
+                    tell_open([*to_do, *active])
                     free = sorted(free + work.devices)
                     event = _ending(root, run, work)
                     well = well and event.kind in ("done", "diverged")
@@ -134,8 +140,10 @@ def _next(waiting: Sequence[Run], active: Iterable[Run]) -> Run | None:
     return next((run for run in waiting if run.starts_from not in under_way), None)
 
 
-def _lacks_start(root: Path, run: Run) -> str:
-    """What is missing of the run from which this one starts; '' if nothing."""
+def _why_not(root: Path, run: Run) -> str:
+    """Why a run cannot start: it was cancelled, or has nothing to start from; '' if it can."""
+    if lease.is_asked_to_stop(results.folder(root, run)):
+        return "cancelled"
     before = run.starts_from
     if before is None or results.outcome(root, before).state == "done":
         return ""

@@ -5,23 +5,27 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from repro import overview
-from repro.launch import data, state
+from repro.launch import data, state, trained
 from repro.launch.state import State
 from repro.options import (
+    MAX_CHECKPOINT_SECONDS,
     MAX_RANKS,
     UsageError,
     add_budget,
     add_data,
+    cluster_file,
     data_folder,
     folder_of,
     number,
     path_of,
+    real,
+    weights_folder,
 )
 from repro.plan import Request
 from repro.spec import Run, Scale
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
     from repro.price import Price
 
 _SITE = "slurm/default.yaml"
+_TELLING = "`repro plan --runs` names what would tell it"
 _PRICED_ON = "H100"  # where no site says what it has
 
 
@@ -48,7 +53,7 @@ class Outcome(NamedTuple):
 _DEFAULTS: Mapping[str, Mapping[str, Callable[[], Any]]] = {
     "local": {"jobs": lambda: None, "ranks": lambda: 1},
     "slurm": {
-        "cluster": lambda: path_of(os.environ.get("REPRO_CLUSTER") or _SITE),
+        "cluster": lambda: cluster_file() or Path(_SITE),
         "wait": lambda: False,
         "yes": lambda: False,
     },
@@ -58,26 +63,21 @@ _DEFAULTS: Mapping[str, Mapping[str, Callable[[], Any]]] = {
         "data": data_folder,
         "checkpoint_seconds": lambda: 60.0,
         "micro_batch": lambda: None,
-        "weights": lambda: _folder_or_none(os.environ.get("REPRO_WEIGHTS")),
+        "weights": weights_folder,
         "decode": lambda: "cpu",
     },
 }
 
 
-def _folder_or_none(text: str | None) -> Any:
-    return folder_of(text) if text else None
-
-
 def add_options(parser: Any) -> None:
     """The options of a launch. They have no defaults before `settle`."""
-    from jsonargparse.typing import NonNegativeFloat
-
     spending = parser.add_mutually_exclusive_group()
     add_budget(spending)
     spending.add_argument("--yes", action="store_true",
                           help="submit more GPU-hours than the site's limit_gpu_hours")  # fmt: skip
-    add_data(parser, default=None)
-    parser.add_argument("--checkpoint-seconds", type=NonNegativeFloat, metavar="S",
+    add_data(parser)
+    parser.add_argument("--checkpoint-seconds", metavar="S",
+                        type=real("--checkpoint-seconds", MAX_CHECKPOINT_SECONDS),
                         help="lose at most this much work to a kill (default: 60)")  # fmt: skip
     parser.add_argument("--weights", type=folder_of, metavar="DIR",
                         help="released weights, <tag>.safetensors (REPRO_WEIGHTS; default: the "
@@ -105,15 +105,28 @@ def add_options(parser: Any) -> None:
 
 
 def settle(given: Any) -> None:
-    """Fill in the defaults of a launch. UsageError for an option that it would ignore."""
+    """Fill in the defaults of a launch. UsageError for an option that it would ignore.
+
+    The defaults of other launches stay out: a variable that names their folders may be wrong.
+    """
     for launch, defaults in _DEFAULTS.items():
+        is_heeded = given.launch in launch.split(" or ")
         for name, default in defaults.items():
             value = getattr(given, name)
-            if value is None or value is False or value == []:  # not 0.0
-                setattr(given, name, default())
-            elif given.launch not in launch.split(" or "):
+            is_given = not (value is None or value is False or value == [])  # 0.0 is
+            if is_given and not is_heeded:
                 option = name.replace("_", "-")
                 raise UsageError(f"--{option} is for --launch {launch}; take it out or add that")
+            if is_heeded and not is_given:
+                setattr(given, name, default())
+
+
+def launch_of(option: str) -> str:
+    """The launch that an option is for, of commands that do not have it; '' if it is for none."""
+    if option == "--launch":
+        return "`repro ITEM` and `repro retry`"
+    name = option.lstrip("-").replace("-", "_")
+    return next((f"--launch {launch}" for launch, d in _DEFAULTS.items() if name in d), "")
 
 
 # --- launching -----------------------------------------------------------------------------------
@@ -161,6 +174,7 @@ def _train_here(request: Request, given: Any) -> Outcome:
         return Outcome(0, True)
     if not runs:
         return Outcome(0, True)
+    trained.require_released(runs, given.weights)
     jobs = min(given.jobs or local.default_jobs(given.ranks), len(runs))
     progress = Progress(len(runs), jobs)
     well = local.launch(runs, given.results, _how(given), jobs, progress.tell, given.ranks)
@@ -225,6 +239,7 @@ def _hand_over(request: Request, given: Any, site: Cluster, how: How) -> bool:
             submission.refuse_unreadable(root)
             if "REPRO_DATA" not in site.environment:  # else the nodes have a place of their own
                 data.check(data.of(to_do), given.data)
+            trained.require_released(to_do, given.weights)
             print(*slurm.describe(site, to_do), sep="\n")
             _print_prices(root, request.only(to_do), site)
             planned = slurm.submit(site, given.cluster.read_text(), to_do, root, how, under_way)
@@ -294,7 +309,18 @@ def affordable(
     decided = sum(not (set(claim) & lacking) - set(chosen) for claim in request.claims)
     about = f"within {given.budget:g} GPU-hours: {decided} of {len(claims)} claims are decided"
     kept = request.only(run for run in request.runs if run not in to_do or run in chosen)
-    return kept, f"{about}, with {len(chosen)} runs; the others are not launched"
+    return kept, f"{about}, with {len(chosen)} runs; {_left_out(to_do - {*chosen}, priced)}"
+
+
+def _left_out(runs: Iterable[Run], priced: Mapping[Run, Price]) -> str:
+    """How many runs a budget excludes, and why those without a price."""
+    runs = list(runs)
+    if not runs:
+        return "no other is open"
+    others = f"{len(runs)} other{'s are' if len(runs) > 1 else ' is'} not launched"
+    unknown = sum(not (run in priced and priced[run].gpu_hours) for run in runs)
+    why = f", of which {unknown} for want of a price; {_TELLING}" if unknown else ""
+    return f"{others}{why}"
 
 
 def _within_budget(
@@ -327,6 +353,8 @@ def _check_limit(request: Request, states: Sequence[State], given: Any, site: Cl
         f"{number}: {cost}; this site's limit_gpu_hours is {limit:,g}. Add --yes, or --budget "
         f"{limit:g}gpuh"
     )
+    if total.unpriced:
+        line = f"{line}, which leaves out what has no price; {_TELLING}"
     if not given.dry_run:
         raise UsageError(line)
     print(line)

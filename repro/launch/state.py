@@ -2,7 +2,7 @@
 
 done, diverged   it has a result
 running          somebody trains it and gives signs of life
-queued           SLURM has it, and will start it
+queued           SLURM has it, or a launcher on some machine, and will start it
 never started    SLURM has it and says that it cannot start it, or forgot it before it began
 preempted, timed out, lost, out of memory, failed, cancelled, interrupted
                  how the last attempt ended, if none is to follow by itself
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from repro import results
-from repro.launch import ending, lease, queue, submission
+from repro.launch import ending, lease, queue, submission, waiting
 from repro.launch.submission import Place
 from repro.spec import Run
 
@@ -48,6 +48,7 @@ class State:
     # SLURM's, as squeue lists it now. One that it has forgotten may be another's by now: a
     # controller that crashes can give the same number twice.
     job: str = ""
+    launcher: str = ""  # the process that will start it, if a local one does
 
     @property
     def settled(self) -> bool:
@@ -79,8 +80,16 @@ def look(root: Path, runs: Iterable[Run]) -> list[State]:
     open_ones = [run.id for run, o in zip(runs, outcomes, strict=True) if o.state not in _SETTLED]
     places = submission.places(root) if open_ones else {}
     listed = _ask([place for run in open_ones for place in places.get(run, ())])
+    launchers = waiting.launchers(root) if open_ones else {}
     return [
-        _state(root, run, found, _place(places.get(run.id, ()), listed), listed)
+        _state(
+            root,
+            run,
+            found,
+            _place(places.get(run.id, ()), listed),
+            listed,
+            launchers.get(run.id, ""),
+        )
         for run, found in zip(runs, outcomes, strict=True)
     ]
 
@@ -110,7 +119,12 @@ def _place(places: Sequence[Place], listed: Listed) -> Place | None:
 
 
 def _state(
-    root: Path, run: Run, found: results.Outcome, place: Place | None, listed: Listed
+    root: Path,
+    run: Run,
+    found: results.Outcome,
+    place: Place | None,
+    listed: Listed,
+    launcher: str,
 ) -> State:
     if found.state in _SETTLED:
         return State(run, found.state, found.note)
@@ -124,7 +138,9 @@ def _state(
         if found.state in _SETTLED:
             return State(run, found.state, found.note)
     told = not (place and entry) or submission.is_handed_over(root, place.submission, entry.id)
-    seen = _Seen(facts, place, entry, listed is not None, lease.is_asked_to_stop(folder), told)
+    cancelled = lease.is_asked_to_stop(folder)
+    launcher = "" if cancelled else launcher  # it will not start that one
+    seen = _Seen(facts, place, entry, listed is not None, cancelled, told, launcher)
     name, note = _unfinished(seen)
     if name == "missing" and found.state == "started":
         name = "started"
@@ -135,7 +151,7 @@ def _state(
     if name == "cancelled" and not seen.cancelled and before and orphan:  # SLURM cancels these
         name, note = "never started", f"{before.id}, from which it starts, has no result"
     note = "; ".join(part for part in (note, wrong) if part)
-    return State(run, name, note, facts, entry.id if entry else "")
+    return State(run, name, note, facts, entry.id if entry else "", launcher)
 
 
 @dataclass(frozen=True)
@@ -148,6 +164,7 @@ class _Seen:
     slurm_answers: bool
     cancelled: bool
     told: bool = True  # whether its job knows what to do
+    launcher: str = ""  # the local launcher that will start it
 
     @property
     def ours(self) -> bool:
@@ -190,6 +207,8 @@ def _unfinished(seen: _Seen) -> tuple[str, str]:
         return "running", "starting"
     if entry and entry.runs and end and end.cause in ending.FURTHER:
         return "queued", again  # it is about to be requeued
+    if seen.launcher:
+        return "queued", f"it waits for {seen.launcher}"
     if end and seen.is_news:
         return _OF_CAUSE.get(end.cause, end.cause), end.note
     said = f"SLURM: {entry.state} {entry.reason}".removesuffix(" None") if entry else ""
@@ -198,12 +217,13 @@ def _unfinished(seen: _Seen) -> tuple[str, str]:
         holder = f"process {facts.get('pid')} on {facts.get('host')}"
         return name, said or f"no word from {holder} any more; launch it again"
     if seen.place is None:
-        return "missing", ""
+        return "cancelled" if seen.cancelled else "missing", ""
     if seen.cancelled or (entry and entry.state == "CANCELLED"):
         return "cancelled", ""
     if not seen.slurm_answers:
         return "queued", "as of its submission; SLURM does not answer"
-    return "never started", f"{said or 'SLURM does not know it any more'}; launch it again"
+    known = "does not know it any more" if seen.place.job else "has no job of it"
+    return "never started", f"{said or f'SLURM {known}'}; launch it again"
 
 
 def known_runs(root: Path) -> set[str]:

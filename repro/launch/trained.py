@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import shorten
 
 from repro import results
+from repro.data import hub
+from repro.data.hub import NoWeights
 from repro.results import ResultsError
-from repro.spec import Run
+from repro.spec import Classification, Explanation, Run
 
 _PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x04", b"\x80\x05")  # of torch.save: zip, or older
 _CONVERT = (
@@ -26,8 +28,6 @@ _CONVERT = (
 @contextmanager
 def one_line(run: Run) -> Iterator[None]:
     """Turns what keeps a model from being built and loaded into a ResultsError of one line."""
-    from repro.models.released import NoWeights
-
     try:
         yield
     except NoWeights as error:
@@ -42,6 +42,25 @@ def weights(root: Path, run: Run, named: Path | None) -> Path:
     path = named or results.weights(root, run)
     _check(path)
     return path
+
+
+def check_released(run: Classification, folder: Path | None) -> None:
+    """ResultsError unless the released weights that `run` tests are here or can be fetched."""
+    try:
+        _check(hub.find(run.release, folder))
+    except NoWeights as error:
+        raise ResultsError(str(error)) from error
+
+
+def require_released(runs: Iterable[Run], folder: Path | None) -> None:
+    """ResultsError unless the released weights that the runs test are in `folder`.
+
+    Without one, each run looks at the hub's cache and the hub.
+    """
+    asked = [run.trained if isinstance(run, Explanation) else run for run in runs]
+    for run in dict.fromkeys(asked):
+        if folder and isinstance(run, Classification) and run.release:
+            check_released(run, folder)
 
 
 def _check(path: Path) -> None:

@@ -12,19 +12,13 @@ from pathlib import Path
 
 import timm
 import torch.nn.functional as F
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from torch import Tensor, nn
 
+from repro.data import hub
+from repro.data.hub import NoWeights
 from repro.models.nest import NesT
 from repro.models.nest_flax import read_timm
 from repro.models.weights import WeightsError, read
-
-FILE = "model.safetensors"  # its name at the hub
-
-
-class NoWeights(Exception):
-    """Released weights that are not to be had here; one line with the file and where to put it."""
 
 
 def released(tag: str, folder: Path | None = None) -> dict[str, Tensor]:
@@ -34,31 +28,15 @@ def released(tag: str, folder: Path | None = None) -> dict[str, Tensor]:
     filled over the network. Raises NoWeights.
     """
     try:
-        config = timm.get_pretrained_cfg(tag, allow_unregistered=False)
+        timm.get_pretrained_cfg(tag, allow_unregistered=False)
     except RuntimeError as error:
         raise NoWeights(f"timm knows no weights {tag!r}: {error}") from error
-    assert config is not None
-    source = f"https://huggingface.co/{config.hf_hub_id}/resolve/main/{FILE}"
-    if folder is None:
-        path, place = _fetched(config.hf_hub_id, source, tag), "the hub's cache"
-    else:
-        path = folder / f"{tag}.safetensors"
-        place = str(path)
-        if not path.exists():
-            raise NoWeights(f"{path} is missing: put {source} there")
+    path = hub.find(tag, folder)
     try:
         return read(path)
     except WeightsError as error:
-        raise NoWeights(f"{place}: {error}; fetch {source}") from error
-
-
-def _fetched(repository: str, source: str, tag: str) -> Path:
-    try:
-        return Path(hf_hub_download(repository, FILE))
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        step = f"put {source} to DIR/{tag}.safetensors and name --weights DIR"
-        raise NoWeights(f"cannot fetch the weights {tag} ({reason}); {step}") from error
+        place = path if folder else "the hub's cache"
+        raise NoWeights(f"{place}: {error}; fetch {hub.source(tag)}") from error
 
 
 def load_released(net: nn.Module, state: Mapping[str, Tensor]) -> None:

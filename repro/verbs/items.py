@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import textwrap
@@ -19,6 +18,8 @@ from repro.options import (
     add_scale,
     add_seeds,
     chosen,
+    cluster_file,
+    data_folder,
     parse,
     parse_items,
     parser_of,
@@ -61,7 +62,6 @@ def plan_(words: Sequence[str]) -> int:
     parser.add_argument("--gpu", metavar="NAME",
                         help="put the price on these (default: the site file's; H100)")  # fmt: skip
     parser.add_argument("--cluster", type=path_of, metavar="FILE",
-                        default=_path_or_none(os.environ.get("REPRO_CLUSTER")),
                         help="the site's file (REPRO_CLUSTER)")  # fmt: skip
     add_places(parser)
     shown = parser.add_mutually_exclusive_group()
@@ -75,7 +75,9 @@ def plan_(words: Sequence[str]) -> int:
     from repro.launch import cluster, data, start, state
     from repro.reproduce import seeds_to_train
 
-    site = cluster.load(given.cluster) if given.cluster else None
+    given.data = given.data or data_folder()
+    site_file = given.cluster or cluster_file()
+    site = cluster.load(site_file) if site_file else None
     found = chosen(items, given)
     request = plan.request(found, [given.scale], seeds_to_train(given.seeds), given.only)
     states, about = state.look(given.results, request.runs), ""
@@ -100,10 +102,6 @@ def plan_(words: Sequence[str]) -> int:
     for line in (*peaks.lines(found_peaks.values(), gpu), *absent, *([about] if about else [])):
         print(line)
     return 0
-
-
-def _path_or_none(text: str | None) -> Any:
-    return path_of(text) if text else None
 
 
 def _plan_row(found: Any, cost: Any, peak: Any, root: Any) -> dict[str, Any]:

@@ -26,12 +26,12 @@ def prepare(words: Sequence[str]) -> int:
         "prepare DATASET", "Fetch and check a dataset, or say which file to put where."
     )
     parser.add_argument("dataset", help="a dataset, such as cifar10, or 'inception'")
-    add_data(parser, data_folder())
+    add_data(parser)
     given = parse(parser, words)
 
     from repro.launch import data
 
-    for line in data.prepare(given.dataset, given.data):
+    for line in data.prepare(given.dataset, given.data or data_folder()):
         print(output.line(line))
     return 0
 
@@ -41,7 +41,7 @@ def doctor(words: Sequence[str]) -> int:
     parser = parser_of("doctor", "Check this machine: packages, device, folders, datasets.")
     parser.add_argument("--cluster", type=path_of, metavar="FILE",
                         help="check a SLURM cluster; a first file is written")  # fmt: skip
-    add_data(parser, None)
+    add_data(parser)
     add_results(parser)
     given = parse(parser, words)
     if given.cluster:

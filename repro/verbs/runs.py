@@ -245,7 +245,8 @@ def cancel(words: Sequence[str]) -> int:
     _add_selection(parser)
     parser.add_argument("--dry-run", action="store_true", help="say what would be cancelled")
     _, states, given = _named_runs(parser, words, "cancel")
-    found = [s for s in states if s.is_under_way or s.name == "never started"]
+    # What SLURM has not, and will not start, is nothing to cancel.
+    found = [s for s in states if s.is_under_way or (s.name == "never started" and s.job)]
 
     from repro import results
     from repro.launch import lease, queue
@@ -263,7 +264,7 @@ def cancel(words: Sequence[str]) -> int:
         lease.ask_to_stop(results.folder(given.results, s.run))
     if jobs := [s.job for s in found if s.job]:
         queue.cancel(jobs)
-    if unheard := sum(s.name == "queued" and not s.job for s in found):
+    if unheard := sum(s.name == "queued" and not (s.job or s.launcher) for s in found):
         raise queue.QueueError(
             f"SLURM does not answer: {unheard} stay in its queue, and will end when they start"
         )
@@ -312,6 +313,8 @@ def _named_runs(parser: Any, words: Sequence[str], verb: str) -> tuple[Request, 
             ids.add(run_named(name, given.results))
     only = getattr(given, "only", ())
     seeds, scales = seeds_to_show(given.seeds, given.results), _scales(given.scale)
+    if only and not items:
+        raise UsageError("--only chooses among the runs of an item; take it out")
     found = _experiments(items, given.results) if items else []
     check_rows(found, only)
     kept = set(plan.request(found, scales, seeds, only).runs)

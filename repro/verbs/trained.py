@@ -6,7 +6,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from repro.options import UsageError, add_places, add_results, number, parse, parser_of, path_of
+from repro.options import (
+    UsageError,
+    add_places,
+    add_results,
+    data_folder,
+    number,
+    parse,
+    parser_of,
+    path_of,
+    weights_folder,
+)
 from repro.spec import TIMM
 from repro.verbs.runs import run_named
 
@@ -42,14 +52,17 @@ def explain(words: Sequence[str]) -> int:
     """what a classifier sees in a picture: explain IMAGE --run RUN --classes tench,3"""
     about = "GradCAT's tree, if the classifier is NesT, and attribution maps, as SVG and PNG."
     parser = parser_of("explain IMAGE", about)
-    parser.add_argument("image", type=path_of, help="JPEG, PNG, TIFF, WebP, GIF, BMP, PPM or AVIF")
+    parser.add_argument("image", type=path_of, help="JPEG, PNG, TIFF, WebP, AVIF, JPEG 2000 or "
+                        "another format that Pillow decodes")  # fmt: skip
     parser.add_argument("--run", required=True, metavar="RUN", help="a trained classifier: its id, "
                         "or its beginning; or timm:<tag>, released weights of Table 2")  # fmt: skip
     parser.add_argument("--weights", type=path_of, metavar="PATH", help="a file in place of the "
-                        "run's weights; for timm:<tag>, the folder of released ones")  # fmt: skip
-    parser.add_argument("--classes", metavar="CLASS,...", help="names or numbers (default: the "
+                        "run's weights; for timm:<tag>, the folder of released ones "
+                        "(REPRO_WEIGHTS)")  # fmt: skip
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument("--classes", metavar="CLASS,...", help="names or numbers (default: the "
                         "most probable ones)")  # fmt: skip
-    parser.add_argument("--top", type=number("--top", MOST_CLASSES), default=MOST_CLASSES,
+    choice.add_argument("--top", type=number("--top", MOST_CLASSES),
                         metavar="N", help="how many of the most probable ones (default and "
                         "most: 4)")  # fmt: skip
     parser.add_argument("--out", type=path_of, default=Path(), metavar="DIR", help="default: here")
@@ -60,6 +73,10 @@ def explain(words: Sequence[str]) -> int:
     from repro.results import write
 
     released = given.run.startswith(TIMM)
+    if released and given.data:
+        raise UsageError(
+            f"--data is for a run of yours; {given.run} knows its classes: take it out"
+        )
     name = given.run if released else run_named(given.run, given.results)
     run = explanation.run_of(name, given.results)
     asked = given.classes.split(",") if given.classes else []
@@ -67,9 +84,9 @@ def explain(words: Sequence[str]) -> int:
         raise UsageError(f"at most {MOST_CLASSES} classes can be told apart in one picture")
     if given.out.exists() and not given.out.is_dir():
         raise UsageError(f"--out {given.out} is a file; name a folder")
-    found = explanation.explain(
-        given.image, run, given.weights, asked, given.top, given.results, given.data
-    )
+    weights = given.weights or (weights_folder() if released else None)
+    count, data = given.top or MOST_CLASSES, given.data or data_folder()
+    found = explanation.explain(given.image, run, weights, asked, count, given.results, data)
     try:
         given.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from repro import results
-from repro.launch import lease
+from repro.launch import lease, state
 from repro.launch.attempt import log_path
 from repro.spec import Classification, to_json
 from tests.launch import BROKEN, RUN, is_pending, outputs, status, wait_until
@@ -233,6 +233,41 @@ def test_a_second_launcher_is_told_who_holds_the_run(
     assert outputs(tmp_path, RUN) == outputs(undisturbed[0], RUN)
     leases = list(results.folder(tmp_path, RUN).glob("lease-*.json"))
     assert [path.name for path in leases] == ["lease-1.json"]  # it was held once
+
+
+def test_a_cancelled_run_that_waits_is_not_started(tmp_path: Path) -> None:
+    """By the launcher that has it on its list, which is told as a queue is."""
+    third = replace(RUN, seed=2)
+    with launcher(tmp_path, RUN, OTHER, third, jobs=1) as process:
+        wait_until(lambda: holder(tmp_path, RUN) is not None)
+        with paused(holder(tmp_path, RUN)):
+            found = {s.run: s for s in state.look(tmp_path, [RUN, OTHER, third])}
+            assert [s.name for s in found.values()] == ["running", "queued", "queued"]
+            assert (
+                found[OTHER].note == f"it waits for process {process.pid} on {os.uname().nodename}"
+            )
+            lease.ask_to_stop(results.folder(tmp_path, OTHER))
+            names = [s.name for s in state.look(tmp_path, [OTHER, third])]
+            assert names == ["cancelled", "queued"]
+        events, well = ending(process)
+    assert well is False
+    assert of_kind(events, "failed") == {OTHER.id: "cancelled"}
+    assert set(of_kind(events, "started")) == set(of_kind(events, "done")) == {RUN.id, third.id}
+    assert not (tmp_path / "submissions").exists()
+    assert [s.name for s in state.look(tmp_path, [OTHER])] == ["cancelled"]
+    events, well = launch(tmp_path, OTHER)  # asked for again
+    assert well is True
+
+
+def test_the_list_of_a_launcher_that_was_killed_holds_nothing(tmp_path: Path) -> None:
+    with launcher(tmp_path, RUN, OTHER, jobs=1) as process:
+        wait_until(lambda: holder(tmp_path, RUN) is not None)
+        process.kill()
+        process.wait()
+        assert [s.name for s in state.look(tmp_path, [OTHER])] == ["missing"]
+        wait_until(lambda: holder(tmp_path, RUN) is None)
+    launch(tmp_path, RUN)
+    assert not (tmp_path / "submissions").exists()
 
 
 def test_missing_data_is_found_before_anything_starts(tmp_path: Path) -> None:

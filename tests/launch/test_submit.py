@@ -537,6 +537,17 @@ def test_the_second_array_is_refused_and_the_first_is_taken_back(user: User) -> 
     assert user.names() in ({}, {"started": 1})
 
 
+def test_what_slurm_never_took_is_not_cancelled(user: User) -> None:
+    path = wrapped(user.here / "bin", sbatch="echo thanks")
+    without = User(user.bed, user.here, user.variables | path)
+    assert "sbatch gave no number of our job (thanks)" in without.refused(LAUNCH)
+    assert user.names() == {"never started": 2}
+    assert "nothing to cancel" in user.works("cancel table1")
+    assert user.names() == {"never started": 2}
+    user.site(HOLD)
+    assert "submitted 2 runs" in user.works(LAUNCH)
+
+
 def test_no_slurm_here(refusing: User) -> None:
     refusing.site(SITE)
     without = User(refusing.bed, refusing.here, refusing.variables | {"PATH": "/nowhere"})

@@ -18,12 +18,13 @@ from safetensors.torch import load_file, save_file
 
 from repro import results
 from repro.data import datasets, prepare
+from repro.data.hub import NoWeights
 from repro.experiments.scales import at_scale
 from repro.experiments.table2 import METHODS, RELEASES, released
 from repro.experiments.table3 import METHODS as FINE_TUNED
 from repro.launch.attempt import FAILED, last_lines, log_path
 from repro.launch.job import How, execute
-from repro.models.released import NoWeights, load_released, start_from
+from repro.models.released import load_released, start_from
 from repro.models.released import released as fetch
 from repro.spec import Classification, Evaluation, Model, Recipe
 from repro.tasks import classification
