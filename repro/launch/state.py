@@ -189,6 +189,10 @@ class _Seen:
             return self.entry is not None and self.entry.runs
         return lease.seems_held(self.facts)
 
+    def unless_cancelled(self, name: str) -> str:
+        """The state, or 'cancelled' of a run that SLURM killed before it could say so itself."""
+        return "cancelled" if name == "lost" and self.cancelled else name
+
 
 def _unfinished(seen: _Seen) -> tuple[str, str]:
     """Name and note of the state of a run that has no result."""
@@ -210,10 +214,10 @@ def _unfinished(seen: _Seen) -> tuple[str, str]:
     if seen.launcher:
         return "queued", f"it waits for {seen.launcher}"
     if end and seen.is_news:
-        return _OF_CAUSE.get(end.cause, end.cause), end.note
+        return seen.unless_cancelled(_OF_CAUSE.get(end.cause, end.cause)), end.note
     said = f"SLURM: {entry.state} {entry.reason}".removesuffix(" None") if entry else ""
     if facts and seen.is_news and not facts.get("released"):
-        name = _OF_SLURM.get(entry.state, "lost") if entry else "lost"
+        name = seen.unless_cancelled(_OF_SLURM.get(entry.state, "lost") if entry else "lost")
         holder = f"process {facts.get('pid')} on {facts.get('host')}"
         return name, said or f"no word from {holder} any more; launch it again"
     if seen.place is None:

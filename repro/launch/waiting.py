@@ -19,14 +19,15 @@ from repro.spec import Run
 
 @contextmanager
 def on_file(root: Path, runs: Sequence[Run]) -> Iterator[Callable[[Sequence[Run]], None]]:
-    """Tell that this process is to start these runs. What is yielded is to be called with those
-    that it has yet to start or to end, whenever these change.
+    """Record that this process will start these runs. Call what is yielded with the runs that are
+    still open whenever they change.
 
     ResultsError if the results folder cannot be written.
     """
     home = _home(root)
     for folder in home.glob("*"):
-        if not lease.seems_held(lease.read(folder) or {}):
+        content = lease.read(folder)  # None: of one that is about to write it
+        if content is not None and not lease.seems_held(content):
             shutil.rmtree(folder, ignore_errors=True)  # of a launcher that was killed
     folder = home / uuid.uuid4().hex[:8]
     try:

@@ -500,7 +500,10 @@ def entry(name: str, reason: str = "None") -> queue.Entry:
 
 
 def of_files(
-    root: Path, facts: dict[str, object] | None, jobs: Sequence[queue.Entry] | None
+    root: Path,
+    facts: dict[str, object] | None,
+    jobs: Sequence[queue.Entry] | None,
+    cancelled: bool = False,
 ) -> tuple[str, str]:
     """The state of a submitted run by its lease and what squeue says."""
     planned = submission.Submission(
@@ -511,7 +514,7 @@ def of_files(
         submission.Place(planned, 0, 0),
         (submission.listed(jobs) if jobs is not None else {}).get(("0000000a", 0, 0)),
         jobs is not None,
-        False,
+        cancelled,
     )
     return state._unfinished(seen)
 
@@ -549,6 +552,19 @@ def test_states(
     name, note = of_files(Path(), facts, jobs)
     assert name == said[0]
     assert said[1] in note
+
+
+BURIED = HELD | {"beat": 9e9, "released": True, "cause": "lost", "note": "killed by SIGKILL"}
+
+
+@pytest.mark.parametrize("facts", [HELD | {"beat": 9e9}, BURIED])
+def test_cancelled_it_may_be_killed_before_it_says_so(
+    tmp_path: Path, facts: dict[str, object]
+) -> None:
+    """A busy machine may take longer than SLURM's KillWait."""
+    jobs = [entry("FAILED", "NonZeroExitCode")]
+    assert of_files(tmp_path, facts, jobs)[0] == "lost"
+    assert of_files(tmp_path, facts, jobs, cancelled=True)[0] == "cancelled"
 
 
 @pytest.mark.parametrize(
