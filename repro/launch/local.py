@@ -35,7 +35,9 @@ _KILL_SECONDS = 20.0  # for the other ranks to end by themselves, once one has f
 class Event:
     """Something to tell the user. 'failed' and 'held' carry the cause in one line."""
 
-    kind: Literal["started", "done", "diverged", "failed", "held", "interrupted", "running"]
+    kind: Literal[
+        "started", "running", "done", "diverged", "failed", "held", "cancelled", "interrupted"
+    ]
     run: Run
     note: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
@@ -100,9 +102,9 @@ def launch(
             while to_do or active:
                 while len(active) < jobs and (run := _next(to_do, active)):
                     to_do.remove(run)
-                    if note := _why_not(root, run):
+                    if event := _why_not(root, run):
                         well = False
-                        tell(Event("failed", run, note))
+                        tell(event)
                         tell_open([*to_do, *active])
                         continue
                     results.begin(root, run)
@@ -140,14 +142,14 @@ def _next(waiting: Sequence[Run], active: Iterable[Run]) -> Run | None:
     return next((run for run in waiting if run.starts_from not in under_way), None)
 
 
-def _why_not(root: Path, run: Run) -> str:
-    """Why a run cannot start: it was cancelled, or has nothing to start from; '' if it can."""
+def _why_not(root: Path, run: Run) -> Event | None:
+    """That a run was cancelled, or has nothing to start from; None if it can start."""
     if lease.is_asked_to_stop(results.folder(root, run)):
-        return "cancelled"
+        return Event("cancelled", run)
     before = run.starts_from
     if before is None or results.outcome(root, before).state == "done":
-        return ""
-    return f"{before.id}, from which it starts, has no result"
+        return None
+    return Event("failed", run, f"{before.id}, from which it starts, has no result")
 
 
 def _start(
@@ -205,10 +207,8 @@ def _ending(root: Path, run: Run, work: _Active) -> Event:
         return Event("held", run, last)
     content = lease.read(folder) or {}
     if code == attempt.INTERRUPTED:
-        cancelled = content.get("cause") == "cancelled"
-        return Event(
-            "failed" if cancelled else "interrupted", run, "cancelled" if cancelled else last
-        )
+        is_cancelled = content.get("cause") == "cancelled"
+        return Event("cancelled" if is_cancelled else "interrupted", run, last)
     named = f"rank {rank}: " if len(work.processes) > 1 else ""
     if code is not None and code < 0:
         last = f"killed by signal {signal.Signals(-code).name}; it goes on when asked again"

@@ -78,7 +78,7 @@ def _floating(
         *head,
         *_ruled(rows),
         r"\bottomrule",
-        r"\end{tabular}}",
+        r"\end{tabular}}\par",
         r"\raggedright",
         *below,
         rf"\end{{{kind}}}",

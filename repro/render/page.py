@@ -111,6 +111,8 @@ def fitted(
     text: str, inches: float, size: float, lines: int = 1, weight: str = "normal"
 ) -> list[str]:
     """The text in lines that are no wider than so many inches, by the measure of the font."""
+    if not text:
+        return []
     for letters in range(len(text) + 1, 1, -1):
         found = shortened(text, letters, lines)
         if max((_width(line, size, weight) for line in found), default=0.0) <= inches:

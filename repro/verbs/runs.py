@@ -273,7 +273,7 @@ def cancel(words: Sequence[str]) -> int:
 
 
 def retry(words: Sequence[str]) -> int:
-    """start again the runs of an item that failed, were lost or cancelled, where they ran before"""
+    """start again the runs of an item that ended without a result, where they ran before"""
     from repro.launch import start
 
     parser = parser_of("retry ITEM|RUN...", "Start again what ended without a result.")
@@ -284,11 +284,11 @@ def retry(words: Sequence[str]) -> int:
     start.add_options(parser)
     request, states, given = _named_runs(parser, words, "retry")
     start.refuse_trouble(states)
-    bad = [s for s in states if s.ended_badly]
+    bad = [s for s in states if s.ended_badly or s.name == "interrupted"]
     given.launch = given.launch or _place_of(bad, given.results)
     start.settle(given)
     if not bad:
-        print("nothing to retry: no run of these has failed, been lost or been cancelled")
+        print("nothing to retry: none of these has ended without a result")
         return 0
     return start.launch(request.only(s.run for s in bad), given).status
 

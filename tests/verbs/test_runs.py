@@ -281,9 +281,9 @@ def test_retry_starts_what_ended_badly_at_every_scale_where_it_ran(
     before = snapshot(here)
     out = works(capsys, "retry table1 --dry-run")  # here, where they were
     assert re.search(r"^table1, proxy scale\n  NesT-T  1 cancelled$", out, re.MULTILINE)
-    assert re.search(r"^table1, smoke scale\n  NesT-T  1 lost$", out, re.MULTILINE)
-    assert "2 runs: 1 cancelled, 1 lost" in out
-    assert "1 run: 1 lost" in works(capsys, "retry table1 --scale smoke --dry-run")
+    assert re.search(r"^  NesT-T  1 lost$", out, re.MULTILINE)
+    assert "3 runs: 1 cancelled, 1 interrupted, 1 lost" in out
+    assert "2 runs: 1 interrupted, 1 lost" in works(capsys, "retry table1 --scale smoke --dry-run")
     assert "1 run: 1 lost" in works(capsys, f"retry {TINY.id} --dry-run")
     assert "0 runs" in works(capsys, "retry table1 --budget 0.001gpuh --dry-run")
     assert "is for --launch slurm" in refused(capsys, "retry table1 --wait")
