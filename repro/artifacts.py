@@ -64,7 +64,7 @@ def verify(name: str, data: bytes, run: Run, result: Mapping[str, Any]) -> None:
     if name == METRICS:
         found = lines(data, steps=True)
         if result["status"] == "done":
-            _require_evaluations(found, run)
+            _require_evaluations(found, run, result["metrics"])
     elif name == PREDICTIONS and isinstance(run, Classification) and "top1" in result["metrics"]:
         _recount(data, result["metrics"])
     elif name == MAPS:
@@ -90,13 +90,17 @@ def lines(data: bytes, *, steps: bool = False) -> list[Line]:
     return found
 
 
-def _require_evaluations(found: Iterable[Line], run: Run) -> None:
-    """Damaged unless there are the metrics of every evaluation."""
+def _require_evaluations(found: Iterable[Line], run: Run, metrics: Mapping[str, Any]) -> None:
+    """Damaged unless there are the metrics of every evaluation, and the last are the result's."""
     by_step = {line.get("step"): line for line in found}
+    step = 0
     for step in run.evaluations:
         require(step in by_step, f"no line of step {step}")
         for name in run.metrics:
             require(by_step[step].get(name) is not None, f"no {name!r} in the line of step {step}")
+    for name, value in by_step[step].items() if step else ():
+        same = name not in metrics or metrics[name] == value
+        require(same, f"{name!r} of its last step is not that of the result")
 
 
 def check_line(line: Line) -> Line:

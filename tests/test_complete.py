@@ -185,6 +185,19 @@ def test_every_verb_calls_it_damaged(
     assert "not run" not in out
 
 
+def test_the_last_evaluation_is_the_result(tmp_path: Path) -> None:
+    run = next(run for run in RUNS.values() if any(run.evaluations))
+    finished.finish(tmp_path, run)
+    folder = results.folder(tmp_path, run)
+    result = json.loads((folder / results.RESULT).read_text())
+    name = run.metrics[0]
+    result["metrics"][name] += 0.01
+    (folder / results.RESULT).write_text(json.dumps(result))
+    found = results.outcome(tmp_path, run)
+    assert found.state == "damaged"
+    assert f"{name!r} of its last step is not that of the result" in found.note
+
+
 def test_a_spec_of_endless_evaluations_is_judged_by_the_lines_that_are_there(
     tmp_path: Path,
 ) -> None:

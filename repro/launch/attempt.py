@@ -3,7 +3,9 @@ log, the cause of a failure in its last line, an exit code that says how it ende
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import sys
 import time
 import traceback
@@ -13,6 +15,7 @@ from pathlib import Path
 from repro import records, results
 from repro.launch import ending, lease
 from repro.launch.job import How, execute
+from repro.results import ResultsError
 from repro.spec import Run
 
 DONE, FAILED, DIVERGED, HELD, INTERRUPTED, NO_MEMORY = 0, 1, 2, 3, 4, 5
@@ -45,8 +48,8 @@ def carry_out(run: Run, root: Path, how: How) -> int:
 
     folder = results.begin(root, run)
     rank = int(os.environ.get("RANK", "0"))
-    _redirect(log_path(folder, rank))
     try:
+        _redirect(log_path(folder, rank))
         return DONE if execute(run, root, how) == "done" else DIVERGED
     except lease.Held as held:
         print(held)
@@ -77,9 +80,22 @@ def _after_interruption(folder: Path, how: How) -> int:
     return AGAIN if again else FAILED
 
 
+def opened(log: Path) -> int:
+    """A log, to be appended to. ResultsError if it cannot be written, or is no regular file."""
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK  # a pipe's would wait
+        file = os.open(log, flags, 0o644)
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+    except OSError as error:
+        what = f"cannot write {log}: {error.strerror}"
+        raise ResultsError(f"{what}; move it away and run again") from error
+    return file
+
+
 def _redirect(log: Path) -> None:
     """Append this process's output to a file, warnings as lines that begin so."""
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    file = opened(log)
     sys.stdout.flush()
     os.dup2(file, 1)
     os.dup2(file, 2)

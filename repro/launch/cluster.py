@@ -21,6 +21,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import yaml
 
 from repro import records
+from repro.launch.lease import MAX_SILENCE_SECONDS
 
 _MOST_BYTES = 2**20  # of a site file
 _MOST_DEPTH = 8  # of mappings and lists in each other
@@ -134,6 +135,8 @@ class Cluster:
             f"warning_seconds: {self.warning_seconds} s does not fit, the shortest `time` of "
             f"resources being {shortest} s; write {most} or less",
         )
+        longest = f"longer than {MAX_SILENCE_SECONDS:g} s; write that or less"
+        _require(self.silence_seconds <= MAX_SILENCE_SECONDS, f"silence_seconds: {longest}")
 
     def resources_for(self, run_id: str) -> Resources:
         """What a run asks for; ClusterError if no entry matches."""

@@ -29,6 +29,7 @@ from repro import records
 from repro.launch.ending import CAUSES, Ending
 
 BEAT_SECONDS = 5.0
+MAX_SILENCE_SECONDS = 3600.0
 SILENCE_SECONDS = 120.0  # of a holder whose life cannot be seen from here, then it is taken over
 _STOP = "cancelled"  # a file: the run is not to be trained
 
@@ -49,7 +50,7 @@ class Content(TypedDict, total=False):
     attempt: _Name  # and the job and the submission: '' or missing outside SLURM
     job: _Name
     submission: _Name
-    silence: _Seconds
+    silence: Annotated[float, Meta(ge=0, le=MAX_SILENCE_SECONDS)]
     beats: _Count
     beat: _Seconds
     seconds: _Seconds

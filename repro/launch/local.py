@@ -25,6 +25,7 @@ from repro.launch import attempt, data, lease, ranks, waiting
 from repro.launch.data import MissingData
 from repro.launch.ending import Cause, Ending
 from repro.launch.job import How
+from repro.results import ResultsError
 from repro.spec import Run
 
 _POLL_SECONDS = 0.5
@@ -146,6 +147,12 @@ def _why_not(root: Path, run: Run) -> Event | None:
     """That a run was cancelled, or has nothing to start from; None if it can start."""
     if lease.is_asked_to_stop(results.folder(root, run)):
         return Event("cancelled", run)
+    log = attempt.log_path(results.folder(root, run))
+    if os.path.lexists(log):
+        try:
+            os.close(attempt.opened(log))
+        except ResultsError as error:
+            return Event("failed", run, str(error))
     before = run.starts_from
     if before is None or results.outcome(root, before).state == "done":
         return None

@@ -58,7 +58,7 @@ class Progress:
     """Prints the events of a launch of `total` runs, `jobs` at a time."""
 
     def __init__(self, total: int, jobs: int) -> None:
-        self.total, self.ended = total, 0
+        self.total, self.ended, self.lost = total, 0, 0
         self.began = time.monotonic()
         self.running: dict[Run, Mapping[str, Any]] = {}
         self.pace = _Pace()
@@ -75,6 +75,8 @@ class Progress:
         else:
             self.running.pop(event.run, None)
             self.ended += 1
+            if event.kind not in ("done", "diverged"):  # it tells nothing of the others' time
+                self.lost, self.pace = self.lost + 1, _Pace()
             note = f": {event.note}" if event.note else ""
             self.screen.print(f"[{self.ended}/{self.total}] {event.run.id} {event.kind}{note}")
         left = self._time_to_go()
@@ -86,7 +88,8 @@ class Progress:
         now = time.monotonic()
         known = {run: share(facts) for run, facts in self.running.items()}
         shares = {run: made for run, made in known.items() if made is not None}
-        left = self.pace.time_to_go(shares, set(self.running), self.ended, self.total, now)
+        ended, total = self.ended - self.lost, self.total - self.lost
+        left = self.pace.time_to_go(shares, set(self.running), ended, total, now)
         return "" if left is None else f"{clock(now - self.began)} spent, about {clock(left)} to go"
 
 

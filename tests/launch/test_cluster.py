@@ -156,6 +156,7 @@ CLUSTERS = settings_of(
     .filter(lambda entries: all(entry.runs != "*" for entry in entries[:-1]))
     .map(tuple),
     warning_seconds=st.integers(1, 179),
+    silence_seconds=st.floats(0, 3600, exclude_min=True),
     shared=st.lists(LINES.map("/".__add__), max_size=2).map(tuple),
     setup=st.lists(LINES | st.just("two\nlines\n"), max_size=3).map(tuple),
     environment=st.dictionaries(NAMES, LINES | st.just(""), max_size=3),
@@ -211,6 +212,7 @@ REFUSED = {  # what the file says: how the refusal goes, after the file's name
     "gpus: {request: gpu}": "gpus.request: must be gpus-per-node or gres, not 'gpu'; write",
     "budget_hours: 0": "budget_hours: must be above 0, not 0.0; raise it",
     "silence_seconds: -1": "silence_seconds: must be above 0, not -1.0; raise it",
+    "silence_seconds: 3601": "silence_seconds: longer than 3600 s; write that or less",
     "silence_seconds: .nan": "silence_seconds: must be above 0, not nan; raise it",
     "budget_hours: .inf": "budget_hours: must be above 0, not inf; raise it",
     "parallel: 0": "parallel: must be above 0, not 0; raise it",

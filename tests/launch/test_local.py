@@ -235,6 +235,15 @@ def test_a_second_launcher_is_told_who_holds_the_run(
     assert [path.name for path in leases] == ["lease-1.json"]  # it was held once
 
 
+def test_a_log_that_is_a_pipe_fails_its_run_alone(tmp_path: Path) -> None:
+    folder = results.begin(tmp_path, RUN)
+    os.mkfifo(log_path(folder))
+    events, well = launch(tmp_path, RUN, OTHER)
+    assert well is False
+    assert "log.txt: No such device or address; move it away" in of_kind(events, "failed")[RUN.id]
+    assert is_done(tmp_path, OTHER)
+
+
 def test_a_cancelled_run_that_waits_is_not_started(tmp_path: Path) -> None:
     """By the launcher that has it on its list, which is told as a queue is."""
     third = replace(RUN, seed=2)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from repro.launch import lease
+from repro.launch import lease, local, progress
 from repro.launch.progress import _Pace, bar
 from repro.spec import Run, with_seeds
 from tests.launch import RUN
@@ -37,6 +37,22 @@ def test_runs_that_end_before_they_report() -> None:
     pace = _Pace()
     assert pace.time_to_go({}, {TWO}, 1, 3, now=10.0) is None
     assert pace.time_to_go({}, {RUNS[2]}, 2, 3, now=15.0) == 5.0
+
+
+def test_a_run_that_fails_is_no_work_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four runs, one at a time; a tenth of a run takes 10 s."""
+    now = iter(range(0, 1000, 10))
+    monkeypatch.setattr("time.monotonic", lambda: next(now))
+    told = progress.Progress(4, 1)
+    for event in [
+        local.Event("running", ONE, facts={"step": 1, "steps": 10}),
+        local.Event("failed", ONE, "killed"),
+        local.Event("running", TWO, facts={"step": 1, "steps": 10}),
+    ]:
+        told.tell(event)
+    facts = {"step": 2, "steps": 10}
+    told.running[TWO] = facts
+    assert told._time_to_go().endswith("about 4:40 to go")  # 2.8 runs, in clock's minutes
 
 
 @pytest.mark.parametrize(("loss", "shown"), [(2.25, "  2.250"), (-1e308, "-1.0e+308")])

@@ -220,7 +220,7 @@ def test_the_same_bytes_whatever_the_surroundings(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     found = []
     for setting in (
-        {"PYTHONHASHSEED": "1", "LC_ALL": "C", "SOURCE_DATE_EPOCH": "1"},
+        {"PYTHONHASHSEED": "1", "LC_ALL": "C", "SOURCE_DATE_EPOCH": "1", "MPLBACKEND": "nosuch"},
         {"PYTHONHASHSEED": "2", "TZ": "Asia/Tokyo", "MATPLOTLIBRC": str(tmp_path)},
     ):
         environment = {**os.environ, **setting, "PYTHONIOENCODING": "utf-8"}
