@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from repro.models.aggregation import AggregationPlane, blockify, make_aggregation, unblockify
 from repro.models.attention import Attention, AttentionKind
 from repro.models.nest_flax import Weights, read_flax, read_timm, resize_position_embedding
+from repro.train.stochastic_depth import residual
 
 __all__ = [
     "Attention",
@@ -66,9 +67,8 @@ class TransformerLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, N, C) -> (B, T, N, C); the image comes first, so that it is dropped as a whole."""
-        y = x + self.drop_path1(self.attn(self.norm1(x)))
-        z: Tensor = y + self.drop_path2(self.mlp(self.norm2(y)))
-        return z
+        y = residual(x, lambda x: self.attn(self.norm1(x)), self.drop_path1)
+        return residual(y, lambda y: self.mlp(self.norm2(y)), self.drop_path2)
 
 
 class NesT(nn.Module):

@@ -8,6 +8,8 @@ after a resume.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
@@ -34,6 +36,27 @@ class SampledDropPath(nn.Module):
         assert len(self.draws) == len(x), "call draw() before forward"
         keep = (self.draws >= self.rate).to(x.dtype) / (1.0 - self.rate)
         return x * keep.view(-1, *[1] * (x.ndim - 1))
+
+
+def residual(x: Tensor, branch: Callable[[Tensor], Tensor], drop: nn.Module) -> Tensor:
+    """x + drop(branch(x)), where the branch treats each sample of x (B, ...) by itself.
+
+    A CPU does not compute the branch of the samples that drop it. (A GPU does: it would have to
+    wait for their number.) One sample is computed at least, so that every weight has a gradient.
+    """
+    whole = x.device.type != "cpu" or torch.compiler.is_compiling()
+    if whole or not isinstance(drop, SampledDropPath) or not drop.training:
+        y: Tensor = x + drop(branch(x))
+        return y
+    assert drop.draws is not None, "call draw() before forward"
+    assert len(drop.draws) == len(x), "call draw() before forward"
+    kept = torch.nonzero(drop.draws >= drop.rate).flatten()
+    scale = 1 / (1 - drop.rate) if len(kept) else 0.0
+    if len(kept) == len(x):
+        return x.add(branch(x), alpha=scale)
+    kept = kept if len(kept) else torch.zeros(1, dtype=torch.int64)
+    z = branch(x.index_select(0, kept))
+    return x.index_add(0, kept, z.to(x.dtype), alpha=scale)
 
 
 def install(model: nn.Module) -> list[SampledDropPath]:
