@@ -46,19 +46,35 @@ def kernel(name: Kernel) -> Iterator[None]:
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention of q (P, G, M, d) over k and v (P, G, N, d), for P blocks and G key heads.
 
-    Four dimensions are what the fused kernels take. On a CPU they lose to the plain formula, as
-    long as that makes its scores for a few blocks at a time, and so for short sequences only.
-    `kernel` overrules the choice.
+    Four dimensions are what the fused kernels take. Where they are slow, the plain formula makes
+    its scores for a few blocks at a time, unless one block has too many. `kernel` overrules it.
     """
     asked, scores = _kernel.get(), q.shape[2] * k.shape[2]  # of one block and key head
     if asked == "plain":
         return plain_attention(q, k, v)
-    fused = asked == "fused" or q.device.type != "cpu" or scores > SCORES_AT_ONCE
+    fused = asked == "fused" or _fused_is_fast(q) or scores > SCORES_AT_ONCE
     blocks = FUSED_AT_ONCE if fused else SCORES_AT_ONCE // (q.shape[1] * scores)
     core: Callable[..., Tensor] = F.scaled_dot_product_attention if fused else plain_attention
     pieces = zip(*(torch.split(t, max(1, blocks)) for t in (q, k, v)), strict=True)
     outputs = [core(*piece) for piece in pieces]
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+def _fused_is_fast(q: Tensor) -> bool:
+    """Whether torch's fused kernel beats the formula in pieces.
+
+    On a CPU its products are many and small. MKL is quick at those in fp32. oneDNN is not, which
+    has them in bf16, and in fp32 where it is allowed less (`configure_fp32` says where): there it
+    loses in the backward pass, and in fp32 in both.
+    """
+    if q.device.type != "cpu":
+        return True
+    if torch.compiler.is_compiling():  # cannot trace the question below
+        return False
+    if q.dtype == torch.bfloat16:
+        return not torch.is_grad_enabled()
+    products = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    return products.fp32_precision in ("none", "ieee")
 
 
 def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -432,6 +432,14 @@ FLASH = "_scaled_dot_product_flash_attention_for_cpu.default"
 SOFTMAX = "_softmax.default"
 
 
+@pytest.fixture(autouse=True, scope="module")
+def formula() -> Iterator[None]:
+    """A CPU whose fused kernel is slow; test_nest.py has the choice between the two."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention_module, "_fused_is_fast", lambda q: q.device.type != "cpu")
+        yield
+
+
 class Calls(TorchDispatchMode):
     """The operations that are carried out, with the shape of their first tensor."""
 
@@ -469,7 +477,7 @@ def test_a_kernel_does_what_it_says(kind: Any, monkeypatch: pytest.MonkeyPatch) 
         assert calls(lambda: attention(x)) == pieces
 
 
-def test_by_itself_a_cpu_takes_the_fused_kernel_for_long_sequences_only() -> None:
+def test_a_cpu_always_takes_the_fused_kernel_for_long_sequences() -> None:
     """From where the scores of a single block and head no longer stay in cache."""
     for tokens, name in ((724, SOFTMAX), (725, FLASH)):  # 724² < 2¹⁹ < 725²
         q = torch.randn(1, 2, tokens, 1)

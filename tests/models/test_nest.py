@@ -6,7 +6,7 @@ tree itself; `from_flax` is held to it in float64, and `from_timm` to timm's own
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,12 +18,14 @@ from timm.layers import DropPath
 from timm.models.nest import Nest as TimmNest
 from torch import nn
 
+from repro.data.randomness import sample_keys
 from repro.models import attention as attention_module
 from repro.models import nest
 from repro.models.aggregation import ConvNormMaxPool, blockify, unblockify
 from repro.models.attention import Attention, attend
 from repro.models.nest import NesT, checkpoint_filter_fn, from_flax, from_timm
 from repro.models.nest_flax import read_timm, resize_position_embedding
+from repro.train import stochastic_depth
 
 # Three hierarchies of 16, 4 and 1 blocks of 2×2 tokens on 8×8 images.
 SMALL: dict[str, Any] = {"img_size": 8, "depths": (1, 2, 1), "embed_dims": 24, "num_heads": 3}
@@ -193,14 +195,43 @@ def test_attention_stays_in_its_block_until_the_aggregation() -> None:
 # Attention.
 
 
+@pytest.fixture(params=["fused", "formula"])
+def core(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each way in which a CPU computes attention in fp32."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision({"fused": "highest", "formula": "medium"}[request.param])
+    yield request.param
+    torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("differentiated", [True, False])
+def test_a_cpu_has_the_faster_way(
+    core: str, dtype: torch.dtype, differentiated: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def fused(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        calls.append(q)
+        return q
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", fused)
+    with torch.set_grad_enabled(differentiated):
+        attend(*torch.zeros(3, 2, 2, 4, 8, dtype=dtype))
+    expected = core == "fused" if dtype == torch.float32 else not differentiated
+    assert len(calls) == expected
+
+
 @pytest.mark.parametrize("at_once", [1, 3 * 5 * 4 * 7, 10**9])
 def test_attention_in_pieces_is_attention(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention_module, "_fused_is_fast", lambda q: False)
     monkeypatch.setattr(attention_module, "SCORES_AT_ONCE", at_once)
     q, k, v = (torch.randn(11, 5, m, 8, dtype=torch.float64) for m in (4, 7, 7))
     expected = F.scaled_dot_product_attention(q, k, v)
     torch.testing.assert_close(attend(q, k, v), expected)
 
 
+@pytest.mark.usefixtures("core")
 @pytest.mark.parametrize("kind", ["multi_head", "multi_query"])
 @torch.no_grad()
 def test_attention_equals_the_textbook(kind: nest.AttentionKind) -> None:
@@ -337,6 +368,15 @@ def test_bfloat16_autocast_computes_nearly_the_same() -> None:
     torch.testing.assert_close(logits.float(), model(images), atol=0.01, rtol=0.05)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_a_compiled_model_is_one_graph(training: bool) -> None:
+    model = small(drop_path_rate=0.5).train(training)
+    modules, images = stochastic_depth.install(model), torch.randn(4, 3, 8, 8)
+    stochastic_depth.draw(modules, sample_keys(0, 0, torch.arange(4)))
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(images), model(images))
+
+
 # timm's port.
 
 
@@ -363,6 +403,7 @@ def small_timm() -> nn.Module:
     return model.double().eval()
 
 
+@pytest.mark.usefixtures("core")
 def test_gradients_are_those_of_timm() -> None:
     theirs = small_timm()
     ours = from_timm(theirs.state_dict()).double().eval()
