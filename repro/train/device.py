@@ -1,7 +1,7 @@
 """Where to compute and in which precision: no part of a run's name, but all of it is recorded.
 
 A GPU trains and tests in bf16 autocast, a CPU in fp32. Both compute fp32 as fp32: what a run
-computes depends on the kind of device, never on which CPU it is.
+computes depends on the kind of device, and only its rounding on which CPU it is.
 """
 
 from __future__ import annotations
