@@ -6,13 +6,17 @@ import sys
 
 
 def main() -> None:
+    """Carry out the command line. TERM, HUP and QUIT interrupt as Ctrl-C does."""
     _open_closed_streams()
+    from repro import signals
     from repro.cli import main as run
 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal without ± gets a ?
             stream.reconfigure(errors="replace")
-    sys.exit(run())
+    with signals.as_interrupt():
+        status = run()
+    sys.exit(status)
 
 
 def _open_closed_streams() -> None:

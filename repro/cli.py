@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
-from repro import __version__, experiments, output, signals
+from repro import __version__, experiments, output
 from repro.options import split_words
 from repro.verbs import VERBS
 
@@ -24,7 +24,7 @@ STATUSES = {
     1: "a run failed",
     2: "wrong usage, missing data, or a folder that cannot be used",
     70: "a fault in repro itself",
-    130: "interrupted, and resumable",
+    130: "interrupted; a launch goes on when repeated",
     141: "the reader of the output went away",
 }
 # What the machine refuses, whoever asks: permission, space, length of names, open files.
@@ -52,22 +52,14 @@ exit status
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Carry out a command line; returns the exit status.
-
-    TERM, HUP and QUIT interrupt as Ctrl-C does.
-    """
-    with signals.as_interrupt():
-        return _main(arguments)
-
-
-def _main(arguments: Sequence[str] | None) -> int:
+    """Carry out a command line; returns the exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     output.begin()
     try:
         status = _dispatch(words)
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        return _end(130, "interrupted; the same command goes on where it stopped", before="\n")
+    except KeyboardInterrupt as interrupt:
+        return _end(130, "; ".join(["interrupted", *map(str, interrupt.args)]), before="\n")
     except BrokenPipeError:  # `repro status | head`
         _discard(sys.stdout)
         _discard(sys.stderr)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 # Ctrl-C, a polite kill, a terminal that closes, Ctrl-\\
@@ -17,30 +17,41 @@ def heeded() -> list[signal.Signals]:
 
 @contextmanager
 def as_interrupt() -> Iterator[None]:
-    """What would kill this process raises KeyboardInterrupt, as Ctrl-C does, and then no more.
+    """What would end this process raises KeyboardInterrupt once; later signals do nothing.
 
-    A terminal that closes sends HUP twice: the second must not interrupt the saving.
+    A terminal that closes sends HUP twice, and a user presses Ctrl-C twice: the second must not
+    interrupt the saving. A process that was interrupted ends soon, and ignores them until then.
     """
-    deadly = [number for number in STOPS if signal.getsignal(number) is signal.SIG_DFL]
+    deadly = (signal.SIG_DFL, signal.default_int_handler)
+    before = {number: signal.getsignal(number) for number in STOPS}
+    before = {number: handler for number, handler in before.items() if handler in deadly}
+    interrupted = False
 
     def interrupt(*_: object) -> None:
-        for number in deadly:
-            signal.signal(number, lambda *_: None)
+        nonlocal interrupted
+        interrupted = True
+        absorb(before)
         raise KeyboardInterrupt
 
-    for number in deadly:
+    for number in before:
         signal.signal(number, interrupt)
     try:
         yield
     finally:
-        for number in deadly:
-            signal.signal(number, signal.SIG_DFL)
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_IGN if interrupted else handler)
+
+
+def absorb(numbers: Iterable[signal.Signals]) -> None:
+    """Let these signals do nothing. One that is ignored would not be `heeded`."""
+    for number in numbers:
+        signal.signal(number, lambda *_: None)
 
 
 @contextmanager
 def held_back() -> Iterator[None]:
-    """Processes that are started meanwhile hold back TERM, HUP and QUIT until they unblock them."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, set(STOPS) - {signal.SIGINT})
+    """Processes that are started meanwhile hold back STOPS until they unblock them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
     try:
         yield
     finally:

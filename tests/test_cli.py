@@ -645,8 +645,10 @@ def test_ctrl_c_saves_and_a_second_launcher_is_told_who_trains(capsys: Capture) 
     (told,) = (line for line in lines if " held: " in line)
     assert f"{fashion.id} is being trained by process {holder} on " in told
 
-    # Ctrl-C reaches the launcher and all of its processes.
-    os.killpg(first.pid, signal.SIGINT)
+    # Ctrl-C reaches the launcher and all of its processes, again and again.
+    for _ in range(3):
+        os.killpg(first.pid, signal.SIGINT)
+        time.sleep(0.1)
     status, out, lines = ended(first)
     assert (status, out) == (130, "")
     assert lines[-1] == "repro: interrupted; the same command goes on where it stopped"

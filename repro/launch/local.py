@@ -10,15 +10,16 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from repro import results, signals
 from repro.launch import attempt, data, lease, ranks, waiting
@@ -28,8 +29,12 @@ from repro.launch.job import How
 from repro.results import ResultsError
 from repro.spec import Run
 
+_UNKNOWN = 255  # the exit code of a process whose server died before it
 _POLL_SECONDS = 0.5
-_KILL_SECONDS = 20.0  # for the other ranks to end by themselves, once one has failed
+# For the other ranks to end by themselves, once one has failed; without a heartbeat, for a run.
+_KILL_SECONDS = 20.0
+_SAVE_SECONDS = 300.0  # for a run that is to stop, heartbeat or not
+_DEATH_SECONDS = 5.0  # for a process that was killed to be gone: one that waits for a disk is not
 
 
 @dataclass(frozen=True)
@@ -48,17 +53,34 @@ class Event:
 class _Active:
     """A run in training: its processes, one a rank, and the devices that it has."""
 
+    folder: Path
+    attempt: str
     processes: list[BaseProcess]
     devices: list[int]
     culprit: int | None = None  # the rank that failed first
 
     @property
     def ended(self) -> bool:
-        return not any(process.is_alive() for process in self.processes)
+        return not self.alive
+
+    @property
+    def alive(self) -> list[int]:
+        """The numbers of its processes that live."""
+        known = [process for process in self.processes if process.is_alive()]
+        numbers = [process.pid for process in known if process.pid]
+        holder = self.lease()  # tells of the first rank, where the server does not
+        if self.processes[0].exitcode == _UNKNOWN and lease.lives_here(holder):
+            numbers.append(int(holder["pid"]))
+        return numbers
+
+    def lease(self) -> dict[str, Any]:
+        """What the lease says, if it is of this attempt; {} if it is of another."""
+        content = lease.read(self.folder) or {}
+        return content if content.get("attempt") == self.attempt else {}
 
     def watch(self) -> None:
         """Note the first rank that fails, and end the others, who would wait for it for ever."""
-        well = (None, attempt.DONE, attempt.DIVERGED, attempt.INTERRUPTED)
+        well = (None, attempt.DONE, attempt.DIVERGED, attempt.INTERRUPTED, _UNKNOWN)
         codes = {rank: process.exitcode for rank, process in enumerate(self.processes)}
         failed = [(code, rank) for rank, code in codes.items() if code not in well]
         if self.culprit is not None or not failed:
@@ -70,10 +92,10 @@ class _Active:
             process.join(_KILL_SECONDS)
             process.kill()
 
-    def stop(self) -> None:
-        for process in self.processes:
-            if process.pid and process.is_alive():
-                os.kill(process.pid, signal.SIGTERM)
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        for pid in self.alive:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
 
 
 def launch(
@@ -88,7 +110,8 @@ def launch(
 
     Every run is trained by `ranks_each` processes, a GPU each where there are any.
     Raises MissingData before anything is trained if a dataset cannot be used, and KeyboardInterrupt
-    if the user stopped it; the runs have saved their state then.
+    if the user stopped it. The runs have saved their state then, or been killed: those that gave no
+    sign of life for 20 s, and those that took 5 minutes.
     """
     to_do, active = list(runs), dict[Run, _Active]()
     free = list(range(jobs * ranks_each))
@@ -110,10 +133,10 @@ def launch(
                         continue
                     results.begin(root, run)
                     devices, free = free[:ranks_each], free[ranks_each:]
-                    active[run] = _start(context, run, root, how, devices, jobs)
+                    with signals.held_back():  # so that none is started that we do not know
+                        active[run] = _start(context, run, root, how, devices, jobs)
                     tell(Event("started", run))
-                sentinels = [p.sentinel for a in active.values() for p in a.processes]
-                wait([s for s in sentinels if s], timeout=_POLL_SECONDS)
+                _wait(active.values())
                 for run, work in list(active.items()):
                     work.watch()
                     if not work.ended:
@@ -129,12 +152,54 @@ def launch(
                     if event.kind == "interrupted":
                         raise KeyboardInterrupt
         finally:
-            for work in active.values():
-                work.stop()
-            for work in active.values():
-                for process in work.processes:
-                    process.join()
+            _stop(active, tell)
     return well
+
+
+def _wait(active: Iterable[_Active]) -> None:
+    """Wait until a process ends, or for a moment."""
+    processes = [process for work in active for process in work.processes]
+    wait([p.sentinel for p in processes if p.is_alive()], timeout=_POLL_SECONDS)
+
+
+def _stop(active: Mapping[Run, _Active], tell: Callable[[Event], None]) -> None:
+    """Let the runs save their state and end; kill those that do not."""
+    for work in active.values():
+        work.stop()
+    began = time.monotonic()
+    heard, beats = dict.fromkeys(active, began), dict[Run, Any]()
+    while left := {run: work for run, work in active.items() if not work.ended}:
+        _wait(left.values())
+        now = time.monotonic()
+        for run, work in left.items():
+            beat = work.lease().get("beats")
+            if beat != beats.setdefault(run, beat):
+                heard[run], beats[run] = now, beat
+            if now > heard[run] + _KILL_SECONDS:
+                why = f"gave no sign of life for {_KILL_SECONDS:.0f} s"
+            elif now > began + _SAVE_SECONDS:
+                why = f"did not end within {_SAVE_SECONDS:.0f} s"
+            else:
+                continue
+            active = {other: work for other, work in active.items() if other != run}
+            tell(Event("failed", run, _kill(work, why)))
+
+
+def _kill(work: _Active, why: str) -> str:
+    """Kill the processes of a run; one line about it, which the lease keeps."""
+    pids = work.alive
+    work.stop(signal.SIGKILL)
+    deadline = time.monotonic() + _DEATH_SECONDS
+    while not work.ended and time.monotonic() < deadline:
+        _wait([work])
+    named = f"process{'es' * (len(pids) > 1)} {', '.join(map(str, pids))}"
+    line = f"{named} {why} and was killed; it goes on from its last checkpoint when asked again"
+    content = work.lease()
+    if not lease.lives_here(content):
+        lease.bury(work.folder, content, Ending("lost", line))
+    for process in work.processes:  # Python would wait for those at its end
+        cast(Any, multiprocessing.process)._children.discard(process)
+    return line
 
 
 def _next(waiting: Sequence[Run], active: Iterable[Run]) -> Run | None:
@@ -164,7 +229,7 @@ def _start(
 ) -> _Active:
     named = replace(how, attempt=uuid.uuid4().hex[:8])
     port = ranks.free_port() if len(devices) > 1 else 0
-    processes = []
+    processes = list[BaseProcess]()
     for rank in range(len(devices)):
         environment = ranks.spawned(rank, len(devices), port) if len(devices) > 1 else {}
         if found := gpus():  # more runs than GPUs, if so asked, share them
@@ -174,7 +239,7 @@ def _start(
         process = context.Process(target=_in_process, args=arguments)
         process.start()
         processes.append(process)
-    return _Active(processes, list(devices))
+    return _Active(results.folder(root, run), named.attempt, processes, list(devices))
 
 
 def _check_data(context: Any, runs: Sequence[Run], how: How) -> None:
@@ -188,6 +253,9 @@ def _check_data(context: Any, runs: Sequence[Run], how: How) -> None:
         raise MissingData(here.recv())
     except EOFError:  # it had nothing to say
         process.join()
+    except KeyboardInterrupt:
+        process.kill()
+        raise
     if process.exitcode:
         raise MissingData(f"the check of {', '.join(names)} died (exit code {process.exitcode})")
 
@@ -203,16 +271,17 @@ def _ending(root: Path, run: Run, work: _Active) -> Event:
     """What the end of all its processes means for a run; a rank that died is given its ending."""
     folder = results.folder(root, run)
     rank = work.culprit or 0
-    code = work.processes[rank].exitcode
+    code, content = work.processes[rank].exitcode, work.lease()
     log = attempt.log_path(folder, rank)
     lines = attempt.last_lines(log)
     last = lines[-1] if lines else "no word"
+    if code == _UNKNOWN:
+        code, last = _on_file(root, run, content)
     if code in (attempt.DONE, attempt.DIVERGED):
         notes = "; ".join(line for line in lines if line.startswith("warning: "))
         return Event("done" if code == attempt.DONE else "diverged", run, notes)
     if code == attempt.HELD:
         return Event("held", run, last)
-    content = lease.read(folder) or {}
     if code == attempt.INTERRUPTED:
         is_cancelled = content.get("cause") == "cancelled"
         return Event("cancelled" if is_cancelled else "interrupted", run, last)
@@ -226,8 +295,22 @@ def _ending(root: Path, run: Run, work: _Active) -> Event:
     return Event("failed", run, f"{named}{last} (see {log})")
 
 
+def _on_file(root: Path, run: Run, content: Mapping[str, Any]) -> tuple[int, str]:
+    """The exit code that the files of a run tell, and a line about it: its server was killed."""
+    if found := results.outcome(root, run).result:
+        return attempt.DONE if found["status"] == "done" else attempt.DIVERGED, ""
+    end = lease.ending(content)
+    if end is None:
+        end = Ending("lost", "the server of its process was killed; it goes on when asked again")
+        lease.bury(results.folder(root, run), content, end)
+    stopped = end.cause in ("interrupted", "cancelled")
+    return attempt.INTERRUPTED if stopped else attempt.FAILED, end.note
+
+
 def _in_process(run: Run, root: Path, how: How, environment: dict[str, str], share: int) -> None:
-    """The body of a rank's process."""
+    """The body of a rank's process. Signals are held back until the run is ready for them; those
+    that come once it has ended do nothing."""
+    signals.absorb(signals.heeded())
     os.environ.update(environment)
     _share_cores(share)
     os._exit(attempt.carry_out(run, root, how))
@@ -245,7 +328,10 @@ def _server() -> Any:
     """A context whose processes are forked from a server that has imported the heavy packages."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["repro.tasks.classification"])
-    with signals.held_back():  # a terminal sends HUP and QUIT to all of our processes at once
+    # A terminal sends its signals to all of our processes at once.
+    with signals.held_back():
+        resource_tracker.ensure_running()  # unblocks INT and TERM
+    with signals.held_back():
         forkserver.ensure_running()
     return context
 

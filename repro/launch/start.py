@@ -133,7 +133,17 @@ def launch_of(option: str) -> str:
 
 
 def launch(request: Request, given: Any) -> Outcome:
-    """Train or submit those of the runs that have no result, as the settled options say."""
+    """Train or submit those of the runs that have no result, as the settled options say.
+
+    KeyboardInterrupt says that the same command goes on.
+    """
+    try:
+        return _launch(request, given)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the same command goes on where it stopped") from None
+
+
+def _launch(request: Request, given: Any) -> Outcome:
     from repro.launch import cluster
 
     site = cluster.load(given.cluster) if given.launch == "slurm" else None

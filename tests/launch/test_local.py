@@ -7,8 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,16 +44,20 @@ try:
 except (KeyboardInterrupt, MissingData) as error:
     end = [type(error).__name__, str(error)]
 print(json.dumps(end), flush=True)
+sys.exit(130 if isinstance(end, list) else 0)
 """
 
 
 @contextmanager
-def launcher(root: Path, *runs: Classification, jobs: int = 2) -> Iterator[subprocess.Popen[str]]:
+def launcher(
+    root: Path, *runs: Classification, jobs: int = 2, errors: int | None = None
+) -> Iterator[subprocess.Popen[str]]:
     """A process that launches the runs, saving after every step."""
     command = [sys.executable, "-c", LAUNCHER, str(root), str(root / "data"), str(jobs)]
     process = subprocess.Popen(
         [*command, *map(to_json, runs)],
         stdout=subprocess.PIPE,
+        stderr=errors,
         text=True,
         start_new_session=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -216,6 +221,59 @@ def test_a_terminal_that_closes_lets_runs_save(tmp_path: Path, number: signal.Si
     assert not of_kind(events, "failed")
     assert holder(tmp_path, RUN) is None
     assert "stopped after step" in log_path(results.folder(tmp_path, RUN)).read_text()
+
+
+@pytest.mark.parametrize("is_to_group", [False, True])
+def test_the_second_ctrl_c_lets_runs_save(tmp_path: Path, is_to_group: bool) -> None:
+    """To the launcher or to all of its processes, while they start, save and end."""
+    with launcher(tmp_path, RUN, errors=subprocess.PIPE) as process:
+        assert process.stdout
+        assert '"started"' in process.stdout.readline()
+        while process.poll() is None:
+            send = os.killpg if is_to_group else os.kill
+            send(process.pid, signal.SIGINT)
+            time.sleep(0.001)
+        output, errors = process.communicate()
+    assert (process.returncode, errors) == (130, "")
+    assert json.loads(output.splitlines()[-1]) == ["KeyboardInterrupt", ""]
+    content = lease.read(results.folder(tmp_path, RUN)) or {}
+    assert content["cause"] == "interrupted"
+    log = log_path(results.folder(tmp_path, RUN)).read_text()
+    assert "stopped after step" in log
+    assert "Traceback" not in log
+
+
+@pytest.mark.parametrize("with_server", [False, True])
+def test_a_process_that_stands_still_is_killed(tmp_path: Path, with_server: bool) -> None:
+    """With its server, nobody can tell when it has ended."""
+    with launcher(tmp_path, RUN) as process:
+        wait_until(lambda: bool(steps_saved(tmp_path, RUN)))
+        pid = holder(tmp_path, RUN) or 0
+        with ExitStack() as stack:
+            if with_server:
+                stack.enter_context(paused(int(status(pid, "PPid"))))
+            os.kill(pid, signal.SIGSTOP)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(120) == 130
+            assert status(pid, "State")[:1] in ("", "Z")
+        events, end = ending(process)
+    assert end == ["KeyboardInterrupt", ""]
+    said = of_kind(events, "failed")[RUN.id]
+    assert said.startswith(f"process {pid} gave no sign of life for 20 s and was killed; ")
+    content = lease.read(results.folder(tmp_path, RUN)) or {}
+    assert (content["cause"], content["note"]) == ("lost", said)
+    assert steps_saved(tmp_path, RUN)
+
+
+def test_a_run_whose_server_was_killed_says_how_it_ended(tmp_path: Path) -> None:
+    with launcher(tmp_path, RUN) as process:
+        wait_until(lambda: bool(steps_saved(tmp_path, RUN)))
+        with paused(holder(tmp_path, RUN)) as pid:
+            os.kill(int(status(pid, "PPid")), signal.SIGKILL)
+            wait_until(lambda: status(pid, "PPid") == "1")
+        events, end = ending(process)
+    assert end == ["KeyboardInterrupt", ""]
+    assert "stopped after step" in of_kind(events, "interrupted")[RUN.id]
 
 
 def test_a_second_launcher_is_told_who_holds_the_run(

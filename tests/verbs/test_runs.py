@@ -140,8 +140,8 @@ def test_watching_looks_again_until_it_is_interrupted(
             raise KeyboardInterrupt
 
     monkeypatch.setattr(time, "sleep", sleep)
-    status, out, _ = call(capsys, "status table1 --watch")
-    assert status == 130
+    status, out, err = call(capsys, "status table1 --watch")
+    assert (status, err) == (130, "\nrepro: interrupted\n")  # only a launch goes on
     assert out.count("table1  paper") == 2
     assert "\033" not in out  # this is no terminal
     assert "not allowed with argument --watch" in refused(capsys, "status --watch --json")
