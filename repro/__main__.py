@@ -14,8 +14,9 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal without ± gets a ?
             stream.reconfigure(errors="replace")
-    with signals.as_interrupt():
-        status = run()
+    signals.interrupt_once()
+    status = run()
+    signals.ignore()
     sys.exit(status)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 # Ctrl-C, a polite kill, a terminal that closes, Ctrl-\\
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
@@ -15,31 +16,40 @@ def heeded() -> list[signal.Signals]:
     return [number for number in STOPS if signal.getsignal(number) is not signal.SIG_IGN]
 
 
-@contextmanager
-def as_interrupt() -> Iterator[None]:
+def interrupt_once() -> dict[signal.Signals, Any]:
     """What would end this process raises KeyboardInterrupt once; later signals do nothing.
 
     A terminal that closes sends HUP twice, and a user presses Ctrl-C twice: the second must not
-    interrupt the saving. A process that was interrupted ends soon, and ignores them until then.
+    interrupt the saving. Returns the handlers that were replaced.
     """
     deadly = (signal.SIG_DFL, signal.default_int_handler)
     before = {number: signal.getsignal(number) for number in STOPS}
     before = {number: handler for number, handler in before.items() if handler in deadly}
-    interrupted = False
 
     def interrupt(*_: object) -> None:
-        nonlocal interrupted
-        interrupted = True
         absorb(before)
         raise KeyboardInterrupt
 
     for number in before:
         signal.signal(number, interrupt)
+    return before
+
+
+@contextmanager
+def as_interrupt() -> Iterator[None]:
+    """`interrupt_once`, until the end of a passage."""
+    before = interrupt_once()
     try:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, signal.SIG_IGN if interrupted else handler)
+            signal.signal(number, handler)
+
+
+def ignore() -> None:
+    """To the end of this process. Python's own end takes away handlers, but not this."""
+    for number in STOPS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def absorb(numbers: Iterable[signal.Signals]) -> None:

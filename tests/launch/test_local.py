@@ -27,7 +27,7 @@ OTHER = replace(RUN, seed=1)
 LAUNCHER = """
 import json, sys
 from pathlib import Path
-from repro import spec
+from repro import signals, spec
 from repro.launch import local
 from repro.launch.data import MissingData
 from repro.launch.job import How
@@ -39,10 +39,12 @@ def tell(event):
 root, data, jobs, *texts = sys.argv[1:]
 runs = [spec.from_json(text) for text in texts]
 how = How(Path(data), checkpoint_seconds=0.0)
+signals.interrupt_once()  # as `repro` does
 try:
     end = local.launch(runs, Path(root), how, int(jobs), tell)
 except (KeyboardInterrupt, MissingData) as error:
     end = [type(error).__name__, str(error)]
+signals.ignore()
 print(json.dumps(end), flush=True)
 sys.exit(130 if isinstance(end, list) else 0)
 """
