@@ -25,10 +25,11 @@ from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
 from repro.data.randomness import sample_keys
+from repro.models import stochastic_depth
 from repro.models.nest import NesT
 from repro.models.nest_flax import read_timm
 from repro.train import device as devices
-from repro.train import optim, stochastic_depth
+from repro.train import optim
 
 CPU = torch.device("cpu")
 Context: TypeAlias = Callable[[], AbstractContextManager[object]]

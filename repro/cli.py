@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _end(status: int, line: str, before: str = "") -> int:
     """Say why a command ended; the status."""
     _print(sys.stdout)
-    _print(sys.stderr, f"{before}repro: {output.terminal(line)}\n")
+    _print(sys.stderr, f"{before}repro: {output.line(line)}\n")
     return status
 
 

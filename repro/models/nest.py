@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from repro.models.aggregation import AggregationPlane, blockify, make_aggregation, unblockify
 from repro.models.attention import Attention, AttentionKind
 from repro.models.nest_flax import Weights, read_flax, read_timm, resize_position_embedding
-from repro.train.stochastic_depth import residual
+from repro.models.stochastic_depth import residual
 
 __all__ = [
     "Attention",

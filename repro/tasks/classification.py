@@ -25,11 +25,11 @@ from repro.data.crops import CentreCrop, RandomCrop
 from repro.data.images import RGB, Images
 from repro.data.loader import Batch
 from repro.data.photos import Photos
-from repro.models import weights
+from repro.models import stochastic_depth, weights
 from repro.models.released import load_released, released, start_from
 from repro.spec import Classification, Evaluation, Model, Recipe
 from repro.tasks import Interrupted, Job, Line, NotFinite, Result
-from repro.train import activations, checkpoint, optim, stochastic_depth
+from repro.train import activations, checkpoint, optim
 from repro.train import device as devices
 from repro.train.accumulation import MicroBatches
 from repro.train.distributed import Ranks, synchronize_batch_norms, together

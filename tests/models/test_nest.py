@@ -20,12 +20,11 @@ from torch import nn
 
 from repro.data.randomness import sample_keys
 from repro.models import attention as attention_module
-from repro.models import nest
+from repro.models import nest, stochastic_depth
 from repro.models.aggregation import ConvNormMaxPool, blockify, unblockify
 from repro.models.attention import Attention, attend
 from repro.models.nest import NesT, checkpoint_filter_fn, from_flax, from_timm
 from repro.models.nest_flax import read_timm, resize_position_embedding
-from repro.train import stochastic_depth
 
 # Three hierarchies of 16, 4 and 1 blocks of 2×2 tokens on 8×8 images.
 SMALL: dict[str, Any] = {"img_size": 8, "depths": (1, 2, 1), "embed_dims": 24, "num_heads": 3}

@@ -10,8 +10,7 @@ from torch import nn
 
 import repro.models  # noqa: F401
 from repro.data import randomness
-from repro.models import nest
-from repro.train import stochastic_depth
+from repro.models import nest, stochastic_depth
 
 OPTIONS = {"img_size": 32, "patch_size": 4, "depth": 4, "embed_dim": 24, "num_heads": 2}
 
