@@ -77,6 +77,7 @@ class Job:
     decode: Literal["cpu", "nvjpeg"] = "cpu"
     checkpoint_seconds: float = 60.0
     micro_batch: int | None = None
+    halvings: int = 0
 
     def stopping(self) -> bool:
         self.steps.append(self.log.take())

@@ -73,6 +73,10 @@ class _Job:
         return self.how.data
 
     @property
+    def halvings(self) -> int:
+        return self.held.endings.get("out of memory", 0) if self.held else 0
+
+    @property
     def decode(self) -> Literal["cpu", "nvjpeg"]:
         return self.how.decode
 

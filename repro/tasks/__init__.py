@@ -38,6 +38,7 @@ class Job(Protocol):
     checkpoints: Path  # a folder for the task's own state
     checkpoint_seconds: float  # at most this much work is lost by a kill
     micro_batch: int | None  # images on one device at once; None: as many as fit
+    halvings: int  # of the micro-batch: how often earlier attempts ran out of memory
 
     def stopping(self) -> bool:
         """Whether the task should save and raise `Interrupted` at this step boundary."""

@@ -84,7 +84,9 @@ def _train(run: Classification, job: Job, ranks: Ranks) -> Result:
     droppers = stochastic_depth.install(net)
     net = synchronize_batch_norms(net, ranks)
     ranks.align(net)
-    micro_batches = MicroBatches([net], recipe.batch_size, ranks, limit, _PAIR)
+    micro_batches = MicroBatches(
+        [net], recipe.batch_size, ranks, limit, _PAIR, halvings=job.halvings
+    )
     optimizer = optim.build(
         net.named_parameters(),
         optimizer=recipe.optimizer,

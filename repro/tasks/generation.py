@@ -78,7 +78,7 @@ def _train(run: Generation, job: Job, ranks: Ranks) -> Result:
     nets = {"generator": generator, "discriminator": discriminator, "average": average}
     ranks.align(*nets.values())
     trained = [generator, discriminator]
-    micro_batches = MicroBatches(trained, recipe.batch_size, ranks, limit)
+    micro_batches = MicroBatches(trained, recipe.batch_size, ranks, limit, halvings=job.halvings)
 
     # The state: everything that a resumed run needs.
     first, history = 0, list[Line]()

@@ -16,7 +16,8 @@ class MicroBatches:
 
     All ranks have the same number of micro-batches, since each of them synchronises BatchNorms. A
     micro-batch has at most `limit` images (None: the whole share), in whole groups of `multiple`;
-    one group more where the shares of the ranks differ.
+    one group more where the shares of the ranks differ. `halvings`: how often earlier attempts ran
+    out of memory; the largest of any rank counts.
     """
 
     def __init__(
@@ -26,12 +27,13 @@ class MicroBatches:
         ranks: Ranks,
         limit: int | None,
         multiple: int = 1,
+        halvings: int = 0,
     ) -> None:
         self.nets, self.ranks, self.multiple = nets, ranks, multiple
         lengths: list[int] = [s.stop - s.start for s in parts(batch_size, ranks.count, multiple)]
         self.share, self.largest = lengths[ranks.rank], max(lengths)
         self.most = max(1, min(lengths) // multiple)  # so that none is empty
-        (limit,) = ranks.least(limit or self.largest)
+        (limit,) = ranks.least((limit or self.largest) >> halvings)
         each = max(1, limit // multiple) * multiple
         self.count: int = min(-(-self.largest // each), self.most)
 

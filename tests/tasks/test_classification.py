@@ -25,6 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from repro import results
 from repro.data import datasets
 from repro.launch import lease
+from repro.launch.ending import Ending
 from repro.launch.job import How, execute
 from repro.spec import Classification, Model, Recipe, to_json
 from repro.tasks import NotFinite, Result, classification
@@ -152,6 +153,16 @@ def test_accumulation_is_the_whole_batch(tmp_path: Path, micro_batch: int) -> No
     """Mixing partners, drop path and augmentation included."""
     whole = accumulated(RUN, tmp_path / "whole", None)
     assert_alike(accumulated(RUN, tmp_path / "parts", micro_batch), whole)
+
+
+def test_an_attempt_after_one_without_memory_takes_half(tmp_path: Path) -> None:
+    """Also where the ranks cannot divide a step together, as with BatchNorms of several GPUs."""
+    held = lease.acquire(results.begin(tmp_path, RUN))
+    held.release(Ending("out of memory", "CUDA out of memory"))
+    assert execute(RUN, tmp_path, How()) == "done"
+    result = results.outcome(tmp_path, RUN).result
+    assert result is not None
+    assert result["provenance"]["micro_batch"] == RUN.recipe.batch_size // 2
 
 
 CONVNET = replace(

@@ -80,6 +80,7 @@ class Job:
     weights: Path | None = None
     decode: Literal["cpu", "nvjpeg"] = "cpu"
     micro_batch: int | None = None
+    halvings: int = 0
     checkpoint_seconds = 60.0
     stop = False
 

@@ -45,6 +45,7 @@ class Notebook:
     checkpoints: Path = Path()
     checkpoint_seconds: float = 60.0
     micro_batch: int | None = None
+    halvings: int = 0
 
     def stopping(self) -> bool:
         self.asked += 1
