@@ -227,8 +227,8 @@ def _check_file(path: Path, name: str, run: Run, result: Result) -> None:
     digest = result.get("files", {}).get(name)
     records.require(digest, "its digest is not in the result")
     stamp = (about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
-    told = result["status"], *sorted(result["metrics"].items())  # what `verify` compares with
-    key = (str(path), stamp, digest, told)
+    claims = result["status"], *sorted(result["metrics"].items())  # that `verify` checks
+    key = (str(path), stamp, digest, claims)
     if key not in _SOUND:
         data = records.content(path, artifacts.MOST_BYTES)
         records.require(artifacts.digest(data) == digest, "its digest is not that in the result")

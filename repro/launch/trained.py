@@ -57,8 +57,8 @@ def require_released(runs: Iterable[Run], folder: Path | None) -> None:
 
     Without one, each run looks at the hub's cache and the hub.
     """
-    asked = [run.trained if isinstance(run, Explanation) else run for run in runs]
-    for run in dict.fromkeys(asked):
+    classifiers = [run.trained if isinstance(run, Explanation) else run for run in runs]
+    for run in dict.fromkeys(classifiers):
         if folder and isinstance(run, Classification) and run.release:
             check_released(run, folder)
 
