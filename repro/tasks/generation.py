@@ -257,12 +257,16 @@ def follow(average: nn.Module, net: nn.Module, decay: float) -> None:
     BatchNorm's statistics are averaged as the weights are, since they belong to them; every other
     buffer is taken over as it is.
     """
-    for mine, new in zip(average.parameters(), net.parameters(), strict=True):
-        mine.lerp_(new, 1 - decay)
-    theirs = dict(net.named_buffers())
-    for name, buffer in average.named_buffers():
-        averaged = "running_" in name
-        buffer.copy_(buffer.lerp(theirs[name], 1 - decay) if averaged else theirs[name])
+    mine, theirs = dict(average.named_buffers()), dict(net.named_buffers())
+    averaged = [name for name in mine if "running_" in name]
+    taken = [name for name in mine if "running_" not in name]
+    torch._foreach_lerp_(
+        [*average.parameters(), *(mine[name] for name in averaged)],
+        [*net.parameters(), *(theirs[name] for name in averaged)],
+        1 - decay,
+    )
+    if taken:
+        torch._foreach_copy_([mine[name] for name in taken], [theirs[name] for name in taken])
 
 
 def _check_count(run: Generation, extractor: fidelity.Extractor) -> None:

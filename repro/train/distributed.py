@@ -109,8 +109,8 @@ class Ranks:
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         _collective(dist.all_reduce, flat)
         sums = flat.split([gradient.numel() for gradient in gradients])
-        for gradient, total in zip(gradients, sums, strict=True):
-            gradient.copy_(total.view_as(gradient))
+        shaped = [total.view_as(of) for total, of in zip(sums, gradients, strict=True)]
+        torch._foreach_copy_(gradients, shaped)
 
 
 def _collective(operation: Callable[..., object], *arguments: object) -> None:
