@@ -24,7 +24,7 @@ SEEDS = 34
 RUNS = 30 * SEEDS
 ROUNDS = 3
 REPRO = [sys.executable, "-m", "repro"]
-BOUNDS = {"submit": 5.0, "status": 1.0}
+BOUNDS = {"submit": 2.0, "status": 1.0}
 
 PEER = """
 import sys, submitit

@@ -467,8 +467,13 @@ def to_json(run: Run) -> str:
     return records.encode(canonical(run, defaults=True), indent=1, sort_keys=True) + "\n"
 
 
+def to_line(run: Run) -> str:
+    """The same as `from_json` reads it too, in one line."""
+    return records.encode(canonical(run, defaults=True))
+
+
 def from_json(text: str | bytes) -> Run:
-    """The run that `to_json` wrote. SpecError for anything else, as of a later version."""
+    """The run that `to_json` wrote, or `to_line`. SpecError for anything else."""
     data = text.encode(errors="surrogatepass") if isinstance(text, str) else text
     try:
         run = _revive(records.decode(data, object))

@@ -115,7 +115,7 @@ def test_json_round_trip(options: dict[str, spec.Value], seed: int, rate: float)
     run = replace(
         RUN, model=Model.of("m", **options), seed=seed, recipe=replace(RUN.recipe, drop_path=rate)
     )
-    assert spec.from_json(spec.to_json(run)) == run
+    assert spec.from_json(spec.to_json(run)) == spec.from_json(spec.to_line(run)) == run
     assert spec.from_json(spec.to_json(run)).id == run.id
 
 

@@ -26,6 +26,8 @@ NAMES = (
     "imagenet-smoke-64px",
 )
 
+EMBEDDED = ("fashion-mnist-6k", "glyphs", "fashion-singles")  # they come with the code
+
 # Those that are not here are embedded, or made from embedded images when they are needed.
 FOLDERS = {
     "cifar10": "cifar-10-batches-py",

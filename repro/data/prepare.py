@@ -21,10 +21,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from repro.data import imagenet, resized, sample, smoke_photos
-from repro.data.atlas import ATLASES
+from repro.data import imagenet, places, resized, sample, smoke_photos
 from repro.data.cifar import CIFARS
-from repro.data.composed import SINGLES
 from repro.data.datasets import (
     FASHION_FOLDER,
     FASHION_MD5,
@@ -82,7 +80,7 @@ def prepare(name: str, root: Path | None, debian: Path = DEBIAN_FASHION_MNIST) -
     Raises DataError with the next step: which file to put where, or which one to remove.
     """
     check_name(name)
-    if name in (*ATLASES, SINGLES):
+    if name in places.EMBEDDED:
         return [f"{name} is embedded; nothing to fetch", _verified(name, None)]
     root = data_folder(name, root)
     try:

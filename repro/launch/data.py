@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 import platform
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from importlib import metadata
+from itertools import islice
 from pathlib import Path
 
 from repro.data import places
+from repro.launch import code
 from repro.results import ResultsError
 from repro.spec import Generation, Localization, Run, dataset_of
 
 INCEPTION = "inception"  # what measures generated images, and the folder of its weights
+_CHECKED = ".checked"  # in the data folder: an empty file for each state that was found in order
+_MOST_FILES = 1000  # of a dataset whose files are looked at one by one
 
 
 class MissingData(ResultsError):
@@ -71,13 +78,14 @@ def check(names: Sequence[str], root: Path) -> None:
 
     Raises MissingData for the first that cannot be used.
     """
-    from repro import fidelity
     from repro.data import datasets
     from repro.data import prepare as task
 
     try:
         for name in names:
             if name == INCEPTION:
+                from repro import fidelity
+
                 fidelity.find_inception(root / INCEPTION)
                 continue
             if name in task.SMOKE_SOURCE:
@@ -86,6 +94,61 @@ def check(names: Sequence[str], root: Path) -> None:
                 datasets.load(name, split, root)
     except datasets.DataError as error:
         raise MissingData(str(error)) from error
+
+
+def check_once(names: Iterable[str], root: Path) -> None:
+    """The same, but of what was found in order and has not changed since. Then it needs no torch.
+
+    Embedded sets are left out: they come with the code, and are checked where they are loaded.
+    """
+    names = [name for name in names if name not in places.EMBEDDED]
+    changed = [name for name in names if not _is_checked(name, root)]
+    if changed:
+        check(changed, root)
+        for name in changed:
+            _remember(name, root)
+
+
+def _is_checked(name: str, root: Path) -> bool:
+    state = _state(name, root)
+    return state is not None and (root / _CHECKED / state).exists()
+
+
+def _remember(name: str, root: Path) -> None:
+    with contextlib.suppress(OSError):  # a folder of others: it is checked again every time
+        if state := _state(name, root):
+            (root / _CHECKED).mkdir(exist_ok=True)
+            (root / _CHECKED / state).touch()
+
+
+def _state(name: str, root: Path) -> str | None:
+    """Names the files of a dataset as they are, and the code that reads them.
+
+    None if there are no files or too many to look at.
+    """
+    first = root / Path(places.FOLDERS.get(name, name)).parts[0]
+    stamps = list(islice(_stamps([first, *root.glob(f"{name}-*")]), _MOST_FILES + 1))
+    if not 0 < len(stamps) <= _MOST_FILES:
+        return None
+    total = hashlib.sha256(f"{name} {_reader()}".encode())
+    total.update(repr(sorted(stamps)).encode())
+    return f"{name}-{total.hexdigest()[:16]}"
+
+
+@cache
+def _reader() -> str:
+    """The digest of the code that reads datasets."""
+    return code.digest(code.PACKAGE / "data")
+
+
+def _stamps(paths: Iterable[Path]) -> Iterator[tuple[str, int, int, int, int]]:
+    """What changes with a file, of every file at or under the paths."""
+    for path in paths:
+        if path.is_dir():
+            yield from _stamps(path.iterdir())
+        elif path.exists():
+            about = path.stat()
+            yield str(path), about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns
 
 
 def examine(data: Path, results: Path) -> Iterator[tuple[str, str]]:

@@ -368,7 +368,7 @@ def _attempts(cluster: Cluster, part: Batch, root: Path, how: How) -> list[Attem
         silence_seconds=cluster.silence_seconds,
     )
     return [
-        Attempt(spec.to_json(run), str(root), how, shape.minutes, cluster.warning_seconds)
+        Attempt(spec.to_line(run), str(root), how, shape.minutes, cluster.warning_seconds)
         for run in part.runs
     ]
 

@@ -248,7 +248,7 @@ def _hand_over(request: Request, given: Any, site: Cluster, how: How) -> bool:
             queue.require()
             submission.refuse_unreadable(root)
             if "REPRO_DATA" not in site.environment:  # else the nodes have a place of their own
-                data.check(data.of(to_do), given.data)
+                data.check_once(data.of(to_do), given.data)
             trained.require_released(to_do, given.weights)
             print(*slurm.describe(site, to_do), sep="\n")
             _print_prices(root, request.only(to_do), site)

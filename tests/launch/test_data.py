@@ -1,0 +1,68 @@
+"""Datasets are loaded before a submission, and not again while their files stay as they are."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from repro.launch import data
+from repro.launch.data import MissingData
+
+FILE = Path("cifar10-smoke/cifar-10-batches-py/test_batch")
+AGAIN = "import sys; from pathlib import Path; from repro.launch import data; "
+AGAIN += "data.check_once(['cifar10-smoke', 'glyphs'], Path(sys.argv[1])); "
+AGAIN += "sys.exit('torch' in sys.modules)"
+
+
+def rewritten(path: Path) -> None:
+    """Other content of the same length, with the time of the first."""
+    about, content = path.stat(), path.read_bytes()
+    path.write_bytes(bytes(len(content)))
+    os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
+
+
+@pytest.fixture
+def checked(tmp_path: Path) -> Path:
+    data.check_once(["cifar10-smoke"], tmp_path)
+    return tmp_path
+
+
+def test_what_was_in_order_needs_no_torch(checked: Path) -> None:
+    subprocess.run([sys.executable, "-c", AGAIN, str(checked)], check=True)
+
+
+@pytest.mark.parametrize("change", [Path.unlink, rewritten, lambda path: path.write_bytes(b"")])
+def test_what_has_changed_is_loaded_again(checked: Path, change: Callable[[Path], object]) -> None:
+    """A smoke set is then made anew."""
+    before = (checked / FILE).read_bytes()
+    change(checked / FILE)
+    data.check_once(["cifar10-smoke"], checked)
+    assert (checked / FILE).read_bytes() == before
+
+
+def test_other_readers_look_for_themselves(checked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = list[object]()
+    monkeypatch.setattr(data, "check", lambda names, root: loaded.extend(names))
+    data.check_once(["cifar10-smoke"], checked)
+    assert not loaded
+    monkeypatch.setattr(data, "_reader", lambda: "another")
+    data.check_once(["cifar10-smoke"], checked)
+    assert loaded == ["cifar10-smoke"]
+
+
+def test_what_is_missing_is_said_every_time(tmp_path: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(MissingData, match="cifar10"):
+            data.check_once(["cifar10"], tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_of_too_many_files_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "_MOST_FILES", 2)
+    data.check_once(["cifar10-smoke"], tmp_path)
+    assert not (tmp_path / ".checked").exists()
