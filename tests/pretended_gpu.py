@@ -10,6 +10,7 @@ It knows no memory, no streams and no rounding of its own; autocast to bf16 is t
 from __future__ import annotations
 
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -204,6 +205,8 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
     _note_copies(name, args, kwargs)
     if name == "copy_" and not isinstance(args[0], GPUTensor):
         here = False  # the result is on the CPU
+    if name == "empty_like" and kwargs.get("device") == CPU:
+        here = False  # nor is one made for it
     if (here or moved_to_gpu) and name not in VIEWS:
         _log.kernels[_place()] += 1
     args, kwargs = pytree.tree_unflatten([_as_on_cpu(each) for each in flat], spec)
@@ -244,7 +247,9 @@ def _note_waits(name: str, args: Any, kwargs: Any) -> None:
     if name == "repeat_interleave" and kwargs.get("output_size") is None:
         _log.wait(name)
     if name == "copy_" and not isinstance(args[0], GPUTensor):
-        _log.wait("to cpu")
+        non_blocking = len(args) > 2 and args[2]
+        if not (non_blocking and getattr(args[0], "pinned", False)):
+            _log.wait("to cpu")
     if name in INDEXING:
         for index in (each for each in args[1] if each is not None):
             if index.dtype in (torch.bool, torch.uint8):
@@ -309,6 +314,16 @@ class _Functions(TorchFunctionMode):
         return out
 
 
+class _Event:
+    """What is waited for in another thread, the loop does not wait for."""
+
+    def record(self) -> None: ...
+
+    def synchronize(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            _log.wait("synchronize")
+
+
 class _Autocast(torch.autocast):
     """The GPU's, by the CPU's rules."""
 
@@ -327,6 +342,7 @@ def pretended_gpu() -> Iterator[Log]:
         "is_bf16_supported": lambda including_emulation=True: True,
         "get_device_name": lambda *_: "NVIDIA H100 80GB HBM3",
         "get_device_properties": lambda *_: SimpleNamespace(total_memory=80 * 10**9),
+        "Event": _Event,
         "synchronize": lambda *_: _log.wait("synchronize"),
         "reset_peak_memory_stats": lambda *_: None,
         "max_memory_allocated": lambda *_: 1,

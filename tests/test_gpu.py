@@ -174,11 +174,10 @@ IN_EVERY_STEP = {
 }
 
 NOW_AND_THEN = {
-    # Classification: the model, the loss every ten steps, a checkpoint, an evaluation.
+    # Classification: the model, the loss every ten steps, an evaluation.
     ("to gpu", "repro/tasks/classification.py:_test_weights"),
     ("to gpu", "repro/tasks/classification.py:_train"),
     ("item", "repro/tasks/classification.py:_train"),
-    ("save", "repro/train/checkpoint.py:save"),
     ("to gpu", "optim/optimizer.py:_process_value_according_to_param_policy"),
     ("index on the CPU", "repro/tasks/classification.py:evaluate"),
     ("to cpu", "repro/tasks/classification.py:evaluate"),

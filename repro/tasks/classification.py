@@ -9,7 +9,6 @@ the exception: its statistics are those of one device's micro batch, synchronise
 from __future__ import annotations
 
 import math
-import time
 from contextlib import nullcontext
 from functools import lru_cache, partial
 
@@ -49,7 +48,8 @@ def execute(run: Classification, job: Job) -> Result:
     if not run.recipe.epochs:
         return together(partial(_test_weights, run, job)) or Result("done", {})
     pairs = -(-run.recipe.batch_size // _PAIR)  # a rank beyond these would have none
-    return together(partial(_train, run, job), pairs) or Result("done", {})
+    with checkpoint.Writer(job.checkpoints, job.checkpoint_seconds, job.ours) as writer:
+        return together(partial(_train, run, job, writer), pairs) or Result("done", {})
 
 
 def _test_weights(run: Classification, job: Job, ranks: Ranks) -> Result:
@@ -64,7 +64,7 @@ def _test_weights(run: Classification, job: Job, ranks: Ranks) -> Result:
     return Result("done", metrics, predictions, provenance=facts)
 
 
-def _train(run: Classification, job: Job, ranks: Ranks) -> Result:
+def _train(run: Classification, job: Job, writer: checkpoint.Writer, ranks: Ranks) -> Result:
     recipe, device = run.recipe, ranks.device
 
     # The data: small sets whole and as uint8, on the model's device; photographs where they lie.
@@ -110,7 +110,6 @@ def _train(run: Classification, job: Job, ranks: Ranks) -> Result:
         )  # it is the sum over ranks
     if ranks.first:
         job.history(history)
-    saved_at = time.monotonic()
 
     # Of the samples of each step the share of this rank, read ahead where they have to be read.
     feed = loader.batches(
@@ -191,11 +190,10 @@ def _train(run: Classification, job: Job, ranks: Ranks) -> Result:
                 job.history(history)
 
         # Save by the clock, and when asked to stop. All ranks agree, and the first one writes.
-        due = time.monotonic() - saved_at >= job.checkpoint_seconds
-        stop, save = ranks.any(job.stopping(), due)
+        stop, save = ranks.any(job.stopping(), ranks.first and writer.due())
         if stop or save:
             loss_so_far = ranks.sum(loss_sum)
-            if ranks.first and job.ours():
+            if ranks.first:
                 state = {
                     "model": net.state_dict(),
                     "optimizer": optimizer.state_dict(),
@@ -204,8 +202,7 @@ def _train(run: Classification, job: Job, ranks: Ranks) -> Result:
                     "loss_sum": loss_so_far,
                     "loss_steps": loss_steps,
                 }
-                checkpoint.save_or_warn(job.checkpoints, done, state)
-            saved_at = time.monotonic()
+                writer.write(done, state)
         if stop:
             raise Interrupted(f"stopped after step {done} of {steps}")
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from functools import partial
@@ -49,10 +48,12 @@ Losses = dict[str, Tensor]
 
 def execute(run: Generation, job: Job) -> Result:
     """Train `run` to its end from wherever its last checkpoint left it, and measure it."""
-    return together(partial(_train, run, job), run.recipe.batch_size) or Result("done", {})
+    with checkpoint.Writer(job.checkpoints, job.checkpoint_seconds, job.ours) as writer:
+        work = partial(_train, run, job, writer)
+        return together(work, run.recipe.batch_size) or Result("done", {})
 
 
-def _train(run: Generation, job: Job, ranks: Ranks) -> Result:
+def _train(run: Generation, job: Job, writer: checkpoint.Writer, ranks: Ranks) -> Result:
     recipe, device = run.recipe, ranks.device
 
     # The real images, and what generated ones are compared with. Only the first rank measures.
@@ -92,7 +93,6 @@ def _train(run: Generation, job: Job, ranks: Ranks) -> Result:
         sums = state["sums"].to(device) if ranks.first else sums  # they are the sums over ranks
     if ranks.first:
         job.history(history)
-    saved_at = time.monotonic()
 
     size = len(train.labels)
     feed = loader.batches(
@@ -155,12 +155,10 @@ def _train(run: Generation, job: Job, ranks: Ranks) -> Result:
                 job.history(history)
 
         # Save by the clock, and when asked to stop. All ranks agree, and the first one writes.
-        stop, save = ranks.any(
-            job.stopping(), time.monotonic() - saved_at >= job.checkpoint_seconds
-        )
+        stop, save = ranks.any(job.stopping(), ranks.first and writer.due())
         if stop or save:
             sums_so_far = ranks.sum(sums)
-            if ranks.first and job.ours():
+            if ranks.first:
                 state = {
                     **{name: net.state_dict() for name, net in nets.items()},
                     "optimizers": [optimizer.state_dict() for optimizer in optimizers],
@@ -169,8 +167,7 @@ def _train(run: Generation, job: Job, ranks: Ranks) -> Result:
                     "sums": sums_so_far,
                     "counted": counted,
                 }
-                checkpoint.save_or_warn(job.checkpoints, done, state)
-            saved_at = time.monotonic()
+                writer.write(done, state)
         if stop:
             raise Interrupted(f"stopped after step {done} of {recipe.steps}")
 

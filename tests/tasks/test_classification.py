@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -26,9 +27,10 @@ from repro import results
 from repro.data import datasets
 from repro.launch import lease
 from repro.launch.ending import Ending
-from repro.launch.job import How, execute
+from repro.launch.job import How, _Job, execute
 from repro.spec import Classification, Model, Recipe, to_json
 from repro.tasks import NotFinite, Result, classification
+from repro.train import checkpoint
 from repro.train.distributed import Ranks
 from tests.train.spawned import in_processes
 
@@ -124,6 +126,85 @@ def test_asked_to_stop_it_saves_and_goes_on(
     assert "stopped after step" in errors
     subprocess.run(command, check=True, env=FP32)
     assert outputs(tmp_path, RUN) == undisturbed
+
+
+# A run whose third checkpoint halts in the middle of its file until there is a file `go`.
+HALTED = """
+import sys, time
+from pathlib import Path
+from repro.launch import job
+from repro.train import checkpoint
+here, names, write = Path(sys.argv[1]), [], checkpoint._Sink.write
+def halting(file, data):
+    if file.name not in names:
+        names.append(file.name)
+    if len(names) == 3 and file.tell():
+        file.flush()
+        (here / "halted").touch()
+        while not (here / "go").exists():
+            time.sleep(0.01)
+    return write(file, data)
+checkpoint._Sink.write = halting
+job.main(sys.argv[2:])
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_signal_in_the_middle_of_a_write(
+    tmp_path: Path, undisturbed: tuple[object, ...], number: signal.Signals
+) -> None:
+    """Killed, it goes on from the checkpoint before; asked to stop, it ends that write and saves
+    its last state."""
+    folder = results.folder(tmp_path, RUN)
+    arguments = [spec_file(tmp_path, RUN), "--checkpoint-seconds", "0"]
+    command = [sys.executable, "-c", HALTED, str(tmp_path), *arguments]
+    with subprocess.Popen(command, env=FP32, stderr=subprocess.PIPE, text=True) as process:
+        while not (tmp_path / "halted").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        before = checkpoint.newest_step(folder / "checkpoints")
+        process.send_signal(number)
+        if number == signal.SIGTERM:
+            (tmp_path / "go").touch()
+        _, errors = process.communicate(timeout=120)
+    newest = checkpoint.newest_step(folder / "checkpoints")
+    half_written = list((folder / "checkpoints").glob("*.tmp"))
+    if number == signal.SIGKILL:
+        assert newest == before
+        assert len(half_written) == 1
+    else:
+        assert f"stopped after step {newest} of" in errors
+        assert not half_written
+    subprocess.run([*JOB, *arguments], check=True, env=FP32)
+    assert outputs(tmp_path, RUN) == undisturbed
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is done with a checkpoint only when five more steps are."""
+    steps, waited = 0, list[int]()
+    enough, fsync, stopping = threading.Condition(), os.fsync, _Job.stopping
+
+    def counted(job: _Job) -> bool:
+        nonlocal steps
+        with enough:
+            steps += 1
+            enough.notify_all()
+        return stopping(job)
+
+    def slow(descriptor: int) -> None:
+        with enough:
+            began = steps
+            if began < 10 and threading.current_thread() is not threading.main_thread():
+                assert enough.wait_for(lambda: steps >= began + 5, timeout=60)
+                waited.append(began)
+        fsync(descriptor)
+
+    monkeypatch.setattr(_Job, "stopping", counted)
+    monkeypatch.setattr(os, "fsync", slow)
+    assert execute(RUN, tmp_path, How(checkpoint_seconds=0.0)) == "done"
+    assert len(waited) >= 2
 
 
 def accumulated(
