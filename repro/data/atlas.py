@@ -47,7 +47,7 @@ class _Manifest(TypedDict):
     side: Annotated[int, Meta(ge=1, le=SIDE)]
     columns: _Some
     mean: float
-    std: Annotated[float, Meta(gt=0)]
+    std: records.Positive
     classes: list[str]
     splits: dict[Official, _Sheet]
 
