@@ -27,8 +27,8 @@ MOST_BYTES = 16 * 2**20  # of a JSON file
 MOST_ARRAY_BYTES = 2**30  # of the arrays in a file, unpacked
 MOST_DEPTH = 32  # of lists and objects in each other
 
-# A number above zero. Not `gt=0`: msgspec compares with the least denormal, which is zero where torch
-# flushes denormals.
+# A number above zero. Not `gt=0`: msgspec compares with the least denormal, which is zero where
+# torch flushes denormals.
 Positive = Annotated[float, msgspec.Meta(ge=1e-30)]
 
 T = TypeVar("T")
