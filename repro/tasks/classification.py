@@ -28,7 +28,7 @@ from repro.models import stochastic_depth, weights
 from repro.models.released import load_released, released, start_from
 from repro.spec import Classification, Evaluation, Model, Recipe
 from repro.tasks import Interrupted, Job, Line, NotFinite, Result
-from repro.train import activations, checkpoint, optim
+from repro.train import activations, checkpoint, optim, testing
 from repro.train import device as devices
 from repro.train.accumulation import MicroBatches
 from repro.train.distributed import Ranks, synchronize_batch_norms, together
@@ -38,7 +38,6 @@ NO_CLASS = 2**16 - 1  # predicted for an image that could not be read
 _INIT, _ORDER, _STEP, _BATCH = 1, 2, 3, 4  # what a seed is for
 _PAIR = 2  # neighbours, which are mixed with each other
 TOLERATED = 0.001  # share of images that may be unreadable
-_TEST_BATCH, _TEST_CROPS = 500, 200  # images at once, small ones and photographs
 _TOGETHER = 64  # images, before the first of them comes again in repeated augmentation
 _CHECK_STEPS = 10  # how often the loss is looked at, since looking waits for the device
 
@@ -59,7 +58,9 @@ def _test_weights(run: Classification, job: Job, ranks: Ranks) -> Result:
     net = create(run.model, len(test.classes), 0.0, run.seed)
     if run.release:
         load_released(net, released(run.release, job.weights))
-    metrics, predictions = evaluate(net.to(ranks.device), test, run.evaluation, ranks, exact=True)
+    net, side = net.to(ranks.device), side_of(test, run.evaluation)
+    at_once = testing.that_fit(net, side, exact=True, halvings=job.halvings)
+    metrics, predictions = evaluate(net, test, run.evaluation, ranks, at_once, exact=True)
     facts = _facts(net, ranks, test=test) | {"precision": "fp32"}
     return Result("done", metrics, predictions, provenance=facts)
 
@@ -79,6 +80,10 @@ def _train(run: Classification, job: Job, writer: checkpoint.Writer, ranks: Rank
     side = recipe.image_size or (train.pixels.shape[-1] if isinstance(train, Images) else 0)
     each = partial(activations.bytes_an_image, net, side)
     limit = job.micro_batch or activations.images_that_fit([net], each)
+    at_once = None
+    if test:
+        tested = side_of(test, run.evaluation)
+        at_once = testing.that_fit(net, tested, halvings=job.halvings)
     if run.starts_from:
         start_from(net, weights.read(job.weights_of(run.starts_from)))
     droppers = stochastic_depth.install(net)
@@ -180,7 +185,7 @@ def _train(run: Classification, job: Job, writer: checkpoint.Writer, ranks: Rank
             every = recipe.evaluate_every_epochs
             if test and every and epoch % every == 0 and done < steps:
                 try:
-                    line |= evaluate(net, test, run.evaluation, ranks)[0]
+                    line |= evaluate(net, test, run.evaluation, ranks, at_once)[0]
                 except NotFinite as error:
                     facts = _facts(net, ranks, train=train, test=test) | {"why": str(error)}
                     return Result("diverged", {"step": done}, provenance=facts)
@@ -212,7 +217,7 @@ def _train(run: Classification, job: Job, writer: checkpoint.Writer, ranks: Rank
     facts |= {"decode": job.decode, "micro_batch": micro_batches.size}
     try:
         if test:
-            metrics, predictions = evaluate(net, test, run.evaluation, ranks)
+            metrics, predictions = evaluate(net, test, run.evaluation, ranks, at_once)
         return Result("done", metrics, predictions, net.state_dict(), facts)
     except NotFinite as error:
         return Result("diverged", {"step": steps}, provenance=facts | {"why": str(error)})
@@ -301,19 +306,29 @@ def normalization(how: Evaluation | None, mean: RGB, std: RGB) -> tuple[RGB, RGB
     return mean, std
 
 
+def side_of(test: Images | Photos, how: Evaluation | None) -> int:
+    """The side of test inputs, in px."""
+    if how:
+        return how.image_size
+    assert isinstance(test, Images)
+    return int(test.pixels.shape[-1])
+
+
 @torch.no_grad()
 def evaluate(
     net: nn.Module,
     test: Images | Photos,
     how: Evaluation | None,
     ranks: Ranks,
+    at_once: testing.AtOnce | None = None,
     exact: bool = False,
 ) -> tuple[dict[str, float | int], dict[str, NDArray[np.uint16]]]:
     """Test on every image exactly once, divided over the ranks, counted in whole numbers.
 
     Returns the metrics (`top1`, `top5` in percent, `loss` in nats, `test_images`, and `unreadable`
     if there are any, which count as wrong) and the predictions: `label` (N,) and `top5` (N, 5), the
-    most probable class first; NO_CLASS for an image that could not be read. `exact`: in fp32.
+    most probable class first; NO_CLASS for an image that could not be read. `at_once`: if not as
+    many as fit. `exact`: in fp32.
 
     Raises NotFinite, on all ranks, if a logit is NaN or infinite.
     """
@@ -325,9 +340,8 @@ def evaluate(
     mean, std = normalization(how, test.mean, test.std)
     crop = CentreCrop(how.image_size, how.crop_fraction, how.resize) if how else None
     mine = ranks.share(size)
-    at_once = _TEST_CROPS if crop else _TEST_BATCH
-    starts = range(mine.start, mine.stop, at_once)
-    parts = [torch.arange(start, min(start + at_once, mine.stop)) for start in starts]
+    at_once = at_once or testing.that_fit(net, side_of(test, how), exact=exact)
+    parts = [part for part in torch.arange(size)[mine].split(at_once.size) if len(part)]
     feed = loader.batches(
         test,
         ((part, torch.zeros_like(part)) for part in parts),
@@ -336,11 +350,15 @@ def evaluate(
         workers=loader.default_workers(),
         tolerated=TOLERATED,
     )
-    for part, batch in zip(parts, feed, strict=True):
-        images = augment.normalize(batch.pixels, mean, std)
+
+    def logits_of(pixels: Tensor) -> Tensor:
+        images = augment.normalize(pixels, mean, std)
         with nullcontext() if exact else devices.autocast(ranks.device):
-            logits = net(images)
-        logits, readable = logits.float(), batch.readable.to(ranks.device)
+            logits: Tensor = net(images)
+        return logits.float()
+
+    for part, batch in zip(parts, feed, strict=True):
+        logits, readable = at_once(logits_of, batch.pixels), batch.readable.to(ranks.device)
         top[part] = torch.where(readable[:, None], logits.topk(kept).indices, NO_CLASS)
         loss = nn.functional.cross_entropy(logits, batch.labels, reduction="none")
         losses[part] = torch.where(logits.isfinite().all(1), loss.double() * readable, math.nan)

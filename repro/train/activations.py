@@ -1,4 +1,4 @@
-"""The memory that a training step needs on a GPU, measured without one.
+"""The memory that a step of training or of testing needs on a GPU, measured without one.
 
 Autograd keeps activations from the forward pass for the backward pass. They are counted on tensors
 that have shapes and types and no values, on a GPU that need not exist: torch's FakeTensorMode. It
@@ -11,23 +11,30 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakSet, finalize
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from repro import memory
 from repro.train import device as devices
 from repro.train import optim
 
 _GPU = torch.device("cuda")
-_FEW, _MORE = 2, 4  # images: the difference leaves out what does not grow with the batch
+# Images: the difference leaves out what does not grow with the batch. Where the most at a time is
+# looked for, there are so many that it is not where the casts of all weights have come together.
+_KEPT, _TESTED = (2, 4), (256, 512)
 
 
 def images_that_fit(nets: Sequence[nn.Module], each: Callable[[bool], int]) -> int | None:
-    """How many images the GPU of the models can train on at once; None: a CPU, any number.
+    """How many images the GPU of the models can take at once; None: a CPU, any number.
+
+    Weights, gradients and Adam's moments are counted: a model is tested while it trains.
 
     Args:
         each: the bytes an image, in bf16 autocast or not.
@@ -53,7 +60,20 @@ def bytes_an_image(net: nn.Module, side: int, bf16: bool = True) -> int:
         logits = _imitated(net, _GPU, bf16)(batch)
         optim.soft_cross_entropy(logits, torch.empty_like(logits)).sum()
 
-    return _an_image(forward, [net])
+    return _an_image(_kept, forward, [net])
+
+
+def bytes_an_image_tested(net: nn.Module, side: int, bf16: bool = True) -> int:
+    """Bytes that are there at most at the same time, for each image of a batch that is tested.
+
+    As `bytes_an_image`, without a backward pass.
+    """
+
+    def forward(images: int) -> None:
+        batch = torch.empty(images, 3, side, side, device=_GPU)
+        _imitated(net, _GPU, bf16)(batch)
+
+    return _an_image(_largest, forward, [net], training=False)
 
 
 def bytes_a_pair(
@@ -83,20 +103,25 @@ def bytes_a_pair(
         real, fake = torch.empty(shape, device=where), torch.empty(shape, device=where)
         losses(_imitated(discriminator, where, bf16 and not penalised), real, fake.requires_grad_())
 
-    return _an_image(forward, [generator, discriminator])
+    return _an_image(_kept, forward, [generator, discriminator])
 
 
-def _an_image(forward: Callable[[int], None], nets: Sequence[nn.Module]) -> int:
-    """How many bytes more autograd keeps of a forward pass for each image more."""
+def _an_image(
+    bytes_of: Callable[[Callable[[int], None], int], int],
+    forward: Callable[[int], None],
+    nets: Sequence[nn.Module],
+    training: bool = True,
+) -> int:
+    """How many bytes more a forward pass takes for each image more."""
+    few, more = _KEPT if training else _TESTED
     modes = [net.training for net in nets]
     try:
         for net in nets:
-            net.train()
-        few, more = _kept(forward, _FEW), _kept(forward, _MORE)
+            net.train(training)
+        return (bytes_of(forward, more) - bytes_of(forward, few)) // (more - few)
     finally:
         for net, mode in zip(nets, modes, strict=True):
             net.train(mode)
-    return (more - few) // (_MORE - _FEW)
 
 
 def _kept(forward: Callable[[int], None], images: int) -> int:
@@ -111,6 +136,37 @@ def _kept(forward: Callable[[int], None], images: int) -> int:
     with FakeTensorMode(), hooks, _Fused():
         forward(images)
         return sum(value.untyped_storage().nbytes() for value in kept.values())
+
+
+def _largest(forward: Callable[[int], None], images: int) -> int:
+    """Bytes of the tensors of a forward pass without a backward one, when they are most."""
+    alive = _Alive()
+    with FakeTensorMode(), torch.no_grad(), _Fused(), alive:
+        forward(images)
+    return alive.most
+
+
+class _Alive(TorchDispatchMode):
+    """Counts the bytes of the tensors that operations make, as long as those live."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.most = self._now = 0
+        self._known = WeakSet[torch.UntypedStorage]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for made in pytree.tree_leaves(out):
+            if isinstance(made, Tensor) and made.untyped_storage() not in self._known:
+                storage = made.untyped_storage()
+                self._known.add(storage)
+                self._add(storage.nbytes())
+                finalize(storage, self._add, -storage.nbytes()).atexit = False
+        self.most = max(self.most, self._now)
+        return out
+
+    def _add(self, size: int) -> None:
+        self._now += size
 
 
 def _imitated(net: nn.Module, device: torch.device, bf16: bool) -> Callable[[Tensor], Tensor]:
