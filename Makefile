@@ -3,6 +3,7 @@
 export OMP_NUM_THREADS ?= 1
 BIN := .venv/bin
 TRIAL := build/table1
+AGAINST ?= 2f69cc6  # the commit beside which Table 1's training steps are measured
 
 .PHONY: table1 test check format paper bench chaos clean
 
@@ -29,11 +30,9 @@ paper: .venv/ready  ## redraw every committed table; fails if one differs
 	git diff --exit-code -- tables figures
 	test -z "$$(git status --porcelain -- tables figures)"  # nor is one missing from git
 
-bench: .venv/ready  ## measure start-up, augmentation, loader and submission; nothing is timed in a test
-	$(BIN)/python benchmarks/startup.py
-	$(BIN)/python benchmarks/augmentation.py
-	$(BIN)/python benchmarks/loader.py
-	$(BIN)/python benchmarks/submission.py
+
+bench: .venv/ready  ## measure this code beside what else there is, and draw docs/performance.md
+	$(BIN)/repro bench all --against $(AGAINST) --write docs/performance.md
 
 chaos: .venv/ready  ## 200 faults on a real SLURM, drawn from a seed; about half an hour
 	$(BIN)/python benchmarks/chaos.py --faults 200 --out benchmarks/chaos.txt

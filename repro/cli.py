@@ -100,6 +100,7 @@ def _discard(stream: TextIO) -> None:
 
 def line_for_user(error: Exception) -> str:
     """What a user is told of an error that they or their machine caused; '' for our own faults."""
+    from repro.bench import BenchError
     from repro.launch.cluster import ClusterError
     from repro.launch.queue import QueueError
     from repro.launch.testbed import TestbedError
@@ -107,7 +108,15 @@ def line_for_user(error: Exception) -> str:
     from repro.results import ResultsError
     from repro.spec import SpecError
 
-    ours = UsageError | ResultsError | SpecError | ClusterError | QueueError | TestbedError
+    ours = (
+        UsageError
+        | ResultsError
+        | SpecError
+        | ClusterError
+        | QueueError
+        | TestbedError
+        | BenchError
+    )
     if isinstance(error, ours):
         return str(error)
     if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:

@@ -19,7 +19,7 @@ from repro.spec import SCALES, Experiment, Scale
 # chosen, so that options may stand anywhere. (A test compares them with the parsers.)
 FLAGS = frozenset(
     ["-h", "--help", "--version", "--json", "--decisions", "--watch", "-f", "--follow", "--runs",
-     "--dry-run", "--wait", "--yes"])  # fmt: skip
+     "--dry-run", "--wait", "--yes", "--list"])  # fmt: skip
 MAX_SEEDS = 100
 MAX_CHECKPOINT_SECONDS = 604_800  # a week
 MAX_GPU_HOURS = 1e9  # 114 GPUs for a thousand years

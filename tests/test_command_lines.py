@@ -62,6 +62,8 @@ def lines(draw: st.DrawFn, of: Sequence[str]) -> list[str]:
     line = [word for part in draw(st.permutations(words)) for word in part]
     if verb == "testbed":  # without a command, it starts nothing
         line = [word for word in line if word != "--"]
+    if verb == "bench":
+        return [*line, "--list"]
     return [*line, "--dry-run"] if "--launch" in line or verb in ("cancel", "retry") else line
 
 

@@ -138,6 +138,8 @@ def test_a_reader_of_its_own_is_found(source: str) -> None:
         "list",
         "plan table1",
         "status",
+        "bench --list",
+        "bench --write {out}/performance.md",
         "table1 --out {out}",
         "table1 --scale proxy --launch local --dry-run --out {out}",
     ],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from repro.verbs import items, machine, runs, trained
+from repro.verbs import items, machine, measured, runs, trained
 
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "list": items.list_,
@@ -20,4 +20,5 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "prepare": machine.prepare,
     "doctor": machine.doctor,
     "testbed": machine.testbed,
+    "bench": measured.bench,
 }

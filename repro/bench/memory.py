@@ -1,0 +1,39 @@
+"""Activations that a training step keeps for its backward pass, an image, beside timm's port.
+
+Counted on tensors that have shapes and no values, as on a GPU with its fused attention
+(`repro.train.activations`), so that one count is exact and needs no GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from repro.bench import How
+from repro.bench.nest_side import SIZES, timm_model
+from repro.bench.record import Comparison
+from repro.models.nest import NesT
+from repro.models.nest_flax import read_timm
+from repro.train import activations
+
+
+def measure(how: How) -> Iterator[Comparison]:
+    for model, size in SIZES.items():
+        theirs = timm_model(size)
+        config, _ = read_timm(theirs.state_dict(), size.embed_dims[0] // size.num_heads[0])
+        with torch.device("meta"):
+            ours = NesT(**{**config, "depths": size.depths, "drop_path_rate": size.drop_path_rate})
+        for precision in ("fp32", "bf16"):
+            kept, peers = (
+                activations.bytes_an_image(net, size.img_size, precision == "bf16") / 1e6
+                for net in (ours, theirs)
+            )
+            yield Comparison(
+                name=f"NesT {model}, {precision}",
+                unit="MB an image",
+                ours=[kept],
+                peer="timm",
+                theirs=[peers],
+                precision="bf16" if precision == "bf16" else "fp32",
+            )

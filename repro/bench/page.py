@@ -1,0 +1,151 @@
+"""docs/performance.md: hand-written words with tables that are drawn from the records."""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import repro
+from repro import output, records
+from repro.bench import BENCHMARKS, BenchError
+from repro.bench.record import Comparison, Record
+
+_HEADINGS = ("what", "ours", "peer", "ratio", "rate", "floor", "share of it")
+_PLACE = re.compile(r"^\{(\w+)\}$", re.MULTILINE)
+
+WORDS = Path(repro.__file__).resolve().parents[1] / "benchmarks/performance.md.in"
+
+Peaks = Mapping[tuple[str, str, str], float]  # device, FLOP or bytes, precision -> a second
+
+
+def draw(words: Path, found: Sequence[Record]) -> str:
+    """The page: `words` with the tables of a benchmark where a line is its name in braces."""
+    try:
+        text = records.content(words).decode()
+    except (OSError, records.Damaged, UnicodeDecodeError) as error:
+        raise BenchError(f"{words} cannot be read: {error}; check it out again") from error
+    peaks = _peaks(found)
+
+    def tables(place: re.Match[str]) -> str:
+        of = [record for record in found if record.benchmark == place[1]]
+        if place[1] not in BENCHMARKS:
+            raise BenchError(
+                f"{words}: no benchmark {place[1]!r}; there are {', '.join(BENCHMARKS)}"
+            )
+        nothing = f"Not measured yet: `repro bench {place[1]}`."
+        return "\n\n".join(_table(record, peaks) for record in of) or nothing
+
+    return _PLACE.sub(tables, text)
+
+
+def _peaks(found: Sequence[Record]) -> Peaks:
+    """What each device does a second at best, as `machine` measured it."""
+    best: dict[tuple[str, str, str], float] = {}
+    for record in found:
+        for each in record.comparisons if record.benchmark == "machine" else ():
+            key = record.device, each.work_unit, each.precision
+            rate = each.work * each.per_second / min(each.ours)
+            best[key] = max(rate, best.get(key, 0.0))
+    return best
+
+
+def _table(record: Record, peaks: Peaks) -> str:
+    rows = [[output.markdown(cell) for cell in _row(each, record, peaks)]
+            for each in record.comparisons]  # fmt: skip
+    used = [i for i in range(len(_HEADINGS)) if any(row[i] for row in rows)]
+    lines = [[_HEADINGS[i] for i in used], *([row[i] for i in used] for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(used))]
+    rule = ["-" * width if i == 0 else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
+    padded = [
+        "| " + " | ".join(text.ljust(w) if i == 0 else text.rjust(w)
+                          for i, (text, w) in enumerate(zip(line, widths, strict=True))) + " |"
+        for line in (lines[0], rule, *lines[1:])
+    ]  # fmt: skip
+    return "\n".join([output.markdown(_about(record)), "", *padded, *_mean(record)])
+
+
+def _about(record: Record) -> str:
+    """By what and when it was measured, in a sentence."""
+    versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
+    code = f"commit {record.commit}{' with changes' if record.changed else ''}"
+    threads = f"{record.threads} thread{'s' * (record.threads > 1)}"
+    where = code if record.commit else "no checkout"
+    return f"{record.device}, {threads}; {versions}; {where}; {record.date}."
+
+
+def _row(each: Comparison, record: Record, peaks: Peaks) -> list[str]:
+    """The cells of a comparison, in the order of `_HEADINGS`."""
+    ours = statistics.median(each.ours)
+    theirs = f"{each.peer}: {_number(statistics.median(each.theirs))}" if each.peer else ""
+    times = spread(ratio(each.theirs, each.ours)) if each.peer else ""
+    rate, floor, share = "", "", ""
+    peak = peaks.get((record.device, each.work_unit, each.precision)) if each.work_unit else None
+    if record.benchmark == "machine":
+        rate = f"{_number(each.work * each.per_second / min(each.ours) / 1e9)} G{each.work_unit}/s"
+    elif peak:
+        least = each.work / peak * each.per_second
+        floor, share = _number(least), f"{least / ours:.0%}"
+    return [each.name, f"{_number(ours)} {each.unit}", theirs, times, rate, floor, share]
+
+
+def _mean(record: Record) -> Iterator[str]:
+    """Of several models: the geometric mean of their ratios, and its range over the rounds."""
+    if record.benchmark == "small" and all(each.peer for each in record.comparisons):
+        yield from ("", f"Geometric mean: {spread(geometric_mean(record.comparisons))}.")
+
+
+def geometric_mean(comparisons: Sequence[Comparison]) -> Ratio:
+    """Of the median ratios; and of each round's, the least and the most."""
+    ratios = [ratio(each.theirs, each.ours) for each in comparisons]
+    rounds = zip(
+        *([p / o for p, o in zip(c.theirs, c.ours, strict=True)] for c in comparisons), strict=False
+    )
+    means = [_geometric(values) for values in rounds]
+    return Ratio(_geometric([r.median for r in ratios]), min(means), max(means))
+
+
+def _geometric(values: Sequence[float]) -> float:
+    return math.exp(statistics.fmean(map(math.log, values)))
+
+
+def spread(of: Ratio) -> str:
+    """'1.41 [1.38..1.45]'."""
+    return f"{_number(of.median)} [{_number(of.least)}..{_number(of.most)}]"
+
+
+def _number(value: float) -> str:
+    """Three digits that count: '0.0571', '14.6', '1,230'.
+
+    >>> _number(0.05712), _number(14.56), _number(1234.5), _number(2e14)
+    ('0.0571', '14.6', '1,230', '2e+14')
+    """
+    if not 1e-4 <= abs(value) < 1e7:
+        return f"{value:.3g}"
+    digits = 2 - math.floor(math.log10(abs(value)))
+    return f"{round(value, digits):,.{max(0, digits)}f}"
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """The median of per-round ratios, and the ends of their range."""
+
+    median: float
+    least: float
+    most: float
+
+
+def ratio(theirs: Sequence[float], ours: Sequence[float]) -> Ratio:
+    """How many times as much the peer took in each round."""
+    each = [peer / own for peer, own in zip(theirs, ours, strict=True)]
+    return Ratio(statistics.median(each), min(each), max(each))
+
+
+def line(each: Comparison) -> str:
+    """A comparison as the terminal shows it."""
+    ours = f"{_number(statistics.median(each.ours))} {each.unit}"
+    beside = f"  {spread(ratio(each.theirs, each.ours))} x {each.peer}" if each.peer else ""
+    return f"{each.name:50} {ours:>20}{beside}"

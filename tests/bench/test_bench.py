@@ -1,0 +1,225 @@
+"""`repro bench`: real benchmarks with few rounds, what is kept of them, and the page from that."""
+
+from __future__ import annotations
+
+import json
+import math
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from repro import cli
+from repro.bench import BENCHMARKS, BenchError, How, machine, nest, page, record
+from repro.bench.measure import in_turns
+from repro.bench.record import Comparison
+
+ROOT = page.WORDS.parents[1]
+times = st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=9)
+
+
+# --- measuring -----------------------------------------------------------------------------------
+
+
+def test_machine_from_the_measurement_to_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(machine, "SIDES", {"cpu": 64})
+    monkeypatch.setattr(machine, "NUMBERS", {"cpu": 2**12})
+    words = f"bench machine --rounds 2 --records {tmp_path} --write {tmp_path}/page.md"
+    assert cli.main(words.split()) == 0
+    (made,) = record.every(tmp_path)
+    assert made.benchmark == "machine"
+    assert made.threads == 1
+    assert [len(each.ours) for each in made.comparisons] == [2] * len(made.comparisons)
+    printed = capsys.readouterr().out
+    assert all(each.name in printed for each in made.comparisons)
+    drawn = (tmp_path / "page.md").read_text()
+    assert "GFLOP/s" in drawn
+    assert "Not measured yet: `repro bench nest`." in drawn
+
+
+def test_nest_beside_timm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nest, "BATCHES", {"cpu": 2})
+    found = list(nest.measure(How(rounds=1, only=("cifar",))))
+    kinds = {each.name.split(", ")[1] for each in found}
+    assert kinds == {"inference", "training step"}
+    assert all(len(each.ours) == len(each.theirs) == 1 for each in found)
+    work = {each.name: each.work for each in found if each.precision == "fp32"}
+    assert work["NesT cifar, training step, fp32"] == 3 * work["NesT cifar, inference, fp32"]
+    assert 4e9 < work["NesT cifar, inference, fp32"] < 5e9
+
+
+def test_outputs_that_differ_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nest, "BATCHES", {"cpu": 2})
+    monkeypatch.setattr(nest, "TOLERANCE", -1.0)
+    with pytest.raises(BenchError, match=r"outputs differ by .* from timm's"):
+        next(iter(nest.measure(How(rounds=1, only=("cifar",)))))
+
+
+def test_turns_are_reversed_in_every_other_round_and_the_first_warms_up() -> None:
+    asked = list[str]()
+
+    def way(name: str) -> float:
+        asked.append(name)
+        return len(asked)
+
+    taken = in_turns({name: partial(way, name) for name in "ab"}, 2)
+    assert "".join(asked) == "abbaab"
+    assert taken == {"a": [4, 5], "b": [3, 6]}
+
+
+@given(ours=times, factor=st.floats(0.01, 100))
+def test_a_peer_that_always_takes_so_many_times_as_long(ours: list[float], factor: float) -> None:
+    found = page.ratio([factor * value for value in ours], ours)
+    assert [found.least, found.median, found.most] == pytest.approx([factor] * 3)
+
+
+@given(st.lists(times, min_size=1, max_size=4), st.floats(0.01, 100))
+def test_the_geometric_mean_of_equal_ratios(each: list[list[float]], factor: float) -> None:
+    found = [
+        Comparison(name="x", unit="s", ours=ours, peer="p", theirs=[factor * v for v in ours])
+        for ours in each
+    ]
+    mean = page.geometric_mean(found)
+    assert [mean.least, mean.median, mean.most] == pytest.approx([factor] * 3)
+
+
+# --- the command line ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("bench nesst", "did you mean nest?"),
+        ("bench machine --only tiny", "--only is for nest and small"),
+        ("bench machine --against HEAD", "--against is for small"),
+        ("bench nest --only tinny", "did you mean tiny?"),
+        ("bench --rounds 0", "--rounds: a whole number from 1"),
+        ("bench machine --records a-file", "is a file, where a folder is expected"),
+    ],
+)
+def test_wrong_usage_is_one_line(
+    words: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    (tmp_path / "a-file").touch()
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(words.split()) == 2
+    assert said in (err := capsys.readouterr().err)
+    assert err.count("\n") == 1
+
+
+def test_the_list_names_every_benchmark(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench", "--list"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [*BENCHMARKS]
+
+
+# --- what is on file -----------------------------------------------------------------------------
+
+GOOD: dict[str, Any] = {
+    "benchmark": "nest",
+    "device": "CPU x86_64 AVX2",
+    "threads": 1,
+    "versions": {"torch": "2.14.1+cu130"},
+    "commit": "0123456789ab",
+    "changed": False,
+    "date": "2026-01-31",
+    "comparisons": [
+        {"name": "NesT tiny", "unit": "ms", "ours": [1.0, 2.0], "peer": "timm", "theirs": [3, 4],
+         "work": 1e9, "work_unit": "FLOP", "per_second": 1e3, "precision": "fp32"}
+    ],
+}  # fmt: skip
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "nest-cpu.json"
+    path.write_text(text)
+    return path
+
+
+def changed(**values: object) -> str:
+    return json.dumps({**GOOD, **values})
+
+
+def of_comparison(**values: object) -> str:
+    return changed(comparisons=[{**GOOD["comparisons"][0], **values}])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "[]", "null", "{", "[" * 100_000, changed(benchmark="nesst"), changed(benchmark=3),
+        changed(device=None), changed(device="x" * 201), changed(threads=0),
+        changed(threads=10**30), changed(versions={"torch": "<b>"}), changed(commit="a|b"),
+        changed(date="yesterday"), changed(comparisons=[]), changed(comparisons="none"),
+        of_comparison(ours=[]), of_comparison(ours=[0, 1]), of_comparison(ours=[-1, 1]),
+        of_comparison(ours=[1e16, 1]), of_comparison(ours=[True, 1]), of_comparison(ours=["1", 1]),
+        of_comparison(ours=[1]), of_comparison(theirs=[]), of_comparison(peer=""),
+        of_comparison(theirs=[math.nan, 1]), of_comparison(ours=[math.inf, 1]),
+        of_comparison(work=-1), of_comparison(work_unit="apples"), of_comparison(per_second=0),
+        of_comparison(name=["x"]), of_comparison(precision="fp8"),
+    ],
+)  # fmt: skip
+def test_a_damaged_record_is_one_line_that_names_it(text: str, tmp_path: Path) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(BenchError) as caught:
+        record.every(tmp_path)
+    assert str(caught.value).startswith(f"{path} is damaged (")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_good_record_is_read_as_it_was_written(tmp_path: Path) -> None:
+    first = record.read(written(tmp_path, json.dumps(GOOD)))
+    assert record.read(record.write(tmp_path / "new", first)) == first
+
+
+@given(st.text(max_size=40), st.floats(1e-14, 1e15), st.floats(1e-14, 1e15))
+def test_whatever_a_record_says_a_table_has_its_rows_and_no_html(
+    text: str, ours: float, theirs: float
+) -> None:
+    hostile = f"<script>a|b</script> [x](http://y) {text}"
+    each = Comparison(name=hostile, unit=hostile, ours=[ours], peer=hostile, theirs=[theirs],
+                      work=1e18, work_unit="FLOP", precision="fp32")  # fmt: skip
+    made = record.make("nest", hostile, 1, [each])
+    lines = page._table(made, {}).splitlines()
+    assert len(lines) == 5
+    assert not any("<" in line or "](" in line for line in lines)
+    assert {line.replace(r"\|", "").count("|") for line in lines[2:]} == {5}
+
+
+# --- the page ------------------------------------------------------------------------------------
+
+
+def test_the_committed_page_is_what_the_records_say() -> None:
+    drawn = page.draw(page.WORDS, record.every(ROOT / "benchmarks/records"))
+    assert drawn == (ROOT / "docs/performance.md").read_text()
+
+
+def test_the_page_has_a_place_for_every_benchmark() -> None:
+    words = page.WORDS.read_text()
+    assert [name for name in BENCHMARKS if f"\n{{{name}}}\n" not in words] == []
+
+
+def test_a_floor_is_of_the_same_device_and_precision(tmp_path: Path) -> None:
+    peak = {"name": "product", "unit": "ms", "ours": [1.0], "work": 1e9, "work_unit": "FLOP",
+            "precision": "fp32"}  # fmt: skip
+    (tmp_path / "machine-cpu.json").write_text(changed(benchmark="machine", comparisons=[peak]))
+    written(tmp_path, of_comparison(ours=[2.0, 2.0]))  # twice what 1e9 FLOP take at best
+    words = tmp_path / "words"
+    words.write_text("{machine}\n\n{nest}\n")
+    assert "50%" in page.draw(words, record.every(tmp_path))
+    for other in (of_comparison(precision="bf16"), changed(device="CPU of others")):
+        written(tmp_path, other)
+        assert "50%" not in page.draw(words, record.every(tmp_path))
+
+
+def test_words_about_a_benchmark_that_there_is_not(tmp_path: Path) -> None:
+    (tmp_path / "words").write_text("{nesst}\n")
+    with pytest.raises(BenchError, match="no benchmark 'nesst'"):
+        page.draw(tmp_path / "words", [])
+    with pytest.raises(BenchError, match="cannot be read"):
+        page.draw(tmp_path / "none", [])
