@@ -30,7 +30,6 @@ paper: .venv/ready  ## redraw every committed table; fails if one differs
 	git diff --exit-code -- tables figures
 	test -z "$$(git status --porcelain -- tables figures)"  # nor is one missing from git
 
-
 bench: .venv/ready  ## measure this code beside what else there is, and draw docs/performance.md
 	$(BIN)/repro bench all --against $(AGAINST) --write docs/performance.md
 

@@ -37,7 +37,7 @@ READERS = re.compile(
 )
 WRITERS = {"json.dumps", "yaml.safe_dump", "pickle.dumps"}
 ELSEWHERE = {
-    "benchmarks/loader.py": "makes the file that it measures",
+    "repro/bench/loader.py": "makes the file that it measures",
     "repro/data/cifar.py": "CIFAR's own form; its Unpickler takes containers and bytes alone",
     "repro/data/resized.py": "makes the file; `records.mapped` reads it",
     "repro/fidelity/features.py": "torch-fidelity's weights, weights_only, after their sha256",

@@ -18,7 +18,7 @@ from repro.bench import BENCHMARKS, BenchError
 
 _Text = Annotated[str, Meta(max_length=200)]
 _Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._+-]*\Z", max_length=80)]
-_Value = Annotated[float, Meta(gt=0, le=1e15)]
+_Value = Annotated[float, Meta(ge=1e-15, le=1e15)]
 _Rounds = Annotated[list[_Value], Meta(max_length=1000)]
 _PEERS = ("torch", "torchvision", "timm", "submitit")  # whose versions matter
 
@@ -34,7 +34,7 @@ class Comparison:
     theirs: _Rounds = field(default_factory=list)  # by round
     work: Annotated[float, Meta(ge=0, le=1e18)] = 0.0  # of a unit
     work_unit: Literal["", "FLOP", "B"] = ""
-    per_second: Annotated[float, Meta(gt=0, le=1e9)] = 1e3  # units in a second, of times
+    per_second: Annotated[float, Meta(ge=1e-9, le=1e9)] = 1e3  # units in a second, of times
     precision: Literal["", "fp32", "bf16"] = ""
 
 

@@ -2,7 +2,7 @@
 
 All that has to be done an image at a time is here; the rest happens to whole batches on the model's
 device (`repro.data.augment`). JPEGs are decoded by torchvision's operator and resized as tensors,
-because that takes half the time of Pillow (benchmarks/loader.py) and gives its pixels.
+because that takes half the time of Pillow (`repro bench loader`) and gives its pixels.
 """
 
 from __future__ import annotations

@@ -203,10 +203,13 @@ def _autocast(bf16: bool) -> Iterator[None]:
 
 
 class _Fused(TorchFunctionMode):
-    """Attention by the kernels that CUDA has for it, which do not keep the scores."""
+    """Attention by the kernels that CUDA has for it, which do not keep the scores.
+
+    They take (B, heads, N, d) alone; with more dimensions torch multiplies matrices.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.scaled_dot_product_attention:
+        if func is F.scaled_dot_product_attention and args[0].ndim == 4:
             return _attention(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 

@@ -1,25 +1,21 @@
-"""Training images a second and core: our decoding and cropping, and timm's DeiT transform.
-
-    python benchmarks/loader.py [--rounds 15] [--count 64] [--images DIR]
+"""Training crops of photographs: our decoding and cropping, and timm's pipeline for DeiT.
 
 timm's does on the CPU what its recipe asks for: decode, crop, flip, RandAugment, normalise, erase.
-Ours leaves all but decoding and cropping to the GPU; that is what the ratio is about. Without DIR,
-the images are made: 500 x 375 px of 1/f noise and shapes, JPEG 4:2:0, as large as ImageNet's. They
-are in memory or the page cache, so no disk is measured. One process, one thread, CPU time; the ways
-take turns within a round, and the ratio is the median of the rounds' own.
+Ours leaves all but decoding and cropping to the GPU; that is what the ratio is about. The images
+are made: 500 x 375 px of 1/f noise and shapes, JPEG 4:2:0, as large as ImageNet's. They are in
+memory or the page cache, so no disk is measured.
 """
 
-import argparse
+from __future__ import annotations
+
 import io
-import math
 import random
-import resource
 import tarfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from statistics import mean, median
 from tempfile import TemporaryDirectory
 
 import numpy as np
@@ -29,17 +25,20 @@ from PIL import Image, ImageDraw
 from timm.data import create_transform
 from torch import Tensor
 
+from repro.bench import How
+from repro.bench.measure import in_turns, seconds
+from repro.bench.record import Comparison
 from repro.data.crops import CentreCrop, RandomCrop, decode
 from repro.data.images import Images
 from repro.data.loader import batches
 from repro.data.photos import MEAN, STD, Photos
 from repro.data.randomness import sample_keys
 
+COUNT = 64
 TIMM = RandomCrop(224, (0.08, 1.0), "bicubic")
 AUTHORS = RandomCrop(224, (0.05, 1.0), "aliased")
 TEST = CentreCrop(224, 0.875, "bicubic")
 PILLOW = Image.Resampling.BICUBIC
-RATES = (5_000, 15_000, 25_000)  # images/s, of eight GPUs together
 CPU = torch.device("cpu")
 
 
@@ -124,7 +123,7 @@ class Timm:
     """timm's transform for DeiT, over Pillow images."""
 
     def __init__(self, files: Sequence[bytes], auto_augment: str | None, re_prob: float) -> None:
-        self.files, self.refused, self.done = files, 0, 0
+        self.files = files
         self.transform = create_transform(
             224,
             is_training=True,
@@ -136,12 +135,9 @@ class Timm:
         )
 
     def __call__(self, index: int) -> None:
-        self.done += 1
-        try:
-            with Image.open(io.BytesIO(self.files[index])) as image:
-                self.transform(image.convert("RGB"))
-        except ValueError:  # Pillow 13 posterizes to no fewer than one bit
-            self.refused += 1
+        # Pillow 13 posterizes to no fewer than one bit.
+        with suppress(ValueError), Image.open(io.BytesIO(self.files[index])) as image:
+            self.transform(image.convert("RGB"))
 
 
 class Ours:
@@ -175,29 +171,11 @@ def stages(files: Sequence[bytes]) -> dict[str, Callable[[int], object]]:
         top, left, height, width = TIMM.box(image.height, image.width, drawn)
         boxes.append((left, top, left + width, top + height))
     return {
-        "decode, ours": lambda i: decode(files[i]),
-        "decode, Pillow": lambda i: pillow(files[i]),
-        "decode, Pillow, as an array": lambda i: np.array(pillow(files[i])),
-        "crop bicubic, ours": lambda i: TIMM(tensors[i], draws[i]),
-        "crop aliased, ours": lambda i: AUTHORS(tensors[i], draws[i]),
-        "crop bicubic, Pillow": lambda i: images[i].resize((224, 224), PILLOW, boxes[i]),
+        "decoding alone": lambda i: decode(files[i]),
+        "Pillow's decoding, as an array": lambda i: np.array(pillow(files[i])),
+        "cropping alone": lambda i: TIMM(tensors[i], draws[i]),
+        "Pillow's cropping": lambda i: images[i].resize((224, 224), PILLOW, boxes[i]),
     }
-
-
-def with_a_worker(photos: Photos, count: int) -> tuple[float, float]:
-    """CPU milliseconds per image in this process, and in a worker from its start to its end."""
-    everyone = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    before = [resource.getrusage(who) for who in everyone]
-    epoch = torch.arange(count)
-    samples = [(part % len(photos), sample_keys(0, 0, part)) for part in epoch.split(256)]
-    for _ in batches(photos, samples, TIMM, CPU, 1):
-        pass
-    after = [resource.getrusage(who) for who in everyone]
-    here, there = (
-        (b.ru_utime + b.ru_stime - a.ru_utime - a.ru_stime) / count * 1e3
-        for a, b in zip(before, after, strict=True)
-    )
-    return here, there
 
 
 def through_loader(images: Images | Photos) -> Callable[[int], object]:
@@ -214,74 +192,50 @@ def through_loader(images: Images | Photos) -> Callable[[int], object]:
 
 # ---- the measurement ----------------------------------------------------------------------------
 
+DEIT, FEW = "timm, DeiT's transform", "timm, crop, jitter, flip"
+# What ours is set beside.
+PEERS = {
+    "timm's crop (bicubic)": DEIT,
+    "the authors' crop (aliased)": DEIT,
+    "timm's test crop (bicubic)": FEW,
+    "loader, timm's crop, folder": DEIT,
+    "loader, timm's crop, tar": DEIT,
+    "loader, timm's crop, 256 px memmap": DEIT,
+    "decoding alone": "Pillow's decoding, as an array",
+    "cropping alone": "Pillow's cropping",
+}
 
-def cpu_ms(run: Callable[[int], object], count: int) -> float:
-    """CPU time per image."""
-    start = time.process_time()
-    for index in range(count):
-        run(index)
-    return (time.process_time() - start) / count * 1e3
 
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--count", type=int, default=64, help="images")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="real ones, in any sub-folders")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
+def measure(how: How) -> Iterator[Comparison]:
     for seed in (random.seed, np.random.seed, torch.manual_seed):
         seed(0)  # timm draws from all three
-
-    count = arguments.count
-    if arguments.images:
-        found = sorted(
-            p for p in arguments.images.rglob("*") if p.suffix.lower() in (".jpeg", ".jpg")
-        )
-        every = max(1, len(found) // count)
-        files = [path.read_bytes() for path in found[::every][:count]]
-    else:
-        files = [photo(seed) for seed in range(count)]
-    count = len(files)
-    megapixels = mean(math.prod(decode(data).shape[1:]) for data in files) / 1e6
-    kilobytes = mean(len(data) for data in files) / 1e3
-    print(f"{count} JPEGs, mean {megapixels:.3f} Mpx, {kilobytes:.0f} kB; crops of 224 px\n")
-
+    files = [photo(seed) for seed in range(COUNT)]
     with TemporaryDirectory() as scratch:
         folder = in_folder(Path(scratch, "photos"), files)
         tar = in_tar(Path(scratch, "photos.tar"), folder)
         memmap = in_memmap(Path(scratch, "256px.npy"), folder)
-        deit = Timm(files, "rand-m9-mstd0.5-inc1", 0.25)
-        ways: dict[str, Callable[[int], object]] = {
-            "timm, DeiT's transform": deit,
-            "timm, crop, jitter, flip only": Timm(files, None, 0.0),
-            "ours, timm's crop (bicubic)": Ours(files, TIMM),
-            "ours, the authors' crop (aliased)": Ours(files, AUTHORS),
-            "ours, timm's test crop (bicubic)": Ours(files, TEST),
-            **stages(files),
+        works: dict[str, Callable[[int], object]] = {
+            DEIT: Timm(files, "rand-m9-mstd0.5-inc1", 0.25),
+            FEW: Timm(files, None, 0.0),
+            "timm's crop (bicubic)": Ours(files, TIMM),
+            "the authors' crop (aliased)": Ours(files, AUTHORS),
+            "timm's test crop (bicubic)": Ours(files, TEST),
             "loader, timm's crop, folder": through_loader(folder),
             "loader, timm's crop, tar": through_loader(tar),
             "loader, timm's crop, 256 px memmap": through_loader(memmap),
+            **stages(files),
         }
-        times: dict[str, list[float]] = {way: [] for way in ways}
-        for number in range(1 + arguments.rounds):
-            for way, run in ways.items():
-                milliseconds = cpu_ms(run, count)
-                if number > 0:  # the first one warms up
-                    times[way].append(milliseconds)
-        slow = times["timm, DeiT's transform"]
-        header = "".join(f"{f'{rate:,}/s':>10}" for rate in RATES)
-        print(f"{'':54}{'cores for':>19}\n{'':36}{'ms':>7}{'images/s':>10}{'':>8}{header}")
-        for way, each in times.items():
-            typical, ratio = median(each), median(a / b for a, b in zip(slow, each, strict=True))
-            needed = "".join(f"{math.ceil(rate * typical / 1e3):10}" for rate in RATES)
-            print(f"{way:36}{typical:7.3f}{1e3 / typical:10.0f}{ratio:7.2f}x{needed}")
-        print(f"\ntimm refused {deit.refused} of {deit.done} images (posterize to 0 bits)")
-
-        spent = [with_a_worker(folder, 2048) for _ in range(3)]
-        here, there = (median(column) for column in zip(*spent, strict=True))
-        print(f"with a worker process: {there:.2f} ms in it, {here:.2f} ms in the training process")
+        ways = {name: partial(_milliseconds, work) for name, work in works.items()}
+        taken = in_turns(ways, how.rounds)
+    for name, peer in PEERS.items():
+        yield Comparison(
+            name=name, unit="ms an image", ours=taken[name], peer=peer, theirs=taken[peer]
+        )
 
 
-if __name__ == "__main__":
-    main()
+def _milliseconds(work: Callable[[int], object]) -> float:
+    def all_of_them() -> None:
+        for index in range(COUNT):
+            work(index)
+
+    return 1e3 * seconds(all_of_them, CPU) / COUNT
