@@ -10,27 +10,31 @@ moments are summed as images come, so that no set of images is too large. Only t
 gives metrics called `fid` and the like: by any other network they are `proxy_frechet` and the like.
 """
 
-from repro.fidelity.features import Extractor, inception, of_classifier
+from repro.fidelity.features import Extractor, Seen, inception, of_classifier
 from repro.fidelity.files import load_statistics, save_statistics
-from repro.fidelity.metrics import measure, spread
+from repro.fidelity.metrics import compare, measure, spread
 from repro.fidelity.moments import Moments, Statistics, frechet
-from repro.fidelity.reference import Reference, imported, reference
+from repro.fidelity.reference import Reference, imported, measured, reference, stored
 from repro.fidelity.weights import find_inception, prepare_inception
 
 __all__ = [
     "Extractor",
     "Moments",
     "Reference",
+    "Seen",
     "Statistics",
+    "compare",
     "find_inception",
     "frechet",
     "imported",
     "inception",
     "load_statistics",
     "measure",
+    "measured",
     "of_classifier",
     "prepare_inception",
     "reference",
     "save_statistics",
     "spread",
+    "stored",
 ]

@@ -19,6 +19,8 @@ from repro.fidelity import weights
 INCEPTION = "inception-v3-compat"  # torch-fidelity's name of the Inception of 2015
 _LAYERS = ["2048", "logits_unbiased"]  # the pooled features, and the logits without their bias
 
+Seen = tuple[Tensor, Tensor]  # of a batch of images: features (B, D) and logits (B, classes)
+
 
 @dataclass(frozen=True, eq=False)
 class Extractor:
@@ -48,7 +50,7 @@ class Extractor:
         return self
 
     @torch.no_grad()
-    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, images: Tensor) -> Seen:
         """Features (B, D) and logits (B, classes), float32, where the network is.
 
         Without TF32 or bf16, so that a GPU gives the numbers of a CPU. ValueError for images of

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from repro.fidelity.features import Extractor
+from repro.fidelity.features import Extractor, Seen
 from repro.fidelity.moments import Moments, frechet
 from repro.fidelity.reference import KEPT, Kept, Reference
 
@@ -37,6 +37,13 @@ def measure(
     neighbours. `seed`, below 2^32, chooses splits and subsets. Raises ValueError for a reference by
     another extractor, DataError for fewer images than the Fréchet distance needs.
     """
+    return compare(extractor, map(extractor, fakes), reference, seed)
+
+
+def compare(
+    extractor: Extractor, fakes: Iterable[Seen], reference: Reference, seed: int
+) -> Metrics:
+    """As `measure`, of what the extractor made of the generated images."""
     by = reference.about["extractor"], reference.about["digest"]
     if by != (extractor.name, extractor.digest):
         raise ValueError(f"the reference is by {by[0]}, and not by {extractor.name}")
@@ -44,8 +51,7 @@ def measure(
     tqdm.set_lock(threading.RLock())
     moments, some = Moments(extractor.dim, extractor.device), Kept(KEPT, seed)
     logits = []
-    for images in fakes:
-        features, scores = extractor(images)
+    for features, scores in fakes:
         moments.add(features)
         some.add(features)
         logits.append(scores.cpu())

@@ -6,7 +6,6 @@ Here three float64 tensors are kept, 34 MB for 2048 features, whatever the numbe
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,19 +67,6 @@ class Moments:
         self.scatter.addr_(step, step, alpha=self.count * count / total)
         self.mean += step * (count / total)
         self.count = total
-
-    def over_ranks(self, total: Callable[[Tensor], Tensor]) -> Moments:
-        """What all ranks have seen; `total` sums a float64 tensor over them, as all-reduce does.
-
-        Every rank has to call it. The same merging, of many at once.
-        """
-        count = total(self.mean.new_tensor([self.count]))
-        moments = Moments(len(self.mean), self.mean.device)
-        moments.count = int(count.item())
-        moments.mean = total(self.mean * self.count) / count.clamp(min=1)
-        step = self.mean - moments.mean
-        moments.scatter = total(self.scatter + step.outer(step) * self.count)
-        return moments
 
     def statistics(self) -> Statistics:
         """Mean and unbiased covariance, as np.mean and np.cov.

@@ -17,7 +17,7 @@ from torch import Tensor
 from repro import records
 from repro.data.images import DataError
 from repro.fidelity import files
-from repro.fidelity.features import Extractor
+from repro.fidelity.features import Extractor, Seen
 from repro.fidelity.moments import Moments, Statistics
 
 KEPT = 10_000  # features that KID, precision and recall compare, as many as guided-diffusion's
@@ -51,18 +51,45 @@ def reference(
     extractor, are the same. A cache that cannot be written is a warning. ValueError if `about`
     lacks something, or if the images are not as many as it says; DataError if they are too few.
     """
+    found = stored(extractor, about, cache, kept)
+    return found or measured(extractor, map(extractor, images), about, cache, kept)
+
+
+def stored(
+    extractor: Extractor, about: dict[str, Any], cache: Path | None, kept: int = KEPT
+) -> Reference | None:
+    """The reference that the folder has, if it is in order: see `reference`."""
+    described = _described(extractor, about, kept)
+    path = _path(cache, described)
+    return _cached(path, described) if path else None
+
+
+def measured(
+    extractor: Extractor,
+    seen: Iterable[Seen],
+    about: dict[str, Any],
+    cache: Path | None,
+    kept: int = KEPT,
+) -> Reference:
+    """The reference by what the extractor makes of the images, put into the folder."""
+    described = _described(extractor, about, kept)
+    found = _measured(extractor, seen, described, kept)
+    if path := _path(cache, described):
+        _store(path, found)
+    return found
+
+
+def _described(extractor: Extractor, about: dict[str, Any], kept: int) -> dict[str, Any]:
+    """All that a reference depends on, as it will be read again."""
     if missing := _NEEDED - about.keys():
         raise ValueError(f"about does not name {', '.join(sorted(missing))}")
     described = {**about, **_of(extractor), "kept": kept, "version": _VERSION}
+    return records.decode(records.encode(described).encode(), dict[str, Any])
+
+
+def _path(cache: Path | None, described: dict[str, Any]) -> Path | None:
     text = records.encode(described, sort_keys=True)
-    described = records.decode(text.encode(), dict[str, Any])  # as it will be read again
-    path = cache / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.npz" if cache else None
-    if path and (found := _cached(path, described)):
-        return found
-    measured = _measured(extractor, images, described, kept)
-    if path:
-        _store(path, measured)
-    return measured
+    return cache / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.npz" if cache else None
 
 
 def imported(path: Path, extractor: Extractor, about: dict[str, Any]) -> Reference:
@@ -86,11 +113,10 @@ def _of(extractor: Extractor) -> dict[str, str]:
 
 
 def _measured(
-    extractor: Extractor, images: Iterable[Tensor], about: dict[str, Any], kept: int
+    extractor: Extractor, seen: Iterable[Seen], about: dict[str, Any], kept: int
 ) -> Reference:
     moments, some = Moments(extractor.dim, extractor.device), Kept(kept)
-    for batch in images:
-        features, _ = extractor(batch)
+    for features, _ in seen:
         moments.add(features)
         some.add(features)
     if moments.count != about["images"]:
@@ -105,10 +131,10 @@ def _cached(path: Path, about: dict[str, Any]) -> Reference | None:
     try:
         statistics, stored, features = files.load_all(path)
     except DataError as error:
-        warnings.warn(f"{error}; measuring again", stacklevel=3)
+        warnings.warn(f"{error}; measuring again", stacklevel=4)
         return None
     if stored != about or features is None:
-        warnings.warn(f"{path} is of other images; measuring again", stacklevel=3)
+        warnings.warn(f"{path} is of other images; measuring again", stacklevel=4)
         return None
     return Reference(statistics, torch.from_numpy(features), stored)
 

@@ -56,12 +56,11 @@ def execute(run: Generation, job: Job) -> Result:
 def _train(run: Generation, job: Job, writer: checkpoint.Writer, ranks: Ranks) -> Result:
     recipe, device = run.recipe, ranks.device
 
-    # The real images, and what generated ones are compared with. Only the first rank measures.
+    # The real images, and what generated ones are compared with.
     train = squares(run.dataset, "train", job.data)
     extractor = features_of(run, job, device)
     _check_count(run, extractor)
-    reference = reference_of(run, extractor, job, device) if ranks.first else None
-    ranks.any(False)  # the others wait here, not in the midst of a step
+    reference = reference_of(run, extractor, job, ranks)
 
     # The two models, the average of one of them, and their optimisers.
     generator = create(run.generator, run.seed, 0).to(device)
@@ -144,10 +143,8 @@ def _train(run: Generation, job: Job, writer: checkpoint.Writer, ranks: Ranks) -
 
         # A line of metrics, and a picture, at every evaluation.
         if due:
-            metrics, why = dict[str, float | int](), ""
-            if reference is not None:
-                metrics, why = _evaluate(run, job, average, done, extractor, reference, device)
-            if ranks.any(bool(why))[0]:
+            metrics, why = _evaluate(run, job, average, done, extractor, reference, ranks)
+            if why:
                 return _diverged(why, done, run, average, nets, ranks, train)
             history.append({"step": done, "epoch": epoch, **means_, **metrics})
             sums, counted = _zeros(device), 0
@@ -196,23 +193,60 @@ def _evaluate(
     average: nn.Module,
     step: int,
     extractor: fidelity.Extractor,
-    reference: fidelity.Reference,
-    device: torch.device,
+    reference: fidelity.Reference | None,
+    ranks: Ranks,
 ) -> tuple[dict[str, float | int], str]:
-    """The metrics of what the generator draws, and why training has diverged; '' if it has not."""
+    """The metrics of what the generator draws, and why training has diverged; '' if it has not.
+
+    The ranks draw and look at the images together; the first one's generator, and its numbers.
+    """
+    ranks.align(average)  # each has BatchNorm statistics of its own
+    metrics, why = dict[str, float | int](), ""
+    if ranks.first:
+        why = _why_hopeless(run, job, average, step, ranks.device)
+    if why := ranks.told(why):
+        return {}, why
+    try:
+        seen = partial(_seen, run, average, extractor, ranks.device)
+        fakes = ranks.map(seen, _batches(run.samples))
+        if reference:
+            metrics = fidelity.compare(extractor, fakes, reference, seed=run.seed)
+            check_finite(metrics, {})
+        else:
+            list(fakes)
+    except NotFinite as error:
+        metrics, why = {}, str(error)
+    return ranks.told((metrics, why))
+
+
+def _why_hopeless(
+    run: Generation, job: Job, average: nn.Module, step: int, device: torch.device
+) -> str:
+    """Why some samples, which are kept as a picture, need not be measured; '' if they do."""
     try:
         check_finite({}, average.state_dict())
         drawn = sample(average, run.seed, _shown(run), device)
-        job.keep(f"samples/step{step:09d}.png", pictures.grid(drawn))
-        late = step > run.recipe.steps // 2  # before, it may not have begun to draw
-        if late and fidelity.spread(drawn) < COLLAPSED:
-            return {}, "collapsed"
-        fakes = samples(average, run.seed, run.samples, device)
-        metrics = fidelity.measure(extractor, fakes, reference, seed=run.seed)
-        check_finite(metrics, {})
     except NotFinite as error:
-        return {}, str(error)
-    return metrics, ""
+        return str(error)
+    job.keep(f"samples/step{step:09d}.png", pictures.grid(drawn))
+    late = step > run.recipe.steps // 2  # before, it may not have begun to draw
+    return "collapsed" if late and fidelity.spread(drawn) < COLLAPSED else ""
+
+
+def _seen(
+    run: Generation,
+    generator: nn.Module,
+    extractor: fidelity.Extractor,
+    device: torch.device,
+    numbers: range,
+) -> fidelity.Seen:
+    """What the extractor makes of the samples with these numbers, on the CPU."""
+    return _on_cpu(extractor, sample(generator, run.seed, numbers, device))
+
+
+def _on_cpu(extractor: fidelity.Extractor, images: Tensor) -> fidelity.Seen:
+    features, logits = extractor(images)
+    return features.cpu(), logits.cpu()
 
 
 def _diverged(
@@ -429,8 +463,14 @@ def _latents_of(generator: nn.Module, seed: int, numbers: Iterable[int]) -> Tens
 
 def samples(generator: nn.Module, seed: int, count: int, device: torch.device) -> Iterator[Tensor]:
     """The first `count` samples, a batch at a time."""
-    for start in range(0, count, _AT_ONCE):
-        yield sample(generator, seed, range(start, min(start + _AT_ONCE, count)), device)
+    for numbers in _batches(count):
+        yield sample(generator, seed, numbers, device)
+
+
+def _batches(count: int) -> list[range]:
+    """The numbers of the samples that are drawn together."""
+    starts = range(0, count, _AT_ONCE)
+    return [range(start, min(start + _AT_ONCE, count)) for start in starts]
 
 
 def joined(parts: Iterable[Tensor]) -> Tensor:
@@ -480,9 +520,12 @@ def features_of(run: Generation, job: Job, device: torch.device) -> fidelity.Ext
 
 
 def reference_of(
-    run: Generation, extractor: fidelity.Extractor, job: Job, device: torch.device
-) -> fidelity.Reference:
-    """The real images of the run, measured, or as they were measured before. Never mirrored."""
+    run: Generation, extractor: fidelity.Extractor, job: Job, ranks: Ranks
+) -> fidelity.Reference | None:
+    """The real images of the run, measured, or as they were measured before. Never mirrored.
+
+    The ranks measure together. The first one has the reference, the others have None.
+    """
     real = squares(run.dataset, run.reference_split, job.data)
     about = {
         "dataset": run.dataset,
@@ -493,8 +536,15 @@ def reference_of(
     }
     if run.dataset in RESIZED:
         about["preprocessing"] = form_of(run.dataset).kernel
-    batches = (pixels.to(device) for pixels in real.pixels.split(_AT_ONCE))
-    return fidelity.reference(extractor, batches, about, job.data / "statistics")
+    cache = job.data / "statistics"
+    found = fidelity.stored(extractor, about, cache) if ranks.first else None
+    if ranks.told(found is not None):
+        return found
+    seen = ranks.map(partial(_on_cpu, extractor), real.pixels.split(_AT_ONCE))
+    if ranks.first:
+        return fidelity.measured(extractor, seen, about, cache)
+    list(seen)
+    return None
 
 
 def _precision(run: Generation, device: torch.device) -> str:

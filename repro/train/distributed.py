@@ -13,7 +13,7 @@ import os
 import socket
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -32,6 +32,7 @@ NO_LIMIT = timedelta(days=3650)  # while the first rank measures for hours; its 
 _WORD_SECONDS = 3.0  # for a rank that failed to say why
 _POLL_SECONDS = 0.2
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -93,6 +94,45 @@ class Ranks:
         found = torch.tensor(values)  # on the CPU: gloo's, not the device's, affair
         _collective(dist.all_reduce, found, dist.ReduceOp.MIN, self.patient)
         return tuple(found.tolist())
+
+    def told(self, value: T) -> T:
+        """The first rank's value, at all of them. There is no time limit."""
+        if self.count == 1:
+            return value
+        values = [value]
+        _collective(dist.broadcast_object_list, values, 0, self.patient)
+        return values[0]
+
+    def gathered(self, value: T) -> list[T]:
+        """The values of all ranks in their order, at the first one; [] at the others.
+
+        Tensors in them are on the CPU. There is no time limit.
+        """
+        if self.count == 1:
+            return [value]
+        values: list[T] = [value] * self.count * self.first
+        _collective(dist.gather_object, value, values or None, 0, self.patient)
+        return values
+
+    def map(self, work: Callable[[S], T], items: Sequence[S]) -> Iterator[T]:
+        """What `work` makes of each item, in their order, at the first rank; nothing at the others.
+
+        The ranks take the items in turn, so that not more results than ranks are there at a time.
+        Every rank iterates to the end. A ValueError of the work of any of them is raised by all.
+        """
+        for start in range(0, len(items), self.count):
+            there = min(self.count, len(items) - start)
+            done: T | ValueError | None = None
+            if self.rank < there:
+                try:
+                    done = work(items[start + self.rank])
+                except ValueError as error:
+                    done = error
+            failed = isinstance(done, ValueError)
+            found = self.gathered(done)[:there]
+            if self.any(failed)[0]:
+                raise self.told(next((e for e in found if isinstance(e, ValueError)), ValueError()))
+            yield from found  # type: ignore[misc]  # no error is among them
 
     def align(self, *nets: nn.Module) -> None:
         """Every rank takes the weights and statistics of the first."""

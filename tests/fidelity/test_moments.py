@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import pytest
 import torch
@@ -72,28 +69,6 @@ def test_merging_two_is_adding_all(first: int, second: int) -> None:
     empty.merge(Moments(DIM))
     empty.merge(merged)
     check(empty, features)
-
-
-def test_over_ranks_they_are_those_of_all_images() -> None:
-    """Three ranks with different numbers of images, one with none, as threads."""
-    features = rows(100, far=20.0)
-    shares = features.split([70, 0, 30])
-    sent: list[Tensor] = [torch.empty(0)] * 3
-    barrier = threading.Barrier(3)
-
-    def run(rank: int) -> Moments:
-        def total(mine: Tensor) -> Tensor:
-            sent[rank] = mine
-            barrier.wait(10)
-            result = sent[0] + sent[1] + sent[2]
-            barrier.wait(10)
-            return result
-
-        return moments_of(shares[rank]).over_ranks(total)
-
-    with ThreadPoolExecutor(3) as pool:
-        for moments in pool.map(run, range(3)):
-            check(moments, features)
 
 
 def test_no_features_are_kept() -> None:

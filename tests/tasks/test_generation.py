@@ -147,6 +147,33 @@ def test_micro_batches_and_ranks_are_one(root: Path, run: Generation) -> None:
     assert losses[2] == pytest.approx(losses[0], rel=0.01, abs=1e-6)
 
 
+@pytest.mark.parametrize("ranks", [2, 3, 12])
+def test_ranks_measure_as_one(root: Path, ranks: int) -> None:
+    """To the last bit, reference included. The weights stay as they are, since ranks add up
+    gradients in another order than one does; of twelve ranks some have no image to measure."""
+    generator = Model.of("transgan_64", img_size=32, latent_dim=16, embed_dims=(32, 8),
+                         depths=(1, 1), num_heads=1)  # fmt: skip
+    recipe = replace(
+        CONVNET.recipe, steps=1, lr=0.0, discriminator_lr=0.0, batch_size=12, ema_start=0
+    )
+    run = replace(CONVNET, generator=generator, recipe=recipe, samples=430)
+    metrics = []
+    for count in (1, ranks):
+        place = root / str(count)
+        shutil.copytree(root / FEATURES.id, place / FEATURES.id)
+        how = How(root / f"data{count}", attempt="a")  # the reference is kept there
+        assert in_processes(count, execute, run, place, how) == ["done"] * count
+        result = results.outcome(place, run).result
+        assert result is not None
+        losses = ("discriminator_loss", "generator_loss", "r1")
+        found = {name: v for name, v in result["metrics"].items() if name not in losses}
+        metrics.append(found)
+    assert metrics[0] == metrics[1]
+    assert metrics[0]["proxy_frechet"] > 0
+    kept = [(root / f"data{n}" / "statistics").glob("*") for n in (1, ranks)]
+    assert len({path.read_bytes() for paths in kept for path in paths}) == 1
+
+
 def test_a_run_is_measured_by_what_it_names(root: Path) -> None:
     """By a classifier: under names of their own, with the reference beside them."""
     assert execute(CONVNET, root, How(root / "data")) == "done"
@@ -274,7 +301,7 @@ def test_what_is_drawn_or_measured_is_finite_or_the_run_has_diverged(
     root: Path, monkeypatch: pytest.MonkeyPatch, statistic: str, value: float, why: str
 ) -> None:
     """At an evaluation midway. The losses are finite, since training normalises by the batch."""
-    create, measure = generation.create, fidelity.measure
+    create, compare = generation.create, fidelity.compare
 
     def created(model: Model, seed: int, number: int = 0) -> nn.Module:
         net = create(model, seed, number)
@@ -286,7 +313,7 @@ def test_what_is_drawn_or_measured_is_finite_or_the_run_has_diverged(
     monkeypatch.setattr(generation, "create", created)
     if "proxy_kid" in why:
         monkeypatch.setattr(
-            fidelity, "measure", lambda *a, **o: measure(*a, **o) | {"proxy_kid": float("nan")}
+            fidelity, "compare", lambda *a, **o: compare(*a, **o) | {"proxy_kid": float("nan")}
         )
     run = replace(CONVNET, recipe=replace(CONVNET.recipe, evaluate_every_steps=2))
     assert execute(run, root, How(root / "data")) == "diverged"

@@ -22,6 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 import repro.models  # noqa: F401  (registers our architectures with timm)
 from repro.experiments import figure5_left, figure5_middle, table1, table2
 from repro.spec import Classification, Generation, Model
+from repro.tasks import NotFinite
 from repro.train import distributed
 from repro.train.accumulation import MicroBatches
 from repro.train.distributed import Apart, Ranks, parts
@@ -135,6 +136,42 @@ def test_the_first_rank_is_waited_for_without_a_limit() -> None:
     *worked, idle = in_ranks(4, impatient, most=3)
     assert all(isinstance(seconds, float) and seconds > 3.9 for seconds in worked), worked
     assert idle is None
+
+
+def mapped(ranks: Ranks, count: int, wrong: int | None) -> tuple[list[str], list[int]]:
+    """What the map has, and which items were this rank's."""
+    mine = list[int]()
+
+    def work(item: int) -> str:
+        mine.append(item)
+        if item == wrong:
+            raise NotFinite(f"item {item}")
+        return f"made of {item}"
+
+    return list(ranks.map(work, range(count))), mine
+
+
+@pytest.mark.parametrize(("count", "items"), [(1, 3), (2, 5), (3, 0), (12, 5)])
+def test_a_map_is_divided_and_the_first_has_it_in_its_order(count: int, items: int) -> None:
+    """Also where there are fewer items than ranks."""
+    said = in_ranks(count, mapped, items, None)
+    whole = [f"made of {item}" for item in range(items)]
+    for rank, each in enumerate(said):
+        assert each == ([] if rank else whole, list(range(rank, items, count)))
+
+
+@pytest.mark.parametrize("wrong", [1, 4])
+def test_an_error_of_a_map_is_raised_by_all(wrong: int) -> None:
+    """Of its class, and in its words; by the first rank or another one, in any round."""
+    assert in_ranks(3, mapped, 5, wrong) == [f"NotFinite: item {wrong}"] * 3
+
+
+def told(ranks: Ranks) -> list[object]:
+    return [ranks.told(ranks.rank + 5), ranks.gathered(str(ranks.rank))]
+
+
+def test_the_first_tells_and_gathers() -> None:
+    assert in_ranks(3, told) == [[5, ["0", "1", "2"]], [5, []], [5, []]]
 
 
 def fails(ranks: Ranks, culprit: int, how: str) -> None:
