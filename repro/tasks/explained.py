@@ -1,13 +1,13 @@
 """What runs that explain a classifier share: the classifier, and the pictures that it is shown.
 
-They are measured by one process, in fp32, and begin anew if they are interrupted: they take
-minutes.
+They are measured in fp32, by all ranks together and with the bits of one, and begin anew if they
+are interrupted: they take minutes.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +24,17 @@ from repro.data.photos import Photos
 from repro.models.released import load_released, released
 from repro.models.weights import load as load_weights
 from repro.spec import Classification, Explanation
-from repro.tasks import Interrupted, Job, NotFinite, Result
+from repro.tasks import Interrupted, Job, NotFinite
 from repro.tasks.classification import TOLERATED, create, normalization
-from repro.train.distributed import together
+from repro.train.distributed import Ranks
 
 AT_ONCE = 64  # images
 
 
-def by_first(measured: Callable[[torch.device], Result]) -> Result:
-    """What the first of several ranks measures, while the others wait."""
-    return together(lambda ranks: measured(ranks.device), most=1) or Result("done", {})
+def share(count: int, ranks: Ranks, images_each: int = 1) -> slice:
+    """A rank's part of `count` pictures, of one image or more each, in the batches that one rank
+    would have."""
+    return ranks.share(count, AT_ONCE // images_each)
 
 
 def classifier_of(run: Explanation, classes: int, job: Job, device: torch.device) -> nn.Module:
@@ -60,27 +61,31 @@ def load_classifier(run: Classification, classes: int, weights: Path | None) -> 
 
 
 def photographs(
-    images: Images | Photos, side: int, indices: Tensor, device: torch.device, job: Job
+    images: Images | Photos, side: int, indices: Tensor, ranks: Ranks, job: Job
 ) -> Iterator[Tensor]:
-    """The images of these numbers, uint8 (B, 3, S, S), some at a time, squeezed to `side` px.
+    """Of the images of these numbers the rank's `share`, uint8 (B, 3, S, S), some at a time,
+    squeezed to `side` px.
 
-    Bilinear with antialias, as the protocol's. With 0, as they are stored.
+    Bilinear with antialias, as the protocol's. With 0, as they are stored. Every rank iterates to
+    the end; if one is to stop, all of them raise Interrupted.
     """
     crop = CentreCrop(side, 0.0, "bilinear") if side else None
-    parts = list(indices.split(AT_ONCE))
+    mine = [part for part in indices[share(len(indices), ranks)].split(AT_ONCE) if len(part)]
     feed = loader.batches(
         images,
-        ((part, torch.zeros_like(part)) for part in parts),
+        ((part, torch.zeros_like(part)) for part in mine),
         crop,
-        device,
+        ranks.device,
         workers=loader.default_workers(),
         tolerated=TOLERATED,
     )
-    for done, batch in enumerate(feed):
-        if job.stopping():
-            raise Interrupted(f"stopped at {done * AT_ONCE} of {len(indices)} images")
-        job.progress(done * AT_ONCE, len(indices), {})
-        yield batch.pixels
+    at_once = AT_ONCE * ranks.count
+    for done in range(0, len(indices), at_once):  # no rank has more batches than these rounds
+        if ranks.any(job.stopping())[0]:
+            raise Interrupted(f"stopped at {done} of {len(indices)} images")
+        job.progress(done, len(indices), {})
+        if batch := next(feed, None):
+            yield batch.pixels
 
 
 def inputs(pixels: Tensor, images: Images | Photos, run: Explanation) -> Tensor:

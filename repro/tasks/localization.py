@@ -45,6 +45,7 @@ from repro.spec import Localization
 from repro.tasks import Job, Result
 from repro.tasks import explained as explain
 from repro.train import device as devices
+from repro.train.distributed import Ranks, together
 
 DISCARD = 0.9  # of attention, and the largest over heads: what vit-explain's command line takes
 STEPS = 32  # of insertion and deletion
@@ -76,11 +77,12 @@ class Seen:
 
 
 def execute(run: Localization, job: Job) -> Result:
-    """Score the maps of every image, and choose thresholds. Of several ranks the first does it."""
-    return explain.by_first(partial(_measured, run, job))
+    """Score the maps of every image, divided over the ranks, and choose thresholds."""
+    return together(partial(_measured, run, job)) or Result("done", {})
 
 
-def _measured(run: Localization, job: Job, device: torch.device) -> Result:
+def _measured(run: Localization, job: Job, ranks: Ranks) -> Result:
+    device = ranks.device
     images = explain.load(run, job)
     truth = ground_truth.load(run.dataset, run.split, images, job.data)
     truths = targets(truth)
@@ -94,9 +96,13 @@ def _measured(run: Localization, job: Job, device: torch.device) -> Result:
     tuning = datasets.load(run.tuning, run.tuning_split, job.data)
     net = explain.classifier_of(run, len(images.classes), job, device)
     there = targets(ground_truth.load(run.tuning, run.tuning_split, tuning, job.data))
-    chosen = box_accuracy.chosen_on(seen(run, net, tuning, there, job, device).scores, run.tuning)
-    here = seen(run, net, images, truths, job, device)
+    elsewhere = seen(run, net, tuning, there, job, ranks)
+    here = seen(run, net, images, truths, job, ranks)
+    probed = _probed(run, net, images, job, ranks) if run.probed else {}
+    if not (elsewhere and here):
+        return Result("done", {})
 
+    chosen = box_accuracy.chosen_on(elsewhere.scores, run.tuning)
     labels = images.labels.numpy()
     right = here.predicted == labels
     resamples = Resamples(len(labels))
@@ -108,8 +114,7 @@ def _measured(run: Localization, job: Job, device: torch.device) -> Result:
     metrics["top1"] = 100 * float(right.mean())
     points = estimates(resamples.means(here.points))
     metrics |= percent({"pointing": points[0], "energy": points[1]})
-    if run.probed:
-        metrics |= _probed(run, net, images, job, device)
+    metrics |= probed
     arrays = _per_image(here.scores, here.fixed, tuned, oracle)
     arrays |= {"label": labels.astype(np.uint16), "predicted": here.predicted.astype(np.uint16)}
     taus = {
@@ -128,15 +133,18 @@ def seen(
     images: Images | Photos,
     truths: Sequence[Boxes],
     job: Job,
-    device: torch.device,
-) -> Seen:
-    """Score the map of every image, for its true class; by several processes where there are."""
+    ranks: Ranks,
+) -> Seen | None:
+    """Score the map of every image, for its true class; by several processes where there are.
+
+    The first rank has the scores, the others None.
+    """
     explained, predicted = METHODS[run.attribution], list[Tensor]()
-    labels, numbers = images.labels.to(device), torch.arange(len(images.labels))
+    labels, numbers = images.labels.to(ranks.device), torch.arange(len(images.labels))
 
     def work() -> Iterator[tuple[npt.NDArray[np.float32], list[Boxes], list[str]]]:
-        done = 0
-        for pixels in explain.photographs(images, run.image_size, numbers, device, job):
+        done = explain.share(len(numbers), ranks).start
+        for pixels in explain.photographs(images, run.image_size, numbers, ranks, job):
             part = slice(done, done + len(pixels))
             x = explain.inputs(pixels, images, run)
             predicted.append(explain.logits_of(net, x).argmax(1).cpu())
@@ -147,6 +155,11 @@ def seen(
 
     with _scorers() as scored:
         parts = list(scored(work()))
+    every = ranks.gathered((parts, predicted))
+    if not every:
+        return None
+    parts = [part for theirs, _ in every for part in theirs]
+    predicted = [part for _, theirs in every for part in theirs]
     return Seen(
         joined([part[0] for part in parts]),
         joined([part[1] for part in parts]),
@@ -250,13 +263,17 @@ def _per_image(
 
 
 def _probed(
-    run: Localization, net: nn.Module, images: Images | Photos, job: Job, device: torch.device
+    run: Localization, net: nn.Module, images: Images | Photos, job: Job, ranks: Ranks
 ) -> dict[str, float | int]:
-    """What pixels, and weights, do to the maps: measured on some images, evenly among all."""
+    """What pixels, and weights, do to the maps: measured on some images, evenly among all.
+
+    The first rank has the numbers, the others {}.
+    """
     explained, parts = METHODS[run.attribution], list[Tensor]()
-    numbers, done = explain.spread(run.probed, len(images.labels)), 0
-    for pixels in explain.photographs(images, run.image_size, numbers, device, job):
-        labels = images.labels[numbers[done : done + len(pixels)]].to(device)
+    numbers = explain.spread(run.probed, len(images.labels))
+    done = explain.share(len(numbers), ranks).start
+    for pixels in explain.photographs(images, run.image_size, numbers, ranks, job):
+        labels = images.labels[numbers[done : done + len(pixels)]].to(ranks.device)
         done += len(pixels)
         x = explain.inputs(pixels, images, run)
         maps = resized(explained(net, x, labels), x.shape[-1])
@@ -264,6 +281,9 @@ def _probed(
         last = last.nan_to_num(0.0)  # 0/0: a constant map has no order
         curves = [f(net, x, labels, maps, steps=STEPS).auc for f in (deletion, insertion)]
         parts.append(torch.stack([*curves, last.to(x.device)], dim=1).double().cpu())
+    parts = [part for theirs in ranks.gathered(parts) for part in theirs]
+    if not parts:
+        return {}
     values = torch.cat(parts).numpy()
     names = ("deletion", "insertion", "randomised")
     found = estimates(Resamples(len(values)).means(values))
@@ -290,7 +310,8 @@ def _shown(
 ) -> bytes:
     """Some images, evenly among all, with their raw maps, boxes and names, as .npz."""
     numbers = explain.spread(SHOWN, len(images.labels))
-    pixels = torch.cat(list(explain.photographs(images, run.image_size, numbers, device, job)))
+    alone = Ranks(0, 1, device)
+    pixels = torch.cat(list(explain.photographs(images, run.image_size, numbers, alone, job)))
     x, labels = explain.inputs(pixels, images, run), images.labels[numbers]
     predicted = explain.logits_of(net, x).argmax(1).cpu()
     maps = METHODS[run.attribution](net, x, labels.to(device)).float().cpu().numpy()

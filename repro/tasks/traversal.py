@@ -30,6 +30,7 @@ from repro.tasks import Job, Result
 from repro.tasks import explained as explain
 from repro.tasks.localization import estimates, percent
 from repro.train import device as devices
+from repro.train.distributed import Ranks, together
 
 SHOWN = 12  # pictures whose trees are kept
 TRACED = 4  # classes that are traced in each of these, the most probable ones (Figure 2)
@@ -43,46 +44,43 @@ ABLATED = ("best_leaf", "ablation_quadrant", "ablation_leaf")
 class Pictures:
     """Some pictures of S px, with K objects each."""
 
+    numbers: range  # theirs among all
     pixels: Tensor  # (B, 3, S, S) uint8, on the device
     labels: Tensor  # (B, K) int64, on the CPU
     masks: Tensor  # (B, K, S, S) bool: where each object is; its box, if nothing better is known
 
 
 def execute(run: Traversal, job: Job) -> Result:
-    """Follow all paths and count. Of several ranks the first does it."""
-    return explain.by_first(partial(_measured, run, job))
+    """Follow all paths, divided over the ranks, and count."""
+    return together(partial(_measured, run, job)) or Result("done", {})
 
 
-def _measured(run: Traversal, job: Job, device: torch.device) -> Result:
+@dataclass(frozen=True)
+class _Followed:
+    """What remains of some pictures."""
+
+    hits: Tensor
+    paths: Tensor
+    labels: Tensor
+    faithful: Tensor | None  # of those that are ablated, if any
+    shown: dict[str, npt.NDArray[Any]] | None  # of those that are drawn, if any
+
+
+def _measured(run: Traversal, job: Job, ranks: Ranks) -> Result:
     images = explain.load(run, job)
-    net = explain.classifier_of(run, len(images.classes), job, device)
-    hits, faithful = list[Tensor](), list[Tensor]()
-    paths, labels, shown = list[Tensor](), list[Tensor](), list[dict[str, npt.NDArray[Any]]]()
-    total, done = count_of(run, images), 0
-    chosen = set(explain.spread(SHOWN, total).tolist())
-    ablated = set(explain.spread(run.ablated, total).tolist()) if run.ablated else set()
-    for part in pictures(run, images, job, device):
-        numbers = range(done, done + len(part.labels))
-        done = numbers.stop
-        x = explain.inputs(part.pixels, images, run)
-        trees = [trace(run, net, x, classes) for classes in part.labels.T]
-        found = [
-            _hits(tree, masks) for tree, masks in zip(trees, part.masks.unbind(1), strict=True)
-        ]
-        hits.append(torch.stack(found, dim=1))
-        paths.append(torch.stack([tree.path.cpu() for tree in trees], dim=1))
-        labels.append(part.labels)
-        here = [at for at, number in enumerate(numbers) if number in ablated]
-        if here:
-            faithful.append(_faithful(net, x, part, trees, here))
-        here = [at for at, number in enumerate(numbers) if number in chosen]
-        if here:
-            shown.append(_kept(run, net, x[here], part, here))
+    net = explain.classifier_of(run, len(images.classes), job, ranks.device)
+    every = ranks.gathered(list(_followed(run, net, images, job, ranks)))
+    if not every:
+        return Result("done", {})
+    found = [part for theirs in every for part in theirs]
+    hits = torch.cat([part.hits for part in found])
+    faithful = [part.faithful for part in found if part.faithful is not None]
+    shown = [part.shown for part in found if part.shown is not None]
 
-    values = torch.cat(hits).mean(1).double().numpy()  # of a picture's objects: they are not apart
+    values = hits.mean(1).double().numpy()  # of a picture's objects: they are not apart
     shares = estimates(Resamples(len(values)).means(values))
     metrics = percent(dict(zip(MEASURES, shares, strict=True)))
-    path = torch.cat(paths)
+    path = torch.cat([part.paths for part in found])
     metrics["undecided"] = 100 * float((path[:, :, -1] < 0).double().mean())
     if faithful:
         of_leaves = torch.cat(faithful).double().numpy()
@@ -95,18 +93,42 @@ def _measured(run: Traversal, job: Job, device: torch.device) -> Result:
         "done",
         metrics,
         {
-            "label": torch.cat(labels).numpy().astype(np.uint16),
+            "label": torch.cat([part.labels for part in found]).numpy().astype(np.uint16),
             "path": path.numpy().astype(np.int8),
-            "hits": (torch.cat(hits)[:, :, ::2] > 0).numpy().astype(np.uint8),
+            "hits": (hits[:, :, ::2] > 0).numpy().astype(np.uint8),
         },
         provenance={
             "test_fingerprint": images.fingerprint,
-            "pictures": total,
-            "device": devices.describe(device),
+            "pictures": len(hits),
+            "device": devices.describe(ranks.device),
             "precision": "fp32",
         },
         files={"trees.npz": explain.packed(kept)},
     )
+
+
+def _followed(
+    run: Traversal, net: nn.Module, images: Images | Photos, job: Job, ranks: Ranks
+) -> Iterator[_Followed]:
+    """What remains of the rank's pictures."""
+    total = count_of(run, images)
+    chosen = set(explain.spread(SHOWN, total).tolist())
+    ablated = set(explain.spread(run.ablated, total).tolist()) if run.ablated else set()
+    for part in pictures(run, images, job, ranks):
+        x = explain.inputs(part.pixels, images, run)
+        trees = [trace(run, net, x, classes) for classes in part.labels.T]
+        found = [
+            _hits(tree, masks) for tree, masks in zip(trees, part.masks.unbind(1), strict=True)
+        ]
+        lost = [at for at, number in enumerate(part.numbers) if number in ablated]
+        drawn = [at for at, number in enumerate(part.numbers) if number in chosen]
+        yield _Followed(
+            torch.stack(found, dim=1),
+            torch.stack([tree.path.cpu() for tree in trees], dim=1),
+            part.labels,
+            _faithful(net, x, part, trees, lost) if lost else None,
+            _kept(run, net, x[drawn], part, drawn) if drawn else None,
+        )
 
 
 def trace(run: Traversal, net: nn.Module, x: Tensor, classes: Tensor) -> GradCat:
@@ -199,53 +221,57 @@ def count_of(run: Traversal, images: Images | Photos) -> int:
     return run.pictures
 
 
-def pictures(
-    run: Traversal, images: Images | Photos, job: Job, device: torch.device
-) -> Iterator[Pictures]:
-    """The run's pictures, some at a time."""
+def pictures(run: Traversal, images: Images | Photos, job: Job, ranks: Ranks) -> Iterator[Pictures]:
+    """The rank's share of the run's pictures, some at a time."""
     if run.objects == 1:
-        yield from _of_one(run, images, job, device)
+        yield from _of_one(run, images, job, ranks)
     elif isinstance(images, Photos):
-        yield from _of_four_photographs(run, images, job, device)
+        yield from _of_four_photographs(run, images, job, ranks)
     else:
-        yield from _of_four_cut_out(run, job, device)
+        yield from _of_four_cut_out(run, job, ranks)
 
 
-def _of_one(
-    run: Traversal, images: Images | Photos, job: Job, device: torch.device
-) -> Iterator[Pictures]:
-    numbers, boxes = explain.spread(run.pictures, len(images.labels)), list[Boxes]()
+def _batches(count: int, ranks: Ranks, images_each: int = 1) -> list[range]:
+    """The numbers of the rank's share of pictures, a batch after another."""
+    mine = range(count)[explain.share(count, ranks, images_each)]
+    at_once = explain.AT_ONCE // images_each
+    return [mine[start : start + at_once] for start in range(0, len(mine), at_once)]
+
+
+def _of_one(run: Traversal, images: Images | Photos, job: Job, ranks: Ranks) -> Iterator[Pictures]:
+    chosen, boxes = explain.spread(run.pictures, len(images.labels)), list[Boxes]()
     truth = ground_truth.load(run.dataset, run.split, images, job.data)
-    feed = explain.photographs(images, run.image_size, numbers, device, job)
-    for part, pixels in zip(numbers.split(explain.AT_ONCE), feed, strict=True):
-        side = pixels.shape[-1]
+    feed = explain.photographs(images, run.image_size, chosen, ranks, job)
+    for numbers, pixels in zip(_batches(len(chosen), ranks), feed, strict=True):
+        side, part = pixels.shape[-1], chosen[numbers.start : numbers.stop]
         boxes = boxes or targets(truth, side)
         masks = box_masks([torch.from_numpy(boxes[n]) for n in part.tolist()], side, side)
-        yield Pictures(pixels, images.labels[part][:, None], masks[:, None])
+        yield Pictures(numbers, pixels, images.labels[part][:, None], masks[:, None])
 
 
-def _of_four_cut_out(run: Traversal, job: Job, device: torch.device) -> Iterator[Pictures]:
+def _of_four_cut_out(run: Traversal, job: Job, ranks: Ranks) -> Iterator[Pictures]:
     """Of the embedded images, each object cut out, so that its very pixels are known."""
     if run.dataset != composed.SINGLES or run.split not in ("train", "test"):
         raise DataError(f"{run.dataset}: no four of its objects can be composed; take imagenet")
     split: Official = "test" if run.split == "test" else "train"
-    for first in range(0, run.pictures, explain.AT_ONCE):
-        count = min(explain.AT_ONCE, run.pictures - first)
-        made = composed.fours(split, count, first=first)
-        job.progress(first, run.pictures, {})
-        yield Pictures(made.pixels.to(device), made.labels, made.masks)
+    for numbers in _batches(run.pictures, ranks):
+        made = composed.fours(split, len(numbers), first=numbers.start)
+        job.progress(numbers.start, run.pictures, {})
+        yield Pictures(numbers, made.pixels.to(ranks.device), made.labels, made.masks)
 
 
 def _of_four_photographs(
-    run: Traversal, images: Photos, job: Job, device: torch.device
+    run: Traversal, images: Photos, job: Job, ranks: Ranks
 ) -> Iterator[Pictures]:
     """A photograph of another class in each quadrant, squeezed to it: Böhle et al.'s 'grid pointing
     game' (Convolutional Dynamic Alignment Networks, 2021), with the boxes in each known as well."""
     fours = of_other_classes(images.labels, run.pictures)
     half = run.image_size // 2
     truth = targets(ground_truth.load(run.dataset, run.split, images, job.data), half)
-    feed = explain.photographs(images, half, fours.flatten(), device, job)
-    for part, pixels in zip(fours.split(explain.AT_ONCE // 4), feed, strict=True):
+    feed = explain.photographs(images, half, fours.flatten(), ranks, job)
+    batches = _batches(len(fours), ranks, images_each=4)
+    for numbers, pixels in zip(batches, feed, strict=True):
+        part = fours[numbers.start : numbers.stop]
         quarters = pixels.view(-1, 2, 2, 3, half, half).permute(0, 3, 1, 4, 2, 5)
         boxes = [torch.from_numpy(truth[number]) for number in part.flatten().tolist()]
         masks = torch.zeros(len(part), 4, 2 * half, 2 * half, dtype=torch.bool)
@@ -255,7 +281,7 @@ def _of_four_photographs(
             top, left = quadrant // 2 * half, quadrant % 2 * half
             masks[:, quadrant, top : top + half, left : left + half] = mask
         whole = quarters.reshape(len(part), 3, 2 * half, 2 * half)
-        yield Pictures(whole, images.labels[part], masks)
+        yield Pictures(numbers, whole, images.labels[part], masks)
 
 
 def of_other_classes(labels: Tensor, count: int) -> Tensor:

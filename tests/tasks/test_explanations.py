@@ -6,6 +6,7 @@ What is reported is recounted from what is kept of each image, and that from the
 from __future__ import annotations
 
 import io
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -35,6 +36,8 @@ from repro.spec import (
 )
 from repro.tasks import Interrupted, NotFinite, explained, localization, traversal
 from repro.tasks.classification import create
+from repro.train.distributed import Ranks
+from tests.train.spawned import in_processes
 
 NEST = Model.of(
     "nest_small_imagenet", img_size=64, patch_size=4, depths=(1, 1, 1), embed_dims=(8, 16, 32),
@@ -46,6 +49,7 @@ MODELS = {
     "rollout": Model.of("deit_small_patch16_224", img_size=64, depth=2, embed_dim=16, num_heads=2),
 }
 MODELS["gradient_rollout"] = MODELS["rollout"]
+ONE = Ranks(0, 1, torch.device("cpu"))
 
 
 def classifier(model: Model, dataset: str = "imagenet-smoke") -> Classification:
@@ -323,15 +327,14 @@ def test_trees_are_kept_of_the_most_probable_classes(job: Job) -> None:
 def test_four_photographs_have_a_quadrant_each(job: Job) -> None:
     run = followed(classifier=classifier(NEST), dataset="imagenet-smoke", image_size=64, pictures=5)
     images = datasets.load("imagenet-smoke", "test", job.data)
-    device = torch.device("cpu")
-    made = list(traversal.pictures(run, images, job, device))
+    made = list(traversal.pictures(run, images, job, ONE))
     pixels = torch.cat([part.pixels for part in made])
     labels, masks = (torch.cat([getattr(part, n) for part in made]) for n in ("labels", "masks"))
     assert pixels.shape == (5, 3, 64, 64)
     fours = traversal.of_other_classes(images.labels, 5)
     assert labels.equal(images.labels[fours])
     assert all(len(set(four)) == 4 for four in labels.tolist())
-    single = torch.cat([*explained.photographs(images, 32, fours[:, 3], device, job)])
+    single = torch.cat([*explained.photographs(images, 32, fours[:, 3], ONE, job)])
     assert pixels[:, :, 32:, 32:].equal(single)
     truth = targets(ground_truth.load("imagenet-smoke", "test", images, job.data), 32)
     for four, mask in zip(fours.tolist(), masks, strict=True):
@@ -353,6 +356,48 @@ def test_what_cannot_be_composed_is_refused(job: Job) -> None:
     run = followed(classifier=classifier(NEST, "glyphs"), dataset="glyphs")
     images = datasets.load("glyphs", "test")
     with pytest.raises(DataError, match="glyphs: no four of its objects can be composed"):
-        next(iter(traversal.pictures(run, images, job, torch.device("cpu"))))
+        next(iter(traversal.pictures(run, images, job, ONE)))
     with pytest.raises(DataError, match="four classes or more"):
         traversal.of_other_classes(torch.zeros(9, dtype=torch.int64), 1)
+
+
+# --- several ranks -------------------------------------------------------------------------------
+
+FOUR_PHOTOGRAPHS = followed(
+    classifier=classifier(NEST), dataset="imagenet-smoke", image_size=64, pictures=5, ablated=3
+)
+
+
+def measured(run: Localization | Traversal, job: Job, stop_at: int | None = None) -> object:
+    """All that a rank has of a run, in batches of four; `stop_at`: the rank that is to stop."""
+    explained.AT_ONCE = 4
+    job.stop = os.environ.get("RANK") == str(stop_at)
+    task = localization if isinstance(run, Localization) else traversal
+    result = task.execute(run, job)
+    arrays = {name: values.tolist() for name, values in result.predictions.items()}
+    return dict(result.metrics), arrays, dict(result.provenance), dict(result.files)
+
+
+@pytest.mark.parametrize(
+    ("run", "ranks"),
+    [
+        (located("cam", probed=13), 2),
+        (located("cam", probed=13), 12),
+        (followed(ablated=5), 3),
+        (FOUR_PHOTOGRAPHS, 3),
+        (replace(FOUR_PHOTOGRAPHS, objects=1), 12),
+    ],
+    ids=["maps, 2", "maps, 12", "cut out, 3", "photographs, 3", "one object, 12"],
+)
+def test_ranks_measure_as_one(run: Localization | Traversal, ranks: int, job: Job) -> None:
+    """To the last bit. There are five batches, so of twelve ranks some have none."""
+    (alone,) = in_processes(1, measured, run, job)
+    assert not isinstance(alone, str), alone
+    first, *others = in_processes(ranks, measured, run, job)
+    assert first == alone
+    assert others == [({}, {}, {}, {})] * (ranks - 1)
+
+
+def test_all_ranks_stop_when_one_is_to(job: Job) -> None:
+    said = in_processes(3, measured, located("cam"), job, 1)
+    assert said == ["Interrupted: stopped at 0 of 20 images"] * 3
