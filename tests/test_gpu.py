@@ -27,6 +27,7 @@ from repro.tasks import (
 )
 from repro.tasks.explained import load_classifier
 from repro.train import optim
+from repro.train.speed import Speed
 from tests.pretended_gpu import GPU, Event, GPUTensor, Log, MixedDevices, pretended_gpu
 from tests.tasks import test_classification as small
 from tests.tasks import test_explanations as explanations
@@ -78,6 +79,7 @@ class Job:
     checkpoint_seconds: float = 60.0
     micro_batch: int | None = None
     halvings: int = 0
+    speed: Speed = "fast"
 
     def stopping(self) -> bool:
         self.steps.append(self.log.take())

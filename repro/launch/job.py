@@ -40,6 +40,7 @@ class How:
     decode: Literal["cpu", "nvjpeg"] = (
         "cpu"  # of photographs; nvJPEG's pixels differ by some levels
     )
+    speed: Literal["plain", "fast", "compiled"] = "fast"  # see repro.train.speed
     silence_seconds: float = lease.SILENCE_SECONDS
     budget_seconds: float | None = None  # of one run, over all attempts of a submission
     attempt: str = ""  # names this attempt to all of its ranks; '' if nobody named it
@@ -79,6 +80,10 @@ class _Job:
     @property
     def decode(self) -> Literal["cpu", "nvjpeg"]:
         return self.how.decode
+
+    @property
+    def speed(self) -> Literal["plain", "fast", "compiled"]:
+        return self.how.speed
 
     @property
     def weights(self) -> Path | None:
@@ -267,12 +272,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--checkpoint-seconds", type=float, default=How.checkpoint_seconds)
     parser.add_argument("--micro-batch", type=int | None, help="images on one device at once")
     parser.add_argument("--decode", choices=("cpu", "nvjpeg"), default=How.decode)
+    parser.add_argument("--speed", choices=("plain", "fast", "compiled"), default=How.speed)
     given = parser.parse_args(arguments)
     run = results.stored_run(given.spec.parent)
     root = given.spec.resolve().parent.parent
     lease.allow(results.folder(root, run))
     ranks.from_slurm()
-    how = How(given.data, given.checkpoint_seconds, given.micro_batch, given.weights, given.decode)
+    how = How(
+        given.data,
+        given.checkpoint_seconds,
+        given.micro_batch,
+        given.weights,
+        given.decode,
+        speed=given.speed,
+    )
     print(execute(run, root, how))
 
 

@@ -65,6 +65,7 @@ _DEFAULTS: Mapping[str, Mapping[str, Callable[[], Any]]] = {
         "micro_batch": lambda: None,
         "weights": weights_folder,
         "decode": lambda: "cpu",
+        "speed": lambda: "fast",
     },
 }
 
@@ -85,6 +86,10 @@ def add_options(parser: Any) -> None:
     parser.add_argument("--decode", choices=("cpu", "nvjpeg"),
                         help="who decodes photographs; nvJPEG's pixels differ by some grey levels "
                         "(default: cpu)")  # fmt: skip
+    parser.add_argument("--speed", choices=("plain", "fast", "compiled"),
+                        help="plain: models as torch makes them; fast: in faster layouts, with a "
+                        "fused optimizer on a GPU; compiled: by torch.compile as well, which takes "
+                        "minutes to pay (default: fast)")  # fmt: skip
     parser.add_argument("--micro-batch", type=number("--micro-batch", 2**20), metavar="N",
                         help="images on a device at once; the result is that of the whole "
                         "batch (default: as many as fit)")  # fmt: skip
@@ -168,7 +173,12 @@ def _how(given: Any) -> How:
 
     weights = given.weights.absolute() if given.weights else None
     return How(
-        given.data.absolute(), given.checkpoint_seconds, given.micro_batch, weights, given.decode
+        given.data.absolute(),
+        given.checkpoint_seconds,
+        given.micro_batch,
+        weights,
+        given.decode,
+        speed=given.speed,
     )
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from repro.spec import Run
+from repro.train.speed import Speed
 
 Line = Mapping[str, float | int | None]
 
@@ -38,6 +39,7 @@ class Job(Protocol):
     checkpoints: Path  # a folder for the task's own state
     checkpoint_seconds: float  # at most this much work is lost by a kill
     micro_batch: int | None  # images on one device at once; None: as many as fit
+    speed: Speed  # how models are laid out and compiled
     halvings: int  # of the micro-batch: how often earlier attempts ran out of memory
 
     def stopping(self) -> bool:

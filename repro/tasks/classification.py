@@ -28,7 +28,7 @@ from repro.models import stochastic_depth, weights
 from repro.models.released import load_released, released, start_from
 from repro.spec import Classification, Evaluation, Model, Recipe
 from repro.tasks import Interrupted, Job, Line, NotFinite, Result
-from repro.train import activations, checkpoint, optim, testing
+from repro.train import activations, checkpoint, optim, speed, testing
 from repro.train import device as devices
 from repro.train.accumulation import MicroBatches
 from repro.train.distributed import Ranks, synchronize_batch_norms, together
@@ -77,6 +77,7 @@ def _train(run: Classification, job: Job, writer: checkpoint.Writer, ranks: Rank
 
     # The model, its optimiser, and its schedule, counted in steps.
     net = create(run.model, classes, recipe.drop_path, run.seed).to(device)
+    net = speed.set_layout(net, job.speed)
     side = recipe.image_size or (train.pixels.shape[-1] if isinstance(train, Images) else 0)
     each = partial(activations.bytes_an_image, net, side)
     limit = job.micro_batch or activations.images_that_fit([net], each)
@@ -98,7 +99,9 @@ def _train(run: Classification, job: Job, writer: checkpoint.Writer, ranks: Rank
         weight_decay=recipe.weight_decay,
         decay_biases=recipe.decay_biases,
         no_decay=recipe.no_decay,
+        fused=speed.is_fused(job.speed, device),
     )
+    forward = speed.Forward(net, job.speed)
     steps = size * recipe.epochs // recipe.batch_size  # batches may straddle epochs (official)
     warmup_steps = round(recipe.warmup_epochs * size / recipe.batch_size)
     policy = augmentation(recipe)
@@ -107,7 +110,7 @@ def _train(run: Classification, job: Job, writer: checkpoint.Writer, ranks: Rank
     first, history, loss_sum, loss_steps = 0, list[Line](), _zero(device), 0
     if state := checkpoint.load(job.checkpoints):
         net.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        optim.restore(optimizer, state["optimizer"])
         first, history = state["step"], state["history"]
         loss_steps = state["loss_steps"]
         loss_sum = (
@@ -150,7 +153,7 @@ def _train(run: Classification, job: Job, writer: checkpoint.Writer, ranks: Rank
             )
             stochastic_depth.draw(droppers, keys[part])
             with devices.autocast(device):
-                logits = net(inputs)
+                logits = forward(inputs, whole=micro_batches.count == 1)
             loss = optim.soft_cross_entropy(logits, targets).sum() / recipe.batch_size
             loss.backward()
             return loss.detach().double()
@@ -214,7 +217,7 @@ def _train(run: Classification, job: Job, writer: checkpoint.Writer, ranks: Rank
     metrics: dict[str, float | int] = {"train_loss": _last_loss(history)}
     predictions: dict[str, NDArray[np.uint16]] = {}
     facts = _facts(net, ranks, train=train, test=test)
-    facts |= {"decode": job.decode, "micro_batch": micro_batches.size}
+    facts |= {"decode": job.decode, "micro_batch": micro_batches.size, "speed": forward.speed}
     try:
         if test:
             metrics, predictions = evaluate(net, test, run.evaluation, ranks, at_once)

@@ -31,7 +31,7 @@ from repro.models.spectral import advance_spectral_norms
 from repro.spec import AdversarialRecipe, Generation, Model
 from repro.tasks import Interrupted, Job, Line, NotFinite, Result, check_finite
 from repro.tasks import classification as classifier
-from repro.train import activations, checkpoint
+from repro.train import activations, checkpoint, optim, speed
 from repro.train import device as devices
 from repro.train.accumulation import MicroBatches
 from repro.train.distributed import Ranks, synchronize_batch_norms, together
@@ -71,8 +71,9 @@ def _train(run: Generation, job: Job, writer: checkpoint.Writer, ranks: Ranks) -
     generator = synchronize_batch_norms(generator, ranks)
     average = copy.deepcopy(generator).requires_grad_(False)
     beta1, beta2 = map(float, recipe.betas)  # a spec that was stored may hold 0 for 0.0
+    fused = speed.is_fused(job.speed, device)
     optimizers = [
-        torch.optim.Adam(net.parameters(), lr, betas=(beta1, beta2), eps=1e-8)
+        torch.optim.Adam(net.parameters(), lr, betas=(beta1, beta2), eps=1e-8, fused=fused)
         for net, lr in ((generator, recipe.lr), (discriminator, recipe.discriminator_lr))
     ]
     nets = {"generator": generator, "discriminator": discriminator, "average": average}
@@ -87,7 +88,7 @@ def _train(run: Generation, job: Job, writer: checkpoint.Writer, ranks: Ranks) -
         for name, net in nets.items():
             net.load_state_dict(state[name])
         for optimizer, stored in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(stored)
+            optim.restore(optimizer, stored)
         first, history, counted = state["step"], state["history"], state["counted"]
         sums = state["sums"].to(device) if ranks.first else sums  # they are the sums over ranks
     if ranks.first:

@@ -7,17 +7,34 @@ computes depends on the kind of device, and only its rounding on which CPU it is
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import platform
 from contextlib import AbstractContextManager
 
 import torch
 
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of mallopt, from glibc's malloc.h
+
 
 def choose() -> torch.device:
-    """The GPU if there is one, else the CPU; set up for fp32."""
+    """The GPU if there is one, else the CPU; set up for fp32, a CPU also for speed."""
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     configure_fp32(device)
+    if device.type == "cpu":
+        keep_memory()
+        torch.set_flush_denormal(True)  # masks of -100 make softmax's results denormal
     return device
+
+
+def keep_memory() -> None:
+    """Have glibc keep what is freed for what is allocated next; elsewhere do nothing.
+
+    By default it hands large blocks back at once, and every step pays again for the page faults.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_MAX, 0)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def configure_fp32(device: torch.device) -> None:

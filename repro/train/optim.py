@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +17,15 @@ def build(
     weight_decay: float,
     decay_biases: bool,
     no_decay: Sequence[str],
+    fused: bool = False,
 ) -> torch.optim.Optimizer:
     """AdamW (betas 0.9, 0.999, eps 1e-8, decoupled decay) or SGD (Nesterov 0.9, L2), in two groups.
 
     The official code decays everything but the position embedding, biases and LayerNorm included
     (official train.py and configs); its convnet recipe decays only tensors of two or more
     dimensions. The learning rate is set before every step from `learning_rate`.
+
+    `fused`: all weights are updated in one kernel.
     """
     decayed: list[nn.Parameter] = []
     spared: list[nn.Parameter] = []
@@ -34,9 +38,9 @@ def build(
     ]
     groups = [group for group in groups if group["params"]]
     if optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), eps=1e-8)
+        return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), eps=1e-8, fused=fused)
     if optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=0.0, momentum=0.9, nesterov=True)
+        return torch.optim.SGD(groups, lr=0.0, momentum=0.9, nesterov=True, fused=fused)
     raise ValueError(f"unknown optimizer {optimizer!r}; it is adamw or sgd")
 
 
@@ -55,6 +59,13 @@ def learning_rate(
         return first + (peak - first) * step / warmup_steps
     done = (step - warmup_steps) / max(1, steps - warmup_steps)
     return final + (peak - final) * (1 + math.cos(math.pi * done)) / 2
+
+
+def restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load a stored state into `optimizer`, which goes on as it was built: fused or not."""
+    groups = zip(state["param_groups"], optimizer.param_groups, strict=True)
+    own = [{**stored, "fused": group["fused"]} for stored, group in groups]
+    optimizer.load_state_dict({**state, "param_groups": own})
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

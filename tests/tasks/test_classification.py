@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from repro.launch.ending import Ending
 from repro.launch.job import How, _Job, execute
 from repro.spec import Classification, Model, Recipe, to_json
 from repro.tasks import NotFinite, Result, classification
-from repro.train import checkpoint
+from repro.train import checkpoint, speed
 from repro.train.distributed import Ranks
 from tests.train.spawned import in_processes
 
@@ -244,6 +245,21 @@ def test_an_attempt_after_one_without_memory_takes_half(tmp_path: Path) -> None:
     result = results.outcome(tmp_path, RUN).result
     assert result is not None
     assert result["provenance"]["micro_batch"] == RUN.recipe.batch_size // 2
+
+
+def test_the_speed_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compiled run is traced by dynamo here and computed by torch: inductor takes a minute."""
+    compile_ = partial(torch.compile, backend="eager", dynamic=False)
+    monkeypatch.setattr(speed, "_compile", lambda net, _: compile_(net))
+    run = replace(RUN, recipe=replace(RECIPE, epochs=1, evaluate_every_epochs=0))
+    accuracies = []
+    for pace in speed.SPEEDS:
+        assert execute(run, tmp_path / pace, How(speed=pace)) == "done"
+        result = results.outcome(tmp_path / pace, run).result
+        assert result is not None
+        assert result["provenance"]["speed"] == pace
+        accuracies.append(result["metrics"]["top1"])
+    assert max(accuracies) - min(accuracies) < 1
 
 
 CONVNET = replace(

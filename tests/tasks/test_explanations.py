@@ -37,6 +37,7 @@ from repro.spec import (
 from repro.tasks import Interrupted, NotFinite, explained, localization, traversal
 from repro.tasks.classification import create
 from repro.train.distributed import Ranks
+from repro.train.speed import Speed
 from tests.train.spawned import in_processes
 
 NEST = Model.of(
@@ -85,6 +86,7 @@ class Job:
     decode: Literal["cpu", "nvjpeg"] = "cpu"
     micro_batch: int | None = None
     halvings: int = 0
+    speed: Speed = "fast"
     checkpoint_seconds = 60.0
     stop = False
 

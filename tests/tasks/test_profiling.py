@@ -20,6 +20,7 @@ from repro.spec import Model, Profiling, Run
 from repro.tasks import Interrupted, Line, profiling
 from repro.tasks.classification import create
 from repro.train import device as devices
+from repro.train.speed import Speed
 
 TINY = Profiling(
     model=Model.of(
@@ -46,6 +47,7 @@ class Notebook:
     checkpoint_seconds: float = 60.0
     micro_batch: int | None = None
     halvings: int = 0
+    speed: Speed = "fast"
 
     def stopping(self) -> bool:
         self.asked += 1

@@ -1,0 +1,149 @@
+"""A model computes the same, however it is laid out, updated or compiled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
+
+import repro.models  # noqa: F401  (registers our architectures)
+from repro.data.randomness import sample_keys
+from repro.experiments.scales import PROXY_MODELS
+from repro.launch import start
+from repro.launch.job import How
+from repro.models import stochastic_depth
+from repro.train import optim, speed
+
+FAMILIES = [
+    "nest_tiny_cifar", "pyramidnet164_48", "wrn28_10", "deit_tiny_patch16_224", "pvt_tiny",
+    "cct_7_3x1", "swin_tiny_patch4_window7_224",
+]  # fmt: skip
+IMAGES = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def _small(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    options = dict(PROXY_MODELS[name].options)
+    net = timm.create_model(name, num_classes=10, drop_path_rate=0.2, **options)
+    assert isinstance(net, nn.Module)
+    return net
+
+
+def test_the_names_of_the_speeds_are_one_list() -> None:
+    hints = get_type_hints(How)
+    assert get_args(hints["speed"]) == speed.SPEEDS == get_args(speed.Speed)
+    assert start._DEFAULTS["local or slurm"]["speed"]() == How.speed == speed.DEFAULT
+
+
+def _train(net: nn.Module, forward: speed.Forward, steps: int = 3) -> list[Tensor]:
+    """The logits of some training steps, each with other draws of stochastic depth."""
+    droppers = stochastic_depth.install(net)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+    logits = []
+    for epoch in range(steps):
+        keys = sample_keys(0, torch.full((len(IMAGES),), epoch), torch.arange(len(IMAGES)))
+        stochastic_depth.draw(droppers, keys)
+        optimizer.zero_grad()
+        y = forward(IMAGES, whole=True)
+        y.square().mean().backward()
+        optimizer.step()
+        logits.append(y.detach())
+    return logits
+
+
+def _with_speed(name: str, pace: speed.Speed) -> list[Tensor]:
+    net = speed.set_layout(_small(name), pace)
+    return _train(net, speed.Forward(net, pace))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_layout_changes_no_more_than_rounding(name: str) -> None:
+    for plain, fast in zip(_with_speed(name, "plain"), _with_speed(name, "fast"), strict=True):
+        torch.testing.assert_close(fast, plain, rtol=1e-3, atol=1e-4)
+
+
+def test_convolution_weights_are_channels_last_unless_plain() -> None:
+    layouts = {
+        pace: speed.set_layout(nn.Conv2d(4, 8, 3), pace).weight.stride()[1] for pace in speed.SPEEDS
+    }
+    assert layouts == {"plain": 9, "fast": 1, "compiled": 1}
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "width"), [(1, 2, 4), (1, 1, 4), (3, 2, 4), (1, 2, 16)]
+)
+def test_no_layout_in_which_onednn_corrupts_memory(kernel: int, stride: int, width: int) -> None:
+    """In any of its layers, since each takes over the layout of its input."""
+    layers = nn.Conv2d(3, width, 3), nn.Conv2d(width, 8, kernel, stride), nn.Conv2d(8, 8, 3)
+    net = nn.Sequential(*layers)
+    speed.set_layout(net, "fast")
+    is_plain = (kernel, stride, width) == (1, 2, 4)
+    assert all(layer.weight.stride()[1] == 1 for layer in layers) != is_plain
+    for _ in range(20):
+        net(torch.rand(26, 3, 20, 20)).square().sum().backward()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_model_is_one_graph_that_is_compiled_once(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over steps with other weights and other draws; the graph computes what the model does."""
+    torch.compiler.reset()
+    compiler = CompileCounter()
+    monkeypatch.setattr(
+        speed, "_compile", lambda net, _: torch.compile(net, backend=compiler, dynamic=False)
+    )
+    compiled, fast = _with_speed(name, "compiled"), _with_speed(name, "fast")
+    assert compiler.frame_count == 1
+    for ours, theirs in zip(compiled, fast, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_without_a_compiler_training_goes_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A real compilation, with a C++ compiler that always fails."""
+    torch.compiler.reset()
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("/bin/false",))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    net = speed.set_layout(_small("nest_tiny_cifar"), "compiled")
+    forward = speed.Forward(net, "compiled")
+    with pytest.warns(UserWarning, match=r"cannot compile the model .*; going on without") as said:
+        logits = _train(net, forward)
+    assert len(said) == 1
+    assert forward.speed == "fast"
+    assert all(map(torch.equal, logits, _with_speed("nest_tiny_cifar", "fast")))
+
+
+def test_an_error_of_the_model_is_no_failed_compilation() -> None:
+    class Broken(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x @ x
+
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        speed.Forward(Broken(), "fast")(torch.ones(2, 3), whole=True)
+
+
+def test_an_optimizer_goes_on_as_it_was_built() -> None:
+    """A checkpoint of a GPU, whose optimiser is fused, goes on elsewhere, and the reverse."""
+
+    def built(fused: bool) -> tuple[nn.Parameter, torch.optim.Optimizer]:
+        weight = nn.Parameter(torch.ones(3))
+        return weight, optim.build(
+            [("weight", weight)], optimizer="adamw", weight_decay=0.1, decay_biases=True,
+            no_decay=[], fused=fused,
+        )  # fmt: skip
+
+    for before in (False, True):
+        weight, optimizer = built(before)
+        weight.grad = torch.ones(3)
+        optimizer.step()
+        _, other = built(not before)
+        optim.restore(other, optimizer.state_dict())
+        assert [group["fused"] for group in other.param_groups] == [not before]
+        assert optimizer.param_groups[0]["fused"] is before
