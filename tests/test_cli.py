@@ -99,7 +99,7 @@ def finish(run: Run, **metrics: float) -> Path:
             "table1 has no method 'VGG'; there are Pyramid-164-48, WRN28-10, ",
         ),
         ("--only NesT-T plan table1 --only Swim-B", "no method 'Swim-B'; did you mean Swin-B?"),
-        ("table1 --sed 1", "--sed 1; did you mean --seeds? (repro table1 --help)"),
+        ("table1 --seds 1", "--seds 1; did you mean --seeds? (repro table1 --help)"),
         ("table1 --lauch local", "did you mean --launch?"),
         ("list --jsn", "--jsn; did you mean --json? (repro list --help)"),
         ("table1 --scale papr", "--scale: invalid choice: 'papr' (choose from 'paper', 'proxy', "),

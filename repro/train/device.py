@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import platform
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
 import torch
@@ -22,8 +23,21 @@ def choose() -> torch.device:
     configure_fp32(device)
     if device.type == "cpu":
         keep_memory()
-        torch.set_flush_denormal(True)  # masks of -100 make softmax's results denormal
     return device
+
+
+@contextlib.contextmanager
+def flush_denormals(device: torch.device) -> Iterator[None]:
+    """Within it a CPU takes denormal numbers for 0: they slow it down.
+
+    Softmax makes them of Swin's masks of -100. Only in the calling thread, and until the end:
+    other code may rely on them, as hypothesis and msgspec's bounds do.
+    """
+    torch.set_flush_denormal(device.type == "cpu")
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def keep_memory() -> None:

@@ -167,7 +167,8 @@ def together(work: Callable[[Ranks], T], most: int | None = None) -> T | None:
     A rank beyond these has nothing to do: it waits for the first one's end, without a time limit,
     and has None.
     """
-    with join(devices.choose(), most) as ranks:
+    device = devices.choose()
+    with join(device, most) as ranks, devices.flush_denormals(device):
         return work(ranks) if ranks.rank < ranks.count else None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import pytest
 import torch
@@ -36,6 +37,18 @@ def test_fp32_is_no_tf32_and_every_switch_can_be_read(
     assert not permits_bf16 or (device == CPU and not amx)
     if device == GPU:
         assert torch.backends.cuda.matmul.allow_tf32 is False
+
+
+def test_denormals_are_flushed_on_a_cpu_and_only_within() -> None:
+    def is_flushed() -> bool:
+        return float(torch.full((), 1e-38) / 1e3) == 0
+
+    assert not is_flushed()
+    for device in (CPU, GPU):
+        with suppress(KeyError), devices.flush_denormals(device):
+            assert is_flushed() == (device == CPU)
+            raise KeyError
+        assert not is_flushed()
 
 
 PRODUCTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
