@@ -54,6 +54,7 @@ class Job:
     decode = "cpu"
     checkpoint_seconds = 1e9
     micro_batch = None
+    speed = "fast"
     halvings = 0
 
     def __init__(self, folder: Path, batch_size: int) -> None:

@@ -59,6 +59,7 @@ from repro.tasks import (
 from repro.train import checkpoint
 from repro.train import device as devices
 from repro.train.distributed import Ranks
+from repro.train.speed import Speed
 
 CPU = torch.device("cpu")
 
@@ -106,6 +107,7 @@ class Job:
     weights: Path | None = None
     decode: Literal["cpu", "nvjpeg"] = "cpu"
     micro_batch: int | None = None
+    speed: Speed = "fast"
     halvings = 0
     checkpoint_seconds = 60.0
 
