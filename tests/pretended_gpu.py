@@ -336,6 +336,7 @@ def pretended_gpu() -> Iterator[Log]:
     """One H100, as long as it lasts; what it did is in the log."""
     global _log
     _log, before = Log(), torch.__future__.get_overwrite_module_params_on_conversion()
+    fraction = [1.0]
     there: dict[str, Any] = {
         "is_available": lambda: True,
         "device_count": lambda: 1,
@@ -343,6 +344,8 @@ def pretended_gpu() -> Iterator[Log]:
         "get_device_name": lambda *_: "NVIDIA H100 80GB HBM3",
         "get_device_properties": lambda *_: SimpleNamespace(total_memory=80 * 10**9),
         "Event": _Event,
+        "get_per_process_memory_fraction": lambda *_: fraction[-1],
+        "set_per_process_memory_fraction": fraction.append,
         "synchronize": lambda *_: _log.wait("synchronize"),
         "reset_peak_memory_stats": lambda *_: None,
         "max_memory_allocated": lambda *_: 1,

@@ -117,6 +117,9 @@ def finish(run: Run, **metrics: float) -> Path:
         # What would do nothing.
         ("table1 --jobs 2", "--jobs is for --launch local"),
         ("table1 --launch slurm --ranks 2", "--ranks is for --launch local"),
+        ("table1 --launch local --per-gpu 2", "there is no GPU here; --jobs N"),
+        ("table1 --launch local --per-gpu 2 --jobs 3", "--per-gpu and --jobs exclude each other"),
+        ("table1 --launch local --per-gpu 2 --ranks 2", "--per-gpu and --ranks exclude each other"),
         ("table1 --wait", "--wait is for --launch slurm"),
         ("table1 --launch local --cluster site.yaml", "--cluster is for --launch slurm"),
         ("table1 --launch local --yes", "--yes is for --launch slurm"),

@@ -41,6 +41,7 @@ class How:
         "cpu"  # of photographs; nvJPEG's pixels differ by some levels
     )
     speed: Literal["plain", "fast", "compiled"] = "fast"  # see repro.train.speed
+    per_gpu: int = 1  # runs that share a GPU and its memory
     silence_seconds: float = lease.SILENCE_SECONDS
     budget_seconds: float | None = None  # of one run, over all attempts of a submission
     attempt: str = ""  # names this attempt to all of its ranks; '' if nobody named it
@@ -193,6 +194,8 @@ def execute(run: Run, root: Path, how: How) -> str:
             _refuse_hopeless(held)
             held.keep_beating(job.listen)
         started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        if how.per_gpu > 1:
+            _share_gpu(how.per_gpu)
         task = importlib.import_module(f"repro.tasks.{run.kind}")
         result = task.execute(run, job)
         if held and job.ours():
@@ -217,6 +220,14 @@ def _refuse_hopeless(held: lease.Lease) -> None:
     lost = held.endings.get("lost", 0)
     if lost > ending.FURTHER["lost"]:
         raise results.ResultsError(f"lost {lost} times without a word; `repro retry` tries again")
+
+
+def _share_gpu(runs: int) -> None:
+    """Leave the others their part of the GPU's memory."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(1 / runs)
 
 
 def _record(folder: Path, result: Any, started: str, seconds: float) -> None:

@@ -232,7 +232,8 @@ def _start(
     processes = list[BaseProcess]()
     for rank in range(len(devices)):
         environment = ranks.spawned(rank, len(devices), port) if len(devices) > 1 else {}
-        if found := gpus():  # more runs than GPUs, if so asked, share them
+        if found := gpus():  # more runs than GPUs, if so asked, share them, and their memory
+            named = replace(named, per_gpu=-(-jobs * len(devices) // len(found)))
             named_gpus = (found[device % len(found)] for device in devices)
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(named_gpus)
         arguments = (run, root, named, environment, jobs * len(devices))
@@ -344,9 +345,12 @@ def gpus() -> list[str]:
     return here if given is None or not here else [name for name in given.split(",") if name]
 
 
-def default_jobs(ranks_each: int = 1) -> int:
-    """As many runs at a time as their ranks have GPUs, or cores with 2 GiB of free memory each."""
+def default_jobs(ranks_each: int = 1, per_gpu: int = 1) -> int:
+    """As many runs at a time as their ranks have GPUs, or cores with 2 GiB of free memory each.
+
+    `per_gpu`: how many runs share a GPU.
+    """
     if found := gpus():
-        return max(1, len(found) // ranks_each)
+        return max(1, len(found) * per_gpu // ranks_each)
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return max(1, min(len(os.sched_getaffinity(0)), free // 2**31) // ranks_each)

@@ -51,7 +51,7 @@ class Outcome(NamedTuple):
 
 # Options that only a launch heeds, by where it trains, and their defaults.
 _DEFAULTS: Mapping[str, Mapping[str, Callable[[], Any]]] = {
-    "local": {"jobs": lambda: None, "ranks": lambda: 1},
+    "local": {"jobs": lambda: None, "ranks": lambda: 1, "per_gpu": lambda: None},
     "slurm": {
         "cluster": lambda: cluster_file() or Path(_SITE),
         "wait": lambda: False,
@@ -101,6 +101,9 @@ def add_options(parser: Any) -> None:
                       help="runs at a time (default: one a GPU or core)")  # fmt: skip
     here.add_argument("--ranks", type=number("--ranks", MAX_RANKS), metavar="N",
                       help="processes that train one run, a GPU each (default: 1)")  # fmt: skip
+    here.add_argument("--per-gpu", type=number("--per-gpu", MAX_RANKS), metavar="N",
+                      help="runs that share a GPU, for models that do not fill one "
+                      "(default: 1)")  # fmt: skip
     there = parser.add_argument_group("--launch slurm")
     there.add_argument("--cluster", type=path_of, metavar="FILE",
                        help=f"the site's file (REPRO_CLUSTER; default: {_SITE})")  # fmt: skip
@@ -188,6 +191,7 @@ def _train_here(request: Request, given: Any) -> Outcome:
     from repro.launch.progress import Progress
 
     runs = list(request.runs)
+    _check_per_gpu(given)
     if given.dry_run:
         print(*overview.plan_lines(request, state.look(given.results, runs)), sep="\n")
         _print_each(data.missing(runs, given.data))
@@ -195,10 +199,23 @@ def _train_here(request: Request, given: Any) -> Outcome:
     if not runs:
         return Outcome(0, True)
     trained.require_released(runs, given.weights)
-    jobs = min(given.jobs or local.default_jobs(given.ranks), len(runs))
+    jobs = min(given.jobs or local.default_jobs(given.ranks, given.per_gpu or 1), len(runs))
     progress = Progress(len(runs), jobs)
     well = local.launch(runs, given.results, _how(given), jobs, progress.tell, given.ranks)
     return Outcome(0 if well else 1, True)
+
+
+def _check_per_gpu(given: Any) -> None:
+    """UsageError where --per-gpu would do nothing, or what NCCL refuses: two ranks on a GPU."""
+    from repro.launch import local
+
+    if given.per_gpu is None:
+        return
+    if given.jobs or given.ranks > 1:
+        other = "--jobs" if given.jobs else "--ranks"
+        raise UsageError(f"--per-gpu and {other} exclude each other; take one of them out")
+    if not local.gpus():
+        raise UsageError("--per-gpu: there is no GPU here; --jobs N trains N runs at a time")
 
 
 def _submit(request: Request, given: Any, site: Cluster) -> Outcome:

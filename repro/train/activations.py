@@ -43,6 +43,7 @@ def images_that_fit(nets: Sequence[nn.Module], each: Callable[[bool], int]) -> i
     if device.type != "cuda":
         return None
     total = torch.cuda.get_device_properties(device).total_memory
+    total = int(total * torch.cuda.get_per_process_memory_fraction(device))
     parameters = sum(p.numel() for net in nets for p in net.parameters())
     return memory.images_that_fit(total, parameters, each(devices.precision(device) != "fp32"))
 

@@ -12,14 +12,19 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from torch import nn
 
 from repro import results
-from repro.launch import lease, state
+from repro.launch import job, lease, local, state
 from repro.launch.attempt import log_path
+from repro.launch.job import How
 from repro.spec import Classification, to_json
+from repro.train import testing
 from tests.launch import BROKEN, RUN, is_pending, outputs, status, wait_until
+from tests.pretended_gpu import GPU, pretended_gpu
 
 OTHER = replace(RUN, seed=1)
 
@@ -127,6 +132,51 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[li
     """Two runs that work and one that does not, two at a time, and what was told."""
     root = tmp_path_factory.mktemp("undisturbed")
     return root, *launch(root, RUN, BROKEN, OTHER)
+
+
+class Started:
+    """A context that notes what a process would be started with."""
+
+    def __init__(self) -> None:
+        self.hows, self.environments = list[How](), list[dict[str, str]]()
+
+    def Process(self, target: object, args: tuple[Any, ...]) -> Started:  # noqa: N802
+        self.hows.append(args[2])
+        self.environments.append(args[3])
+        return self
+
+    def start(self) -> None: ...
+
+
+@pytest.mark.parametrize(("jobs", "ranks", "shared"), [(2, 1, 1), (3, 1, 2), (6, 1, 3), (1, 2, 1)])
+def test_runs_share_the_gpus_evenly_and_know_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: int, ranks: int, shared: int
+) -> None:
+    """Each process sees its own GPU, those of a run's ranks all of its GPUs."""
+    monkeypatch.setattr(local, "gpus", lambda: ["3", "5"])
+    started = Started()
+    for number in range(jobs):
+        devices = range(ranks * number, ranks * (number + 1))
+        local._start(started, RUN, tmp_path, How(), devices, jobs)
+    assert {how.per_gpu for how in started.hows} == {shared}
+    seen = [environment["CUDA_VISIBLE_DEVICES"] for environment in started.environments]
+    assert seen == (["3,5"] * 2 if ranks == 2 else (["3", "5"] * 3)[:jobs])
+
+
+def test_so_many_runs_at_a_time_on_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "gpus", lambda: ["0", "1", "2", "3"])
+    assert [local.default_jobs(1, per_gpu) for per_gpu in (1, 2, 5)] == [4, 8, 20]
+    assert local.default_jobs(ranks_each=2) == 2
+
+
+def test_a_run_takes_its_part_of_the_memory() -> None:
+    """So many fewer images fit, beside the weights."""
+    large = nn.Sequential(nn.Conv2d(3, 256, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pretended_gpu():
+        alone = testing.that_fit(large.to(GPU), 512).size
+        job._share_gpu(4)
+        shared = testing.that_fit(large, 512).size
+    assert shared == pytest.approx(alone / 4, abs=2)
 
 
 def test_a_run_that_fails_leaves_the_others_alone(
