@@ -38,8 +38,7 @@ def measure(how: How) -> Iterator[Comparison]:
             ours=taken["ours"],
             peer="torch's default" if "torch" in ways else "",
             theirs=taken.get("torch", []),
-            work=2.0 * side**3,
-            work_unit="FLOP",
+            flop=2.0 * side**3,
             precision="fp32" if precision == "fp32" else "bf16",
         )
     count = NUMBERS[device.type]
@@ -49,9 +48,7 @@ def measure(how: How) -> Iterator[Comparison]:
         name=f"sum of two vectors of {count * 4 / 2**20:.0f} MiB",
         unit="ms",
         ours=taken["ours"],
-        work=3.0 * 4 * count,
-        work_unit="B",
-        precision="fp32",
+        bytes=3.0 * 4 * count,
     )
 
 

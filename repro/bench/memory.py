@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import torch
 
-from repro.bench import How
-from repro.bench.nest_side import SIZES, timm_model
+from repro.bench import How, nest_side
+from repro.bench.nest_side import timm_model
 from repro.bench.record import Comparison
 from repro.models.nest import NesT
 from repro.models.nest_flax import read_timm
@@ -19,7 +19,7 @@ from repro.train import activations
 
 
 def measure(how: How) -> Iterator[Comparison]:
-    for model, size in SIZES.items():
+    for model, size in nest_side.SIZES.items():
         theirs = timm_model(size)
         config, _ = read_timm(theirs.state_dict(), size.embed_dims[0] // size.num_heads[0])
         with torch.device("meta"):

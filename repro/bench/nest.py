@@ -18,7 +18,7 @@ from repro.bench.side import Side
 from repro.train import device as devices
 
 MODELS = ("tiny", "small", "base", "cifar")
-BATCHES = {"cpu": 8, "cuda": 128}
+BATCHES = {"cpu": 8, "cuda": 64}
 TOLERANCE = 1e-4  # of outputs, absolute
 
 
@@ -34,10 +34,13 @@ def measure(how: How) -> Iterator[Comparison]:
                 timm.ask("save", bool)
                 if (apart := ours.ask("difference", float)) > TOLERANCE:
                     raise BenchError(f"NesT {model}: outputs differ by {apart:.1g} from timm's")
-                yield from _compared(model, flop, timm, ours, how.rounds)
+                moved = ours.ask("bytes", dict[str, float])
+                yield from _compared(model, flop, moved, timm, ours, how.rounds)
 
 
-def _compared(model: str, flop: float, timm: Side, ours: Side, rounds: int) -> Iterator[Comparison]:
+def _compared(
+    model: str, flop: float, moved: dict[str, float], timm: Side, ours: Side, rounds: int
+) -> Iterator[Comparison]:
     bf16 = devices.has_bf16(device_here())
     kinds = {"inference": 1, "training step": 3}
     words = {(k, p): f"{k} {p}" for k in kinds for p in ("fp32", *["bf16"] * bf16)}
@@ -56,7 +59,7 @@ def _compared(model: str, flop: float, timm: Side, ours: Side, rounds: int) -> I
                     ours=[1e3 * s for s in taken[f"ours {precision}"]],
                     peer=f"timm, {peer}",
                     theirs=[1e3 * s for s in taken[f"timm {peer}"]],
-                    work=passes * flop,
-                    work_unit="FLOP",
+                    flop=passes * flop,
+                    bytes=moved[f"{kind} {precision}"],
                     precision="bf16" if precision == "bf16" else "fp32",
                 )

@@ -79,8 +79,12 @@ class _Bench:
         self.before_step: Callable[[], object] = lambda: None
 
     def logits(self) -> Tensor:
+        """In fp32 also on a GPU, whose convolutions torch computes in TF32 by default."""
+        before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
         with torch.inference_mode():
-            return self._forward(self.net.eval(), nullcontext()).cpu()
+            logits = self._forward(self.net.eval(), nullcontext()).cpu()
+        torch.backends.cudnn.allow_tf32 = before
+        return logits
 
     def _forward(self, net: nn.Module, context: AbstractContextManager[object]) -> Tensor:
         with context:
@@ -115,6 +119,23 @@ class _Bench:
             self.net.eval()(self.images[:1])
         return float(counter.get_total_flops())
 
+    def moved(self) -> dict[str, float]:
+        """Bytes that each thing to do has to read and write at least, an image.
+
+        A weight of 4 bytes is read. In training it is read again for the backward pass, its
+        gradient is written, and AdamW reads both and its two moments and writes all but the
+        gradient: ten times in all. What is kept for the backward pass is written and read.
+        """
+        from repro.train import activations
+
+        weights = 4 * sum(parameter.numel() for parameter in self.net.parameters()) / self.batch
+        found = {}
+        for precision in ("fp32", "bf16"):
+            kept = activations.bytes_an_image(self.net, self.images.shape[-1], precision == "bf16")
+            found[f"inference {precision}"] = weights
+            found[f"training step {precision}"] = 10 * weights + 2.0 * kept
+        return found
+
     def answers(self) -> dict[str, Callable[[], object]]:
         return {
             f"{kind} {precision}": partial(work, precision == "bf16")
@@ -146,9 +167,10 @@ def our_side(size: Size, batch: int, folder: Path) -> dict[str, Callable[[], obj
 
     device = devices.choose()
 
-    def ready() -> _Bench:
+    def ready() -> tuple[_Bench, dict[str, float]]:
         net = our_model(size, folder / "weights.safetensors")
         bench = _Bench(net, size, batch, device)
+        moved = bench.moved()
         bench.optimizer = optim.build(
             bench.net.named_parameters(), optimizer="adamw", weight_decay=0.05,
             decay_biases=True, no_decay=("pos_embed",),
@@ -157,14 +179,14 @@ def our_side(size: Size, batch: int, folder: Path) -> dict[str, Callable[[], obj
         keys = sample_keys(0, 0, torch.arange(batch)).to(device)
         drops = stochastic_depth.install(bench.net)
         bench.before_step = partial(stochastic_depth.draw, drops, keys)
-        return bench
+        return bench, moved
 
     answers: dict[str, Callable[[], object]] = {}
 
     def difference() -> float:
         """The largest of outputs; from now on the model can be timed."""
-        bench = ready()
-        answers.update(bench.answers())
+        bench, moved = ready()
+        answers.update({**bench.answers(), "bytes": lambda: moved})
         expected = load_file(folder / "logits.safetensors")["logits"]
         return float((bench.logits() - expected).abs().max())
 

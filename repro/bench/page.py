@@ -14,12 +14,12 @@ from repro import output, records
 from repro.bench import BENCHMARKS, BenchError
 from repro.bench.record import Comparison, Record
 
-_HEADINGS = ("what", "ours", "peer", "ratio", "rate", "floor", "share of it")
+_HEADINGS = ("what", "ours", "peer", "ratio", "rate", "floor by operations", "by bytes", "share")
 _PLACE = re.compile(r"^\{(\w+)\}$", re.MULTILINE)
 
 WORDS = Path(repro.__file__).resolve().parents[1] / "benchmarks/performance.md.in"
 
-Peaks = Mapping[tuple[str, str, str], float]  # device, FLOP or bytes, precision -> a second
+Peaks = Mapping[tuple[str, str], float]  # device and precision, or 'bytes' -> a second
 
 
 def draw(words: Path, found: Sequence[Record]) -> str:
@@ -44,13 +44,17 @@ def draw(words: Path, found: Sequence[Record]) -> str:
 
 def _peaks(found: Sequence[Record]) -> Peaks:
     """What each device does a second at best, as `machine` measured it."""
-    best: dict[tuple[str, str, str], float] = {}
+    best: dict[tuple[str, str], float] = {}
     for record in found:
         for each in record.comparisons if record.benchmark == "machine" else ():
-            key = record.device, each.work_unit, each.precision
-            rate = each.work * each.per_second / min(each.ours)
-            best[key] = max(rate, best.get(key, 0.0))
+            key = record.device, each.precision if each.flop else "bytes"
+            best[key] = max(_rate(each), best.get(key, 0.0))
     return best
+
+
+def _rate(each: Comparison) -> float:
+    """Operations or bytes a second, in the best round of either side."""
+    return (each.flop or each.bytes) * each.per_second / min(*each.ours, *each.theirs, math.inf)
 
 
 def _table(record: Record, peaks: Peaks) -> str:
@@ -82,14 +86,16 @@ def _row(each: Comparison, record: Record, peaks: Peaks) -> list[str]:
     ours = statistics.median(each.ours)
     theirs = f"{each.peer}: {_number(statistics.median(each.theirs))}" if each.peer else ""
     times = spread(ratio(each.theirs, each.ours)) if each.peer else ""
-    rate, floor, share = "", "", ""
-    peak = peaks.get((record.device, each.work_unit, each.precision)) if each.work_unit else None
+    shown = f"{_number(ours)} {each.unit}"
     if record.benchmark == "machine":
-        rate = f"{_number(each.work * each.per_second / min(each.ours) / 1e9)} G{each.work_unit}/s"
-    elif peak:
-        least = each.work / peak * each.per_second
-        floor, share = _number(least), f"{least / ours:.0%}"
-    return [each.name, f"{_number(ours)} {each.unit}", theirs, times, rate, floor, share]
+        rate = f"{_number(_rate(each) / 1e9)} {'GFLOP' if each.flop else 'GB'}/s"
+        return [each.name, shown, theirs, times, rate, "", "", ""]
+    floors = [
+        work / peaks[key] * each.per_second if work and (key := (record.device, of)) in peaks else 0
+        for work, of in ((each.flop, each.precision), (each.bytes, "bytes"))
+    ]
+    share = f"{max(floors) / ours:.0%}" if any(floors) else ""
+    return [each.name, shown, theirs, times, "", *(_number(f) if f else "" for f in floors), share]
 
 
 def _mean(record: Record) -> Iterator[str]:
@@ -113,7 +119,9 @@ def _geometric(values: Sequence[float]) -> float:
 
 
 def spread(of: Ratio) -> str:
-    """'1.41 [1.38..1.45]'."""
+    """'1.41 [1.38..1.45]', or '1.34' where all rounds are alike."""
+    if of.least == of.most:
+        return _number(of.median)
     return f"{_number(of.median)} [{_number(of.least)}..{_number(of.most)}]"
 
 

@@ -32,8 +32,8 @@ class Comparison:
     ours: Annotated[_Rounds, Meta(min_length=1)]  # by round
     peer: _Text = ""  # '': nobody else does it
     theirs: _Rounds = field(default_factory=list)  # by round
-    work: Annotated[float, Meta(ge=0, le=1e18)] = 0.0  # of a unit
-    work_unit: Literal["", "FLOP", "B"] = ""
+    flop: Annotated[float, Meta(ge=0, le=1e18)] = 0.0  # that a value is the time of, where known
+    bytes: Annotated[float, Meta(ge=0, le=1e18)] = 0.0  # that it has to read and write at least
     per_second: Annotated[float, Meta(ge=1e-9, le=1e9)] = 1e3  # units in a second, of times
     precision: Literal["", "fp32", "bf16"] = ""
 

@@ -26,6 +26,7 @@ class Side:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            process_group=0,  # Ctrl-C is for us; a side ends when its input does
         )
 
     def ask(self, word: str, schema: type[T]) -> T:
@@ -46,6 +47,8 @@ class Side:
         self, kind: type[BaseException] | None, error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:  # fmt: skip
+        if error:
+            self._process.kill()
         with suppress(BrokenPipeError):
             self._process.communicate()  # closes its input, whereupon it ends
 

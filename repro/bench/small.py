@@ -16,11 +16,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import repro
-from repro import experiments
+from repro import experiments, price
 from repro.bench import BenchError, How
-from repro.bench.measure import in_turns
+from repro.bench.measure import device_here, in_turns
 from repro.bench.record import Comparison
 from repro.bench.side import Side
+from repro.bench.small_side import proxy
+from repro.tasks import profiling
+from repro.train import device as devices
 
 HERE = Path(repro.__file__).resolve().parents[1]
 SCRIPT = Path(__file__).with_name("small_side.py")
@@ -49,8 +52,14 @@ def measure(how: How) -> Iterator[Comparison]:
                 ours=[1e3 * value for value in taken["ours"]],
                 peer=how.against and f"commit {how.against}",
                 theirs=[1e3 * value for value in taken.get("theirs", [])],
-                precision="fp32",
+                flop=_flop(model),
+                precision="fp32" if devices.precision(device_here()) == "fp32" else "bf16",
             )
+
+
+def _flop(model: str) -> float:
+    """Floating-point operations of a training step, an image: three forward passes."""
+    return 6.0 * profiling.count(price.counted(proxy(model)))["macs"]
 
 
 def _side(model: str, tree: Path) -> Side:

@@ -26,7 +26,6 @@ from repro.tasks import classification
 STEPS = 4
 LONG = 1000  # epochs: nobody waits for the end
 
-_out = os.fdopen(os.dup(1), "w")
 _seconds = time.perf_counter if torch.cuda.is_available() else time.process_time
 
 
@@ -37,14 +36,20 @@ def proxy(method: str) -> Classification:
     return replace(run, recipe=replace(run.recipe, epochs=LONG), test_split="none")
 
 
-def answer(value: object) -> None:
-    print(json.dumps(value), file=_out, flush=True)
+class Line:
+    """The line to whoever asks: a word a turn, and an answer in JSON."""
 
+    def __init__(self) -> None:
+        self.out = os.fdopen(os.dup(1), "w")
+        os.dup2(2, 1)  # what others print
 
-def wait() -> None:
-    """Until it is our turn; the process ends where nobody asks any more."""
-    if not sys.stdin.readline():
-        os._exit(0)
+    def wait(self) -> None:
+        """Until it is our turn; the process ends where nobody asks any more."""
+        if not sys.stdin.readline():
+            os._exit(0)
+
+    def answer(self, value: object) -> None:
+        print(json.dumps(value), file=self.out, flush=True)
 
 
 class Job:
@@ -57,9 +62,9 @@ class Job:
     speed = "fast"
     halvings = 0
 
-    def __init__(self, folder: Path, batch_size: int) -> None:
+    def __init__(self, folder: Path, batch_size: int, line: Line) -> None:
         self.data = self.checkpoints = folder
-        self.batch_size = batch_size
+        self.batch_size, self.line = batch_size, line
         self.done, self.began = 0, _seconds()
 
     def stopping(self) -> bool:
@@ -75,21 +80,20 @@ class Job:
 
     def history(self, lines: Sequence[Mapping[str, Any]]) -> None: ...
 
-    def progress(self, step: int, steps: int, line: Mapping[str, Any]) -> None:
-        answer((_seconds() - self.began) / (step - self.done) / self.batch_size)
-        wait()
+    def progress(self, step: int, steps: int, facts: Mapping[str, Any]) -> None:
+        self.line.answer((_seconds() - self.began) / (step - self.done) / self.batch_size)
+        self.line.wait()
         self.done, self.began = step, _seconds()
 
 
 def main(method: str) -> None:
-    os.dup2(2, 1)  # what others print
-    run = proxy(method)
-    wait()
-    answer(run.id)
-    wait()
+    line, run = Line(), proxy(method)
+    line.wait()
+    line.answer(run.id)
+    line.wait()
     classification._CHECK_STEPS = STEPS
     with TemporaryDirectory() as folder:
-        job: Any = Job(Path(folder), run.recipe.batch_size)
+        job: Any = Job(Path(folder), run.recipe.batch_size, line)
         classification.execute(run, job)
 
 

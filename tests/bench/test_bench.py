@@ -13,9 +13,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from repro import cli
-from repro.bench import BENCHMARKS, BenchError, How, machine, nest, page, record
+from repro.bench import (
+    BENCHMARKS,
+    BenchError,
+    How,
+    augmentation,
+    loader,
+    localization,
+    machine,
+    memory,
+    nest,
+    nest_side,
+    page,
+    record,
+    small,
+    startup,
+    submission,
+)
 from repro.bench.measure import in_turns
 from repro.bench.record import Comparison
+from repro.bench.side import Side
 
 ROOT = page.WORDS.parents[1]
 times = st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=9)
@@ -48,7 +65,7 @@ def test_nest_beside_timm(monkeypatch: pytest.MonkeyPatch) -> None:
     kinds = {each.name.split(", ")[1] for each in found}
     assert kinds == {"inference", "training step"}
     assert all(len(each.ours) == len(each.theirs) == 1 for each in found)
-    work = {each.name: each.work for each in found if each.precision == "fp32"}
+    work = {each.name: each.flop for each in found if each.precision == "fp32"}
     assert work["NesT cifar, training step, fp32"] == 3 * work["NesT cifar, inference, fp32"]
     assert 4e9 < work["NesT cifar, inference, fp32"] < 5e9
 
@@ -58,6 +75,77 @@ def test_outputs_that_differ_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(nest, "TOLERANCE", -1.0)
     with pytest.raises(BenchError, match=r"outputs differ by .* from timm's"):
         next(iter(nest.measure(How(rounds=1, only=("cifar",)))))
+
+
+def test_a_small_model_beside_another_commit() -> None:
+    (found,) = small.measure(How(rounds=1, only=("NesT-T",), against="HEAD"))
+    assert len(found.ours) == len(found.theirs) == 1
+    assert found.peer == "commit HEAD"
+    assert 1e8 < found.flop < 1e9
+
+
+def test_a_commit_that_there_is_not() -> None:
+    with pytest.raises(BenchError, match=r"--against nowhere: .*; name a commit"):
+        next(iter(small.measure(How(rounds=1, only=("NesT-T",), against="nowhere"))))
+
+
+def test_a_side_that_dies_is_said() -> None:
+    with Side(["-c", "raise SystemExit"]) as side, pytest.raises(BenchError, match="ended at 'x'"):
+        side.ask("x", float)
+
+
+def test_augmentation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(augmentation, "IMAGES", 128)
+    found = list(augmentation.measure(How(rounds=1)))
+    assert {each.peer.split(",")[0] for each in found} == {"timm", "torchvision v2"}
+
+
+def test_loader(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader, "COUNT", 4)
+    found = list(loader.measure(How(rounds=1)))
+    assert [each.name for each in found] == [*loader.PEERS]
+
+
+def test_localization(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(localization, "MAPS", 2)
+    assert len(list(localization.measure(How(rounds=1)))) == 1
+    monkeypatch.setattr(localization, "agree", lambda *_: False)
+    with pytest.raises(BenchError, match="not those of the sweep"):
+        next(iter(localization.measure(How(rounds=1))))
+
+
+def test_memory_is_below_timms(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nest_side, "SIZES", {"cifar": nest_side.SIZES["cifar"]})
+    found = list(memory.measure(How()))
+    assert [each.precision for each in found] == ["fp32", "bf16"]
+    assert all(each.ours <= each.theirs for each in found)
+
+
+def test_startup(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(startup, "COMMANDS", ("--help", "table1 --out {}"))
+    monkeypatch.setattr(startup, "IMPORT", ["true"])
+    found = list(startup.measure(How(rounds=1)))
+    assert [each.name for each in found] == ["repro --help", "repro table1"]
+
+
+def test_submission_to_a_real_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submission, "SEEDS", 1)
+    submitted, status = submission.measure(How(rounds=1))
+    assert submitted.name == "repro table1 --launch slurm, 30 runs"
+    assert (submitted.theirs, status.theirs) != ([], [])
+
+
+def test_one_that_cannot_be_had_does_not_keep_the_others_from_being_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")  # no SLURM
+    monkeypatch.setattr("repro.launch.testbed._SYSTEM_FOLDERS", "/nowhere")
+    monkeypatch.setattr(machine, "SIDES", {"cpu": 64})
+    monkeypatch.setattr(machine, "NUMBERS", {"cpu": 2**12})
+    words = f"bench submission machine --rounds 1 --records {tmp_path}"
+    assert cli.main(words.split()) == 2
+    assert [made.benchmark for made in record.every(tmp_path)] == ["machine"]
+    assert capsys.readouterr().err.startswith("repro: submission: ")
 
 
 def test_turns_are_reversed_in_every_other_round_and_the_first_warms_up() -> None:
@@ -130,7 +218,7 @@ GOOD: dict[str, Any] = {
     "date": "2026-01-31",
     "comparisons": [
         {"name": "NesT tiny", "unit": "ms", "ours": [1.0, 2.0], "peer": "timm", "theirs": [3, 4],
-         "work": 1e9, "work_unit": "FLOP", "per_second": 1e3, "precision": "fp32"}
+         "flop": 1e9, "bytes": 1e6, "per_second": 1e3, "precision": "fp32"}
     ],
 }  # fmt: skip
 
@@ -160,7 +248,7 @@ def of_comparison(**values: object) -> str:
         of_comparison(ours=[1e16, 1]), of_comparison(ours=[True, 1]), of_comparison(ours=["1", 1]),
         of_comparison(ours=[1]), of_comparison(theirs=[]), of_comparison(peer=""),
         of_comparison(theirs=[math.nan, 1]), of_comparison(ours=[math.inf, 1]),
-        of_comparison(work=-1), of_comparison(work_unit="apples"), of_comparison(per_second=0),
+        of_comparison(flop=-1), of_comparison(bytes="1"), of_comparison(per_second=0),
         of_comparison(name=["x"]), of_comparison(precision="fp8"),
     ],
 )  # fmt: skip
@@ -183,7 +271,7 @@ def test_whatever_a_record_says_a_table_has_its_rows_and_no_html(
 ) -> None:
     hostile = f"<script>a|b</script> [x](http://y) {text}"
     each = Comparison(name=hostile, unit=hostile, ours=[ours], peer=hostile, theirs=[theirs],
-                      work=1e18, work_unit="FLOP", precision="fp32")  # fmt: skip
+                      flop=1e18, precision="fp32")  # fmt: skip
     made = record.make("nest", hostile, 1, [each])
     lines = page._table(made, {}).splitlines()
     assert len(lines) == 5
@@ -205,8 +293,7 @@ def test_the_page_has_a_place_for_every_benchmark() -> None:
 
 
 def test_a_floor_is_of_the_same_device_and_precision(tmp_path: Path) -> None:
-    peak = {"name": "product", "unit": "ms", "ours": [1.0], "work": 1e9, "work_unit": "FLOP",
-            "precision": "fp32"}  # fmt: skip
+    peak = {"name": "product", "unit": "ms", "ours": [1.0], "flop": 1e9} | {"precision": "fp32"}
     (tmp_path / "machine-cpu.json").write_text(changed(benchmark="machine", comparisons=[peak]))
     written(tmp_path, of_comparison(ours=[2.0, 2.0]))  # twice what 1e9 FLOP take at best
     words = tmp_path / "words"
