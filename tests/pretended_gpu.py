@@ -24,8 +24,10 @@ from unittest import mock
 import torch
 import torch.optim
 from torch import Tensor
+from torch.nn.utils import clip_grad
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
+from torch.utils._foreach_utils import _group_tensors_by_device_and_dtype
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 import repro
@@ -324,6 +326,15 @@ class _Event:
             _log.wait("synchronize")
 
 
+def _group_on_gpu(tensors: Any, *args: Any) -> Any:
+    """torch's grouping by device and dtype, which asks in C++ and would be told 'cpu'."""
+    groups = _group_tensors_by_device_and_dtype(tensors, *args)
+    return {
+        (GPU if isinstance(lists[0][0], GPUTensor) else device, dtype): (lists, places)
+        for (device, dtype), (lists, places) in groups.items()
+    }
+
+
 class _Autocast(torch.autocast):
     """The GPU's, by the CPU's rules."""
 
@@ -356,6 +367,7 @@ def pretended_gpu() -> Iterator[Log]:
         with (
             mock.patch.multiple(torch.cuda, **there),
             mock.patch.object(torch, "autocast", _Autocast),
+            mock.patch.object(clip_grad, "_group_tensors_by_device_and_dtype", _group_on_gpu),
             _Functions(),
             _Dispatch(),
         ):

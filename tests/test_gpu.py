@@ -1,4 +1,4 @@
-"""Every task on a pretended GPU: no devices mix, and the host waits only where it has to."""
+"""Every task on a pretended GPU: no devices mix, and the host waits for nothing within a step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from repro.data import prepare
+from repro.data import augment, prepare, randomness
+from repro.data.augment import Augmentation
 from repro.spec import Classification, Profiling, Recipe, Run
 from repro.tasks import (
     Interrupted,
@@ -154,28 +155,12 @@ CASES: dict[str, Callable[[Job], object]] = {
 }
 
 # Where the host waits, or a copy blocks: (what, place). Nothing that is not listed may appear.
-# Remove what is mended.
-
-IN_EVERY_STEP = {
-    ("to gpu", "repro/data/loader.py:_loaded"),  # labels and keys
-    ("to gpu", "repro/data/loader.py:_resident"),  # indices and keys
-    ("to gpu", "repro/tasks/generation.py:_latents"),
-    ("torch.tensor", "repro/tasks/classification.py:_batch_key"),
-    # Augmentation: constants, how many images chose which operation, and the erased pixels.
-    ("nonzero", "repro/data/augment.py:erase"),
-    ("torch.tensor", "repro/data/augment.py:normalize"),
-    ("new_tensor", "repro/data/color_jitter.py:_amounts"),
-    ("new_tensor", "repro/data/color_jitter.py:hue"),
-    ("new_tensor", "repro/data/ops.py:_nearest"),
-    ("tolist", "repro/data/ops.py:dispatch"),
-    ("bincount", "repro/data/ops.py:equalize"),
-    ("torch.tensor", "repro/data/ops.py:move"),
-    ("torch.tensor", "repro/data/timm_ops.py:apply"),
-    # Not on a real GPU: torch asks the pretended tensor in C++, and is told 'cpu'.
-    ("to cpu", "utils/clip_grad.py:_clip_grads_with_norm_"),
-}
+# Remove what is mended. In every step there is nothing.
 
 NOW_AND_THEN = {
+    # Numbers and images that stay on the GPU.
+    ("torch.tensor", "repro/data/transfer.py:_constant"),
+    ("to gpu", "repro/data/loader.py:_resident"),
     # Classification: the model, the loss every ten steps, an evaluation.
     ("to gpu", "repro/tasks/classification.py:_test_weights"),
     ("to gpu", "repro/tasks/classification.py:_train"),
@@ -261,14 +246,48 @@ def events(case: str) -> tuple[set[Event], set[Event]]:
 @pytest.mark.parametrize("case", CASES)
 def test_no_devices_mix_and_the_host_waits_where_it_is_listed(case: str) -> None:
     every, step = events(case)
-    assert every - IN_EVERY_STEP - NOW_AND_THEN == set()
-    assert step - IN_EVERY_STEP == set()
+    assert every - NOW_AND_THEN == set()
+    assert step == set()
 
 
-def test_the_lists_name_nothing_that_is_gone() -> None:
+def test_the_list_names_nothing_that_is_gone() -> None:
     found = [events(case) for case in CASES]
-    assert set().union(*(every for every, _ in found)) == IN_EVERY_STEP | NOW_AND_THEN
-    assert set().union(*(step for _, step in found)) == IN_EVERY_STEP
+    assert set().union(*(every for every, _ in found)) == NOW_AND_THEN
+
+
+# --- augmentation --------------------------------------------------------------------------------
+
+AUTHORS = Augmentation()
+KERNELS = {
+    "the authors'": (AUTHORS, 250),
+    "the authors', for ImageNet": (replace(AUTHORS, crop_padding=0, color_jitter=0.3), 530),
+    "timm's": (replace(AUTHORS, augmentation="timm", crop_padding=0), 480),
+}
+
+
+@pytest.mark.parametrize("policy", KERNELS)
+def test_a_batch_is_augmented_in_few_kernels_to_the_same_pixels(policy: str) -> None:
+    spec, bound = KERNELS[policy]
+    mean, std = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+    keys, labels = randomness.sample_keys(0, 0, torch.arange(192)), torch.arange(192) % 10
+    pixels = torch.randint(256, (192, 3, 32, 32), generator=torch.Generator().manual_seed(0))
+    pixels, of_batch = pixels.to(torch.uint8), torch.tensor(5)
+
+    def prepared(pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        images = augment.augment(pixels, keys, spec, mean, std)
+        return augment.mix(images, labels, keys, 10, spec, batch_key=of_batch)
+
+    expected = prepared(pixels, labels)
+    with pretended_gpu() as log:
+        there = pixels.to(GPU), labels.to(GPU)
+        prepared(*there)  # constants are made once
+        log.take()
+        log.kernels.clear()
+        found = prepared(*there)
+        assert log.take() == set()
+        assert log.kernels.total() <= bound
+        for ours, theirs in zip(found, expected, strict=True):
+            assert torch.equal(ours.cpu(), theirs)
 
 
 # --- what is planted is found --------------------------------------------------------------------
@@ -289,7 +308,7 @@ def with_planted(fault: Callable[[Tensor], object], monkeypatch: pytest.MonkeyPa
         job = Job(data(), Path(mkdtemp(prefix="gpu-job-")), log)
         job.micro_batch = 10  # else the loss would be computed once more, to measure its memory
         classification.execute(PLAIN, job)
-    return job.steps[2] - IN_EVERY_STEP
+    return job.steps[2]
 
 
 @pytest.mark.parametrize(

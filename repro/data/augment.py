@@ -2,10 +2,11 @@
 
 Every image has its own crop, operations, magnitudes, box and noise, all drawn from its key
 (`randomness.sample_keys`); nothing depends on the rest of the batch but the partner in `mix`.
+Choices are drawn on the CPU, where the keys are, and sent, so that the host waits for no device.
 Values and order are those of the official code (libml/preprocess.py, augment/augment_ops.py), or of
 timm where `augmentation` says so; where we depart from them, we say so. A step costs a CPU some
-microseconds before it begins, so 64 images of CIFAR cost twice as much apiece as 512: augment
-several small batches at once, and cut.
+microseconds before it begins, so 64 images of CIFAR cost more apiece than 512: augment several
+small batches at once, and cut.
 """
 
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from torch import Tensor
 from repro.data import color_jitter, timm_augment, timm_ops
 from repro.data.ops import OPERATIONS, apply, mirror
 from repro.data.randomness import bits, gaussian, uniform, unit_interval
+from repro.data.transfer import constant, sent
 
 ERASED_AREA = (0.02, 1 / 3)  # of the image, uniform
 ERASED_ASPECT = 0.3  # height over width from this to its inverse, log-uniform
@@ -77,11 +79,10 @@ def augment(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> Tensor:
-    """uint8 (B, 3, H, W) with keys (B,) on the same device -> normalised float32 (B, 3, H, W).
+    """uint8 (B, 3, H, W), with keys (B,) on the CPU -> normalised float32 (B, 3, H, W).
 
-    Crop, flip, RandAugment, colour jitter, normalisation, random erasing. On CUDA the host waits
-    for the device once per RandAugment layer, five times for the jitter and once for the erased
-    pixels. ValueError for other pixels.
+    Crop, flip, RandAugment, colour jitter, normalisation, random erasing. ValueError for other
+    pixels.
     """
     if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3:
         found = f"{pixels.dtype} {tuple(pixels.shape)}"
@@ -89,8 +90,9 @@ def augment(
     size = len(pixels)
     if pixels.device.type == "cpu":
         size = max(1, _CPU_PIXELS // (pixels.shape[2] * pixels.shape[3]))
-    parts = zip(pixels.split(size), keys.split(size), strict=True)
-    pixels = torch.cat([_distort(part, of_part, spec, mean) for part, of_part in parts])
+    pairs = zip(pixels.split(size), keys.split(size), strict=True)
+    parts = [_distort(part, of_part, spec, mean) for part, of_part in pairs]
+    pixels = torch.cat(parts) if len(parts) > 1 else parts[0]
     return erase(normalize(pixels, mean, std), keys, spec)
 
 
@@ -106,8 +108,9 @@ def _distort(pixels: Tensor, keys: Tensor, spec: Augmentation, mean: Sequence[fl
 
 def normalize(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """uint8 (B, 3, H, W) -> float32 (pixels / 255 - mean) / std; all that evaluation needs."""
-    center = torch.tensor(mean, dtype=torch.float32, device=pixels.device).view(-1, 1, 1)
-    scale = torch.tensor(std, dtype=torch.float32, device=pixels.device).view(-1, 1, 1)
+    center, scale = (
+        constant(of, torch.float32, pixels.device).view(-1, 1, 1) for of in (mean, std)
+    )
     return pixels.to(torch.float32).div_(255).sub_(center).div_(scale)
 
 
@@ -119,12 +122,11 @@ def crop_and_flip(pixels: Tensor, keys: Tensor, spec: Augmentation) -> Tensor:
     if pad == 0:
         return mirror(pixels, draws[:, 2] < 0.5) if spec.flip else pixels
     top, left = (draws[:, :2] * (2 * pad + 1)).to(torch.int64).unsqueeze(2).unbind(1)
-    row = torch.arange(height, device=pixels.device)
-    column = torch.arange(width, device=pixels.device)
+    row, column = torch.arange(height), torch.arange(width)
     if spec.flip:
         column = torch.where(draws[:, 2:] < 0.5, width - 1 - column, column)
-    source = (top + row)[:, :, None] * (width + 2 * pad) + (left + column)[:, None, :]
-    source = source.flatten(1)[:, None].expand(-1, 3, -1)
+    rows, columns = sent(pixels.device, (top + row) * (width + 2 * pad), left + column)
+    source = (rows[:, :, None] + columns[:, None, :]).flatten(1)[:, None].expand(-1, 3, -1)
     return F.pad(pixels, (pad,) * 4).flatten(2).gather(2, source).view_as(pixels)
 
 
@@ -135,7 +137,7 @@ def rand_augment(pixels: Tensor, keys: Tensor, spec: Augmentation, mean: Sequenc
     data set's mean colour outside the image.
     """
     layers = spec.randaugment_layers
-    columns = torch.arange(4 * layers, device=keys.device)
+    columns = torch.arange(4 * layers)
     draws = bits(keys[:, None], Stream.RANDAUGMENT, columns).view(len(keys), layers, 4)
     whether, which, side = unit_interval(draws[:, :, :3]).unbind(2)
     magnitude = spec.randaugment_magnitude + spec.randaugment_std * gaussian(draws[:, :, 3])
@@ -157,17 +159,39 @@ def erase(images: Tensor, keys: Tensor, spec: Augmentation) -> Tensor:
     if spec.erase_prob == 0:
         return images
     height, width = images.shape[2:]
-    if spec.augmentation == "timm":
-        draws = uniform(keys, Stream.ERASE, 1 + timm_augment.ERASE_DRAWS)
-        rows, columns = timm_augment.erased_box(draws[:, 1:], height, width)
-    else:
-        draws = uniform(keys, Stream.ERASE, 5)
-        rows, columns = _erased_box(draws[:, 1:], height, width)
-    rows = rows & (draws[:, :1] < spec.erase_prob)
-    sample, row, column = (rows[:, :, None] & columns[:, None, :]).nonzero().unbind(1)
-    position = 3 * (row * width + column)[:, None] + torch.arange(3, device=images.device)
-    images[sample, :, row, column] = gaussian(bits(keys[sample, None], Stream.NOISE, position))
+    timms = spec.augmentation == "timm"
+    draws = uniform(keys, Stream.ERASE, 1 + (timm_augment.ERASE_DRAWS if timms else 4))
+    sample = (draws[:, 0] < spec.erase_prob).nonzero()[:, 0]
+    box = timm_augment.erased_box if timms else _erased_box
+    (top, tall), (left, wide) = map(_run, box(draws[sample, 1:], height, width))
+
+    # The pixels of all boxes, one after the other: the n-th of its box is in line n // wide of it.
+    counts = tall * wide
+    facts = [
+        sample,
+        keys[sample],
+        counts.cumsum(0) - counts,
+        wide,
+        width - wide,
+        top * width + left,
+    ]
+    total, device = int(counts.sum()), images.device
+    if not total:
+        return images
+    counts, there = sent(device, counts, torch.stack(facts, dim=1))
+    box_of = torch.repeat_interleave(counts, output_size=total)
+    sample, of_pixel, start, wide, skipped, first = there.index_select(0, box_of).unbind(1)
+    number = torch.arange(total, device=device) - start
+    place = number + number // wide * skipped + first
+    position = 3 * place[:, None] + constant(range(3), torch.int64, device)
+    noise = gaussian(bits(of_pixel[:, None], Stream.NOISE, position))
+    images.view(len(images), 3, -1)[sample, :, place] = noise
     return images
+
+
+def _run(line: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the True begin in each row of a bool (B, L), and how many there are, in one piece."""
+    return line.to(torch.uint8).argmax(1), line.sum(1)
 
 
 def _erased_box(draws: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -222,23 +246,28 @@ def mix(
         if batch_key is None:
             raise ValueError("mix: timm mixes by the key of the global batch; pass batch_key")
         draws = uniform(batch_key.view(1), Stream.MIX_BATCH, timm_augment.MIX_DRAWS)[0]
-        mixed, share, own = timm_augment.own_share(
+        mixed, share, *own = timm_augment.own_share(
             draws, height, width, spec.mix_prob, spec.mixup_odds, spec.mixup_alpha
         )
     else:
-        mixed, share, own = _own_share(keys, height, width, spec)
+        mixed, share, *own = _own_share(keys, height, width, spec)
 
     smoothed = (spec.label_smoothing * (mixed | spec.smooth_unmixed))[:, None]
-    targets = targets * (1 - smoothed) + smoothed / num_classes
-    images = _partner(images).mul_(1 - own).add_(images * own)
-    targets = targets * share + _partner(targets) * (1 - share)
+    kept, spread, share, others, rows, columns = sent(
+        images.device, 1 - smoothed, smoothed / num_classes, share, 1 - share, *own
+    )
+    targets = targets * kept + spread
+    pixels = (rows * columns)[:, None]
+    images = _partner(images).mul_(1 - pixels).add_(images * pixels)
+    targets = targets * share + _partner(targets) * others
     return images, targets
 
 
 def _own_share(
     keys: Tensor, height: int, width: int, spec: Augmentation
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Which samples are mixed (B,); their own share of their label (B, 1), pixels (B, 1, H, W).
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Which samples are mixed (B,); their own share of their label (B, 1), and of their pixels, a
+    product of (B, H, 1) and (B, 1, W).
 
     Mixup keeps the larger part. CutMix keeps a box, always inside the image, of nominally at most
     half of it; the label follows the nominal area.
@@ -254,7 +283,7 @@ def _own_share(
     rows = torch.where(by_cutmix, _box(box_area, top, height), even_share)
     columns = torch.where(by_cutmix, _box(box_area, left, width), 1.0)
     share = torch.where(by_cutmix, box_area, even_share)
-    return mixed, share, (rows[:, :, None] * columns[:, None, :])[:, None]
+    return mixed, share, rows[:, :, None], columns[:, None, :]
 
 
 def _box(area: Tensor, start: Tensor, length: int) -> Tensor:

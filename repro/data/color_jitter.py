@@ -7,12 +7,15 @@ code loses a grey level to float error, because it divides by 255 before and mul
 exact number decides here: values are float32 from 0 to 255, and what is not touched stays.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from repro.data.ops import Function, dispatch, each, mirror, truncate
+from repro.data.ops import each, mirror, truncate
+from repro.data.transfer import constant, sent
+
+Function = Callable[[Tensor, Tensor], Tensor]  # images (n, 3, H, W), places in the batch (n,)
 
 DRAWS = 11  # whether jittered, grey, mirrored; four strengths; four that are sorted for the order
 _JITTERED, _GREY, _MIRRORED = 0.8, 0.2, 0.5  # probabilities
@@ -21,14 +24,11 @@ _LUMINANCE = (0.2989, 0.5870, 0.1140)  # tf.image.rgb_to_grayscale
 
 
 def color_jitter(pixels: Tensor, draws: Tensor, strength: float) -> Tensor:
-    """uint8 (B, 3, H, W), uniform draws (B, DRAWS) -> uint8, each image by its own draws.
-
-    On CUDA the host waits for the device five times.
-    """
+    """uint8 (B, 3, H, W), uniform draws (B, DRAWS) on the CPU -> uint8, each image by its own."""
     jittered, grey, mirrored = (
         draws[:, i] < p for i, p in enumerate((_JITTERED, _GREY, _MIRRORED))
     )
-    amounts = _amounts(draws[:, 3:7], strength)
+    (amounts,) = sent(pixels.device, _amounts(draws[:, 3:7], strength))
     functions = (None, *(_with(adjust, amounts[:, i]) for i, adjust in enumerate(ADJUSTMENTS)))
     order = draws[:, 7:].argsort(dim=1, stable=True) + 1
     images = pixels.to(torch.float32)
@@ -36,6 +36,21 @@ def color_jitter(pixels: Tensor, draws: Tensor, strength: float) -> Tensor:
         images = dispatch(functions, step, images)
     images = dispatch((None, _to_grey), grey.to(torch.int64), images)
     return mirror(truncate(images), mirrored)
+
+
+def dispatch(functions: Sequence[Function | None], choice: Tensor, images: Tensor) -> Tensor:
+    """To each image its own function, written into `images`; None leaves an image as it is.
+
+    choice (B,) int64, on the CPU, are indices into `functions`. A function gets its images, a copy
+    that it may write to, and their places in the batch. Images are sorted by function, so that each
+    runs once.
+    """
+    sizes = choice.bincount(minlength=len(functions)).tolist()
+    (order,) = sent(images.device, choice.argsort(stable=True))
+    for function, which in zip(functions, order.split(sizes), strict=True):
+        if function and len(which):
+            images.index_copy_(0, which, function(images.index_select(0, which), which))
+    return images
 
 
 def _amounts(draws: Tensor, strength: float) -> Tensor:
@@ -53,7 +68,7 @@ def _to_grey(images: Tensor, which: Tensor) -> Tensor:
 
 
 def _with(adjust: Callable[[Tensor, Tensor], Tensor], amounts: Tensor) -> Function:
-    return lambda images, which: adjust(images, each(amounts[which])).clamp_(0, 255)
+    return lambda images, which: adjust(images, each(amounts.index_select(0, which))).clamp_(0, 255)
 
 
 # Adjustments: images (n, 3, H, W) float32 in 0..255, written to; an amount (n, 1, 1, 1) for each.
@@ -89,7 +104,7 @@ def hue(images: Tensor, turn: Tensor) -> Tensor:
     value, low = _extremes(images)
     spread = value - low
     sixth = _sixth(images, value, spread.clamp(min=_TINY)).add_(6 * turn)
-    offset = images.new_tensor([5.0, 3.0, 1.0])[:, None, None]
+    offset = constant((5.0, 3.0, 1.0), torch.float32, images.device)[:, None, None]
     place = torch.add(sixth, offset, out=images)
     place.sub_((place / 6).floor_().mul_(6))
     share = torch.minimum(place, 4 - place).clamp_(0, 1)

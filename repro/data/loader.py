@@ -26,6 +26,7 @@ from repro.data.crops import CentreCrop, RandomCrop
 from repro.data.images import DataError, Images
 from repro.data.photos import Photos
 from repro.data.pieces import LENGTH, Cropped, Decode, Piece, Read, Samples, Slots, Work, pieces
+from repro.data.transfer import sent
 
 _AHEAD = 2  # batches under way in the workers
 _ON_DEVICE = 4 << 30  # bytes: larger sets stay where they are, mapped from their file
@@ -34,12 +35,12 @@ _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.S
 
 
 class Batch(NamedTuple):
-    """`readable` is on the CPU; a sample that is not has black pixels, and counts as wrong."""
+    """A sample that is not `readable` has black pixels, and counts as wrong."""
 
-    pixels: Tensor  # uint8 (B, 3, S, S)
-    labels: Tensor  # int64 (B,)
-    readable: Tensor  # bool (B,)
-    keys: Tensor  # int64 (B,)
+    pixels: Tensor  # uint8 (B, 3, S, S), on the device
+    labels: Tensor  # int64 (B,), on the device
+    readable: Tensor  # bool (B,), on the CPU
+    keys: Tensor  # int64 (B,), on the CPU
 
 
 def batches(
@@ -90,9 +91,11 @@ def _resident(
         pixels, labels = pixels.to(device), labels.to(device)
     for indices, keys in samples:
         readable = torch.ones(len(indices), dtype=torch.bool)
-        indices = indices.to(pixels.device)
-        batch = pixels[indices].to(device), labels[indices].to(device)
-        yield Batch(*batch, readable, keys.to(device))
+        (where,) = sent(pixels.device, indices)
+        chosen, their_labels = pixels.index_select(0, where), labels.index_select(0, where)
+        if pixels.device != device:
+            chosen, their_labels = sent(device, chosen, their_labels)
+        yield Batch(chosen, their_labels, readable, keys)
 
 
 def _loaded(
@@ -131,11 +134,12 @@ def _loaded(
         keys += piece.keys
         readable += part.readable
         if len(indices) == piece.batch:
+            (labels,) = sent(device, images.labels[indices])
             yield Batch(
                 pixels.to(device, non_blocking=True),
-                images.labels[indices].to(device),
+                labels,
                 torch.tensor(readable, dtype=torch.bool),
-                torch.tensor(keys, dtype=torch.int64).to(device),
+                torch.tensor(keys, dtype=torch.int64),
             )
 
 

@@ -5,8 +5,12 @@ augment/rand_augment.py and augment_ops.py. Results are whole numbers, or float3
 point after a few correctly rounded steps, and so the same on every device. Where the official code
 leaves a grey level to float error (AutoContrast, Sharpness), the exact quotient decides here.
 
-Masks are arithmetic on uint8, and float becomes uint8 by way of int16, because a CPU vectorises
-neither `torch.where` nor the direct conversion: 16 and 3 microseconds per image instead of 0.4.
+Images are sorted by operation, so that an operation, or a family of them, is a few kernels on a
+slice. What is drawn, and what follows from it alone, is computed on the CPU and sent.
+
+A CPU vectorises neither `torch.where`, nor a comparison whose result is bool, nor the conversion of
+float to uint8: 5 to 20 times as slow. So masks are 0 and 1 in the type of what is compared, and
+float becomes uint8 by way of int16.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,142 +19,167 @@ from math import pi
 import torch
 from torch import Tensor
 
-Function = Callable[[Tensor, Tensor], Tensor]  # images (n, 3, H, W), places in the batch (n,)
+from repro.data.transfer import constant, sent
 
+OPERATIONS = (
+    *("identity", "auto_contrast", "equalize"),
+    *("invert", "posterize", "solarize", "solarize_add"),
+    *("color", "contrast", "brightness", "sharpness"),
+    *("rotate", "shear_x", "shear_y", "translate_x", "translate_y"),
+)
 FILL = 128  # grey, where a geometric operation looks outside the image
 _GREY = (0.2989, 0.5870, 0.1140)  # tf.image.rgb_to_grayscale
 _TRANSLATION_PIXELS = {224: 100, 128: 40, 96: 30, 32: 10}  # at level 1, by image side
+
+Places = dict[str, slice]  # where the images of each operation are, once they are sorted
 
 
 def apply(pixels: Tensor, operation: Tensor, level: Tensor, sign: Tensor) -> Tensor:
     """To each image its own operation.
 
-    pixels (B, 3, H, W) uint8; operation (B,) int64, an index into OPERATIONS; level (B,) in [0, 1],
-    the magnitude; sign (B,) -1 or 1, the direction of the geometric ones, which are one function.
+    pixels (B, 3, H, W) uint8. On the CPU: operation (B,) int64, an index into OPERATIONS; level
+    (B,) in [0, 1], the magnitude; sign (B,) -1 or 1, the direction of the geometric ones.
     """
+    order, places = sort(operation, OPERATIONS)
+    level, amount = level[order], (sign * level)[order]
+    kept, threshold = (4 * level).to(torch.int32), (256 * level).clamp(max=255).to(torch.int32)
+    bits = bits_of(places, level, kept, threshold)
+    moved = span(places, "rotate", "translate_y")
+    lines = _lines(operation[order][moved], amount[moved], *pixels.shape[2:])
 
-    def toned(tone: Callable[[Tensor, Tensor], Tensor]) -> Function:
-        return lambda images, which: tone(images, level[which])
+    order, back, bits, factor, along, down = sent(
+        pixels.device, order, order.argsort(), bits, 1.8 * level + 0.1, *lines
+    )
+    images = pixels.index_select(0, order)
+    adjust(images, places, bits, factor, _grey, rounding=0)
+    if len(along):
+        _move(images[moved], along, down)
+    return images.index_select(0, back)
 
-    def moved(images: Tensor, which: Tensor) -> Tensor:
-        return move(images, operation[which] - len(TONES), (sign * level)[which])
 
-    functions = (None, *map(toned, TONES[1:]), moved)
-    return dispatch(functions, operation.clamp(max=len(TONES)), pixels.clone())
+def sort(operation: Tensor, names: Sequence[str]) -> tuple[Tensor, Places]:
+    """The order (B,) that sorts images by operation, an index into `names`; and their places."""
+    ends = operation.bincount(minlength=len(names)).cumsum(0).tolist()
+    slices = map(slice, [0, *ends], ends)
+    return operation.argsort(stable=True), dict(zip(names, slices, strict=True))
 
 
-def dispatch(functions: Sequence[Function | None], choice: Tensor, images: Tensor) -> Tensor:
-    """To each image its own function, written into `images`; None leaves an image as it is.
-
-    choice (B,) int64 are indices into `functions`. A function gets its images, a copy that it may
-    write to, and their places in the batch. Images are sorted by function, so that each runs once;
-    the host waits for the device to learn how many chose which.
-    """
-    every = torch.arange(len(functions), device=choice.device)
-    sizes = (choice == every[:, None]).sum(1).tolist()
-    places = choice.argsort(stable=True).split(sizes)
-    for function, which in zip(functions, places, strict=True):
-        if function and len(which):
-            images.index_copy_(0, which, function(images.index_select(0, which), which))
-    return images
+def span(places: Places, first: str, last: str) -> slice:
+    """The images of the operations from `first` to `last`."""
+    return slice(places[first].start, places[last].stop)
 
 
 def mirror(pixels: Tensor, whether: Tensor) -> Tensor:
-    """uint8 pixels with left and right exchanged where `whether` (B,) bool."""
-    mask = each(whether).to(torch.uint8) * 255
-    return pixels ^ ((pixels ^ pixels.flip(3)) & mask)
+    """uint8 pixels with left and right exchanged where `whether` (B,) bool, on the CPU."""
+    (mask,) = sent(pixels.device, whether.to(torch.uint8) * 255)
+    return pixels ^ ((pixels ^ pixels.flip(3)) & each(mask))
 
 
-# Tones: pixels (n, 3, H, W) and the level (n,) of each image.
+# What two libraries share: on sorted images (B, 3, H, W), which are written to.
 
 
-def identity(pixels: Tensor, level: Tensor) -> Tensor:
-    return pixels
+def adjust(
+    images: Tensor,
+    places: Places,
+    bits: Tensor,
+    factor: Tensor,
+    grey: Callable[[Tensor], Tensor],
+    rounding: int,
+) -> None:
+    """All operations but the geometric ones.
+
+    bits (4, B) of `bits_of`; factor (B,) how far the enhancements go from the degenerate image to
+    this one, and beyond it; their `grey` of float32 pixels, and the `rounding` of `_smooth`.
+    """
+    if len(part := images[places["auto_contrast"]]):
+        _auto_contrast(part)
+    if len(part := images[places["equalize"]]):
+        _equalize(part)
+    where = span(places, "invert", "solarize_add")
+    if len(part := images[where]):
+        _bitwise(part, bits[:, where])
+    where = span(places, "color", "sharpness")
+    if len(part := images[where]):
+        names = "color", "contrast", "brightness", "sharpness"
+        counts = [places[name].stop - places[name].start for name in names]
+        _enhance(part, factor[where], counts, grey, rounding)
 
 
-def auto_contrast(pixels: Tensor, level: Tensor) -> Tensor:
+def _auto_contrast(images: Tensor) -> None:
     """Stretches each channel to 0..255; a constant channel stays."""
-    low = pixels.amin((2, 3), keepdim=True)
-    span = pixels.amax((2, 3), keepdim=True) - low
-    stretched = (pixels - low).to(torch.float32) * 255 / span.clamp(min=1)
-    return truncate(stretched) + low * (span == 0)
+    low = images.amin((2, 3), keepdim=True)
+    span = images.amax((2, 3), keepdim=True) - low
+    stretched = (images - low).to(torch.float32).mul_(255).div_(span.clamp(min=1))
+    torch.add(truncate(stretched), low * (span == 0), out=images)
 
 
-def equalize(pixels: Tensor, level: Tensor) -> Tensor:
+def _equalize(images: Tensor) -> None:
     """Flattens each channel's histogram, in PIL's integers; a channel of hardly one value stays."""
-    channels = pixels.reshape(-1, pixels.shape[2] * pixels.shape[3]).to(torch.int64)
-    grey = torch.arange(256, device=pixels.device)
-    first_bin = 256 * torch.arange(len(channels), device=pixels.device)[:, None]
-    histogram = torch.bincount((channels + first_bin).flatten(), minlength=256 * len(channels))
-    histogram = histogram.view(-1, 256)
+    pixels = images.view(-1, images.shape[2] * images.shape[3])
+    channels = pixels.to(torch.int64)
+    one, grey = (constant(of, torch.int32, images.device) for of in ((1,), range(256)))
+    histogram = torch.zeros(len(pixels), 256, dtype=torch.int32, device=images.device)
+    histogram.scatter_add_(1, channels, one.expand_as(channels))
     brightest = histogram.gather(1, channels.amax(1, keepdim=True))
     step = (channels.shape[1] - brightest) // 255
-    below = histogram.cumsum(1) - histogram
-    table = ((below + step // 2) // step.clamp(min=1)).clamp(max=255)
-    table = table * (step > 0) + grey * (step == 0)
-    return table.to(torch.uint8).gather(1, channels).view_as(pixels)
+    below = histogram.cumsum(1, dtype=torch.int32) - histogram
+    table = ((below + step // 2) // step.clamp(min=1)).clamp_(max=255)
+    table = torch.where(step > 0, table, grey).to(torch.uint8)
+    torch.gather(table, 1, channels, out=pixels)
 
 
-def invert(pixels: Tensor, level: Tensor) -> Tensor:
-    return 255 - pixels
+def bits_of(places: Places, level: Tensor, kept: Tensor, threshold: Tensor) -> Tensor:
+    """What `_bitwise` takes of sorted images, uint8 (4, B): what is added to dark pixels; which
+    bits are kept; the threshold from which bits are flipped; which are.
 
-
-def posterize(pixels: Tensor, level: Tensor) -> Tensor:
-    """Keeps the highest int(4 level) bits; with none kept the image is black."""
-    kept = (4 * level).to(torch.int32)
-    return pixels & each(256 - (256 >> kept)).to(torch.uint8)
-
-
-def solarize(pixels: Tensor, level: Tensor) -> Tensor:
-    """Inverts from the threshold int(256 level) upwards: 255 - pixel is pixel XOR 255."""
-    threshold = (256 * level).clamp(max=255).to(torch.uint8)
-    return pixels ^ ((pixels >= each(threshold)).to(torch.uint8) * 255)
-
-
-def solarize_add(pixels: Tensor, level: Tensor) -> Tensor:
-    """Adds int(110 level) to what is darker than 128; 127 + 110 cannot overflow."""
-    addition = (110 * level).to(torch.uint8)
-    return pixels + (pixels < 128) * each(addition)
-
-
-def color(pixels: Tensor, level: Tensor) -> Tensor:
-    return _enhance(_grey(pixels), pixels, level)
-
-
-def contrast(pixels: Tensor, level: Tensor) -> Tensor:
-    return _enhance(rounded_mean(_grey(pixels)), pixels, level)
-
-
-def brightness(pixels: Tensor, level: Tensor) -> Tensor:
-    return _enhance(torch.zeros((), device=pixels.device), pixels, level)
-
-
-def sharpness(pixels: Tensor, level: Tensor) -> Tensor:
-    return _enhance(smooth(pixels, 0), pixels, level)
-
-
-def smooth(pixels: Tensor, rounding: int) -> Tensor:
-    """PIL's SMOOTH, float32: the 3x3 mean with the centre counted five times; the border stays.
-
-    The mean is of thirteenths: `rounding` 0 cuts off (TensorFlow), 6 rounds to the nearest (PIL).
+    `invert`. `posterize` keeps the highest `kept` (B,) bits, and with none the image is black.
+    `solarize` inverts from the `threshold` (B,), 0 to 256, upwards. `solarize_add` adds int(110
+    level) to what is darker than 128; 127 + 110 cannot overflow.
     """
-    original = pixels.to(torch.float32)
-    rows = original[:, :, :-2] + original[:, :, 1:-1] + original[:, :, 2:]
-    total = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:] + 4 * original[:, :, 1:-1, 1:-1]
-    # CUDA divides by a constant with its rounded inverse; half a unit keeps the floor exact.
-    original[:, :, 1:-1, 1:-1] = ((total + (rounding + 0.5)) / 13).floor()
-    return original
+    bits = torch.tensor([[0], [255], [0], [0]], dtype=torch.uint8).repeat(1, len(level))
+    addition, mask, first, flip = bits
+    flip[places["invert"]] = 255
+    at = places["posterize"]
+    mask[at] = (256 - (256 >> kept[at])).to(torch.uint8)
+    at = places["solarize"]
+    first[at] = threshold[at].clamp(max=255).to(torch.uint8)
+    flip[at] = (threshold[at] < 256).to(torch.uint8) * 255
+    at = places["solarize_add"]
+    addition[at] = (110 * level[at]).to(torch.uint8)
+    return bits
 
 
-def _enhance(degenerate: Tensor, pixels: Tensor, level: Tensor) -> Tensor:
-    """From the degenerate image by `factor` towards this one: 1.72 at level 0.9, so beyond it."""
-    return blend(degenerate, pixels, 1.8 * level + 0.1)
+def _bitwise(images: Tensor, bits: Tensor) -> None:
+    addition, mask, first, flip = (each(values) for values in bits)
+    chosen = torch.empty_like(images)
+    images.add_(torch.lt(images, 128, out=chosen).mul_(addition)).bitwise_and_(mask)
+    images.bitwise_xor_(torch.ge(images, first, out=chosen).mul_(flip))
 
 
-def blend(degenerate: Tensor, pixels: Tensor, factor: Tensor) -> Tensor:
-    """uint8: `factor` (n,) of the way from the degenerate image, which is float32, to `pixels`."""
-    distance = pixels.to(torch.float32).sub_(degenerate)
-    return truncate(distance.mul_(each(factor)).add_(degenerate).clamp_(0, 255))
+def _enhance(
+    images: Tensor,
+    factor: Tensor,
+    counts: Sequence[int],
+    grey: Callable[[Tensor], Tensor],
+    rounding: int,
+) -> None:
+    """`factor` (n,) of the way from the degenerate image to this one, for `counts` images each:
+    color, contrast, brightness, whose degenerate image is black, and sharpness."""
+    values = images.to(torch.float32)
+    color, contrast, _, sharpness = values.split(counts)
+    luminance = grey(values[: counts[0] + counts[1]])
+    degenerate = [
+        (color, luminance[: counts[0]]),
+        (contrast, rounded_mean(luminance[counts[0] :])),
+        (sharpness, _smooth(sharpness, rounding)),
+    ]
+    degenerate = [(one, other) for one, other in degenerate if len(one)]
+    for one, other in degenerate:
+        one.sub_(other)
+    values.mul_(each(factor))
+    for one, other in degenerate:
+        one.add_(other)
+    images.copy_(values.clamp_(0, 255).to(torch.int16))
 
 
 def rounded_mean(grey: Tensor) -> Tensor:
@@ -160,45 +189,60 @@ def rounded_mean(grey: Tensor) -> Tensor:
     return ((2 * total + pixels) // (2 * pixels)).to(torch.float32)
 
 
-def _grey(pixels: Tensor) -> Tensor:
-    """Luminance as TensorFlow rounds it, whole numbers as float32 (n, 1, H, W)."""
-    red, green, blue = torch.split(pixels.to(torch.float32), 1, dim=1)
-    luminance = _GREY[0] * red + _GREY[1] * green + _GREY[2] * blue
-    return (luminance * (255.5 / 255)).floor_()
+def _smooth(original: Tensor, rounding: int) -> Tensor:
+    """PIL's SMOOTH of whole numbers, float32: the 3x3 mean with the centre counted five times; the
+    border stays.
 
-
-def move(pixels: Tensor, kind: Tensor, amount: Tensor) -> Tensor:
-    """The five geometric operations, which are one affine map from output to input coordinates.
-
-    kind (n,) is an index into MOVES, amount (n,) in [-1, 1] how far: rotation by up to 30 degrees
-    about the centre, shear by 0.3 about the first pixel, translation. Nearest pixel, or grey.
+    The mean is of thirteenths: `rounding` 0 cuts off (TensorFlow), 6 rounds to the nearest (PIL).
     """
-    height, width = pixels.shape[2:]
-    pixels_far = _TRANSLATION_PIXELS.get(width, int(0.3 * width))
-    reach = torch.tensor((pi / 6, 0.3, 0.3, pixels_far, pixels_far), device=pixels.device)
-    drawn = kind[:, None] == torch.arange(len(MOVES), device=pixels.device)
-    extent = (drawn * reach * amount[:, None])[:, :, None, None]
-    angle, shear_x, shear_y, shift_x, shift_y = extent.unbind(1)
-    cosine, sine = (f(angle.to(torch.float64)).to(torch.float32) for f in (torch.cos, torch.sin))
+    rows = original[:, :, :-2] + original[:, :, 1:-1] + original[:, :, 2:]
+    total = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:] + 4 * original[:, :, 1:-1, 1:-1]
+    smoothed = original.clone()
+    # CUDA divides by a constant with its rounded inverse; half a unit keeps the floor exact.
+    smoothed[:, :, 1:-1, 1:-1] = total.add_(rounding + 0.5).div_(13).floor_()
+    return smoothed
 
-    y = torch.arange(height, dtype=torch.float32, device=pixels.device)[:, None]
-    x = torch.arange(width, dtype=torch.float32, device=pixels.device)
+
+def _grey(pixels: Tensor) -> Tensor:
+    """Luminance as TensorFlow rounds it: float32 (n, 3, H, W) to whole numbers (n, 1, H, W)."""
+    red, green, blue = pixels.split(1, dim=1)
+    luminance: Tensor = (_GREY[0] * red).add_(_GREY[1] * green).add_(_GREY[2] * blue)
+    return luminance.mul_(255.5 / 255).floor_()
+
+
+# The authors' geometric operations.
+
+
+def _lines(kind: Tensor, amount: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """The affine maps from output to input coordinates, y and x: what each output column (n, 2, W)
+    adds to them, and each row (n, 2, H).
+
+    kind (n,) is an index into OPERATIONS, amount (n,) in [-1, 1] how far: rotation by up to 30
+    degrees about the centre, shear by 0.3 about the first pixel, translation.
+    """
+    pixels_far = _TRANSLATION_PIXELS.get(width, int(0.3 * width))
+    reach = torch.tensor((pi / 6, 0.3, 0.3, pixels_far, pixels_far))
+    drawn = kind[:, None] == torch.arange(len(OPERATIONS) - len(reach), len(OPERATIONS))
+    angle, shear_x, shear_y, shift_x, shift_y = (drawn * reach * amount[:, None]).split(1, dim=1)
+    cosine, sine = (f(angle.to(torch.float64)).to(torch.float32) for f in (torch.cos, torch.sin))
+    y, x = (torch.arange(length, dtype=torch.float32) for length in (height, width))
     middle_y, middle_x = (height - 1) / 2, (width - 1) / 2
     from_y, from_x = y - middle_y, x - middle_x
-    source_y = (sine * from_x + shear_y * x) + (cosine * from_y + middle_y + shift_y)
-    source_x = (cosine * from_x + middle_x + shift_x) + (shear_x * y - sine * from_y)
-    return _nearest(pixels, source_y, source_x)
+    along = sine * from_x + shear_y * x, cosine * from_x + middle_x + shift_x
+    down = cosine * from_y + middle_y + shift_y, shear_x * y - sine * from_y
+    return torch.stack(along, dim=1), torch.stack(down, dim=1)
 
 
-def _nearest(pixels: Tensor, source_y: Tensor, source_x: Tensor) -> Tensor:
-    """The pixel nearest to the coordinates (n, H, W), or FILL."""
-    height, width = pixels.shape[2:]
-    row, column = (source_y + 0.5).floor_(), (source_x + 0.5).floor_()
+def _move(images: Tensor, along: Tensor, down: Tensor) -> None:
+    """Each pixel becomes the nearest one to its input coordinates, or FILL."""
+    height, width = images.shape[2:]
+    source = (along[:, :, None, :] + down[:, :, :, None]).add_(0.5).floor_()
+    row, column = source.unbind(1)
     row_inside, column_inside = row.clamp(0, height - 1), column.clamp(0, width - 1)
-    inside = ((row == row_inside) & (column == column_inside))[:, None]
-    source = (row_inside * width + column_inside).to(torch.int64).flatten(1)
-    shown = pixels.flatten(2).gather(2, source[:, None].expand(-1, 3, -1)).view_as(pixels)
-    return shown.mul_(inside).add_(~inside * shown.new_tensor(FILL))
+    inside = truncate(row.eq_(row_inside).mul_(column.eq_(column_inside)))[:, None]
+    index = row_inside.mul_(width).add_(column_inside).to(torch.int64).flatten(1)
+    shown = images.flatten(2).gather(2, index[:, None].expand(-1, 3, -1)).view_as(images)
+    torch.add(shown.sub_(FILL).mul_(inside), FILL, out=images)  # uint8 wraps around, and back
 
 
 def truncate(values: Tensor) -> Tensor:
@@ -209,20 +253,3 @@ def truncate(values: Tensor) -> Tensor:
 def each(values: Tensor) -> Tensor:
     """One value per image, shaped to broadcast over (n, 3, H, W)."""
     return values[:, None, None, None]
-
-
-TONES = (
-    identity,
-    auto_contrast,
-    equalize,
-    invert,
-    posterize,
-    solarize,
-    solarize_add,
-    color,
-    contrast,
-    brightness,
-    sharpness,
-)
-MOVES = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
-OPERATIONS = (*(tone.__name__ for tone in TONES), *MOVES)

@@ -35,11 +35,12 @@ def erased_box(draws: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
 
 def own_share(
     draws: Tensor, height: int, width: int, mix_prob: float, mixup_odds: float, alpha: float
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What every sample keeps of its own, from draws (MIX_DRAWS,); alpha is Mixup's.
 
-    Returns whether anything is mixed (1,), the share of the label (1, 1) and of the pixels
-    (1, 1, H, W). CutMix's box is the partner's; the label follows its area within the image.
+    Returns whether anything is mixed (1,), the share of the label (1, 1), and that of the pixels, a
+    product of (1, H, W) and (1, 1, 1). CutMix's box is the partner's; the label follows its area
+    within the image.
     """
     whether, which, weight, angle, middle_y, middle_x = draws.to(torch.float64)
     mixed, by_mixup = whether < mix_prob, which < mixup_odds
@@ -49,7 +50,8 @@ def own_share(
     columns = _box(extent, middle_x, width)
     kept = torch.where(by_mixup, share, ~(rows[:, None] & columns))
     own = torch.where(mixed, kept, 1.0)
-    return mixed[None], own.mean().to(torch.float32).view(1, 1), own.to(torch.float32)[None, None]
+    label = own.mean().to(torch.float32).view(1, 1)
+    return mixed[None], label, own.to(torch.float32)[None], torch.ones(1, 1, 1)
 
 
 def symmetric_beta(radius: Tensor, angle: Tensor, alpha: float) -> Tensor:

@@ -5,27 +5,19 @@ single images of Pillow. The geometric operations are bicubic, as both recipes a
 recipe asks for nothing, timm draws bilinear or bicubic.
 """
 
-from collections.abc import Callable
-from itertools import product
+from collections.abc import Sequence
 from math import pi
 
 import torch
 from torch import Tensor
 
-from repro.data.ops import (
-    Function,
-    auto_contrast,
-    blend,
-    dispatch,
-    each,
-    equalize,
-    invert,
-    rounded_mean,
-    smooth,
-    solarize_add,
-    truncate,
-)
+from repro.data import ops
+from repro.data.ops import adjust, bits_of, sort, span, truncate
+from repro.data.transfer import constant, sent
 
+OPERATIONS = ops.OPERATIONS
+_SORTED = (*OPERATIONS[:12], "shear_x", "translate_x", "shear_y", "translate_y")
+_RANK = torch.tensor([_SORTED.index(name) for name in OPERATIONS])
 _LUMINANCE = (19595, 38470, 7471)  # Pillow's, of 65536; sums of products are exact in float32
 _TAPS = (-1, 0, 1, 2)  # the pixels that bicubic interpolation takes
 _SHEAR, _SHIFT, _ROTATION = 0.3, 0.45, pi / 6  # at level 1; a shift is of the image's side
@@ -36,124 +28,106 @@ def apply(
 ) -> Tensor:
     """To each image its own operation.
 
-    pixels (B, 3, H, W) uint8; operation (B,) int64, an index into OPERATIONS; level (B,) in [0, 1],
-    the magnitude; sign (B,) -1 or 1, the direction; `fill`, the colour (3,) outside the image.
+    pixels (B, 3, H, W) uint8; `fill`, the colour (3,) outside the image. On the CPU: operation (B,)
+    int64, an index into OPERATIONS; level (B,) in [0, 1], the magnitude; sign (B,) -1 or 1, the
+    direction.
     """
+    height, width = pixels.shape[2:]
+    order, places = sort(_RANK[operation], _SORTED)
+    level, sign = level[order], sign[order]
+    # With no bit left the image is black, as in Pillow < 13.
+    kept, threshold = 4 - (4 * level).to(torch.int32), 256 - (256 * level).to(torch.int32)
+    bits = bits_of(places, level, kept, threshold)
     # 'Increasing': away from 1, which changes nothing, by 0.9 level to either side.
     factor = (1 + sign * (0.9 * level)).clamp(min=0.1)
-    colour = torch.tensor(fill, dtype=torch.uint8, device=pixels.device).view(3, 1, 1)
+    amount = (sign * level).to(torch.float64)
+    shears = [_SHEAR * amount[places[name], None] for name in ("shear_x", "shear_y")]
+    shifts = [_SHIFT * amount[places[name], None] for name in ("translate_x", "translate_y")]
+    lines = _lines(_ROTATION * amount[places["rotate"], None], height, width)
+    rows = _slid(shears[0], width * shifts[0], height)
+    columns = _slid(shears[1], height * shifts[1], width)
 
-    def plain(tone: Callable[[Tensor, Tensor], Tensor]) -> Function:
-        return lambda images, which: tone(images, level[which])
-
-    def enhanced(tone: Callable[[Tensor, Tensor], Tensor]) -> Function:
-        return lambda images, which: tone(images, factor[which])
-
-    def moved(move: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Function:
-        return lambda images, which: move(images, (sign * level)[which], colour)
-
-    functions = (None, *map(plain, TONES), *map(enhanced, ENHANCEMENTS), *map(moved, MOVES))
-    return dispatch(functions, operation, pixels.clone())
-
-
-# Tones: pixels (n, 3, H, W), the level (n,) of each image.
-
-
-def posterize(pixels: Tensor, level: Tensor) -> Tensor:
-    """Keeps the highest 4 - int(4 level) bits. With none the image is black, as in Pillow < 13."""
-    kept = 4 - (4 * level).to(torch.int32)
-    return pixels & each(256 - (256 >> kept)).to(torch.uint8)
-
-
-def solarize(pixels: Tensor, level: Tensor) -> Tensor:
-    """Inverts from the threshold 256 - int(256 level), which is 0 to 256, upwards."""
-    threshold = 256 - (256 * level).to(torch.int16)
-    return pixels ^ ((pixels >= each(threshold)).to(torch.uint8) * 255)
-
-
-# Enhancements: pixels (n, 3, H, W), the factor (n,) of the way from the degenerate image.
-
-
-def color(pixels: Tensor, factor: Tensor) -> Tensor:
-    return blend(_grey(pixels), pixels, factor)
-
-
-def contrast(pixels: Tensor, factor: Tensor) -> Tensor:
-    return blend(rounded_mean(_grey(pixels)), pixels, factor)
-
-
-def brightness(pixels: Tensor, factor: Tensor) -> Tensor:
-    return blend(torch.zeros((), device=pixels.device), pixels, factor)
-
-
-def sharpness(pixels: Tensor, factor: Tensor) -> Tensor:
-    return blend(smooth(pixels, rounding=6), pixels, factor)
+    order, back, bits, factor, *moves = sent(
+        pixels.device, order, order.argsort(), bits, factor, *lines, *rows, *columns
+    )
+    colour = constant(fill, torch.uint8, pixels.device).view(3, 1, 1)
+    images = pixels.index_select(0, order)
+    adjust(images, places, bits, factor, _grey, rounding=6)
+    if len(part := images[places["rotate"]]):
+        _rotate(part, moves[:2], colour)
+    if len(part := images[span(places, "shear_x", "translate_x")]):
+        _slide(part, moves[2:5], colour)
+    if len(part := images[span(places, "shear_y", "translate_y")]):
+        _slide(part.mT, moves[5:], colour)
+    return images.index_select(0, back)
 
 
 def _grey(pixels: Tensor) -> Tensor:
-    """Luminance as Pillow rounds it, whole numbers as float32 (n, 1, H, W)."""
-    red, green, blue = pixels.to(torch.float32).split(1, dim=1)
-    total: Tensor = _LUMINANCE[0] * red + _LUMINANCE[1] * green + _LUMINANCE[2] * blue
-    return ((total + 32768) / 65536).floor_()
+    """Luminance as Pillow rounds it: float32 (n, 3, H, W) to whole numbers (n, 1, H, W)."""
+    red, green, blue = pixels.split(1, dim=1)
+    total: Tensor = (_LUMINANCE[0] * red).add_(_LUMINANCE[1] * green).add_(_LUMINANCE[2] * blue)
+    return total.add_(32768).div_(65536).floor_()
 
 
-# Moves: pixels (n, 3, H, W), how far and in which direction (n,), the colour outside.
+# The geometric operations: what the CPU computes, and what is done to images (n, 3, H, W).
 
 
-def shear_x(pixels: Tensor, amount: Tensor, colour: Tensor) -> Tensor:
-    """By 0.3 about the corner of the image."""
-    y = torch.arange(pixels.shape[2], device=pixels.device) + 0.5
-    return _slide(pixels, _SHEAR * amount.to(torch.float64)[:, None] * y, colour)
+def _slid(shear: Tensor, shift: Tensor, lines: int) -> tuple[Tensor, Tensor, Tensor]:
+    """How far each line of the images goes, (n, lines); the whole pixels of that; and the weights
+    (4, n, lines) of the pixels at _TAPS.
 
-
-def translate_x(pixels: Tensor, amount: Tensor, colour: Tensor) -> Tensor:
-    distance = _SHIFT * pixels.shape[3] * amount.to(torch.float64)
-    return _slide(pixels, distance[:, None].expand(-1, pixels.shape[2]), colour)
-
-
-def shear_y(pixels: Tensor, amount: Tensor, colour: Tensor) -> Tensor:
-    return shear_x(pixels.mT, amount, colour).mT
-
-
-def translate_y(pixels: Tensor, amount: Tensor, colour: Tensor) -> Tensor:
-    return translate_x(pixels.mT, amount, colour).mT
-
-
-def _slide(pixels: Tensor, distance: Tensor, colour: Tensor) -> Tensor:
-    """Each row by its own distance (n, H): bicubic along the row alone, as rows stay whole."""
-    n, _, height, width = pixels.shape
-    x = torch.arange(width, device=pixels.device)
+    shear (s, 1), in pixels a line, is about the corner of the image; shift (t, 1), in pixels.
+    """
+    sheared = shear * (torch.arange(lines) + 0.5)
+    distance = torch.cat([sheared, shift.expand(-1, lines)])
     whole = distance.floor()
-    column = whole.to(torch.int64)[..., None] + x
-    shown = torch.zeros(pixels.shape, device=pixels.device)
-    for tap, weight in zip(_TAPS, _cubic(distance - whole), strict=True):
-        index = (column + tap).clamp_(0, width - 1)[:, None].expand(n, 3, height, width)
-        shown.addcmul_(pixels.gather(3, index), weight[:, None, :, None])
-    place = distance[..., None] + (x + 0.5)
-    return _inside(shown, (place >= 0) & (place < width), colour)
+    return distance, whole.to(torch.int64), torch.stack(_cubic(distance - whole))
 
 
-def rotate(pixels: Tensor, amount: Tensor, colour: Tensor) -> Tensor:
-    """By up to 30 degrees about the centre of the image."""
-    n, _, height, width = pixels.shape
-    angle = (_ROTATION * amount.to(torch.float64))[:, None, None]
+def _slide(images: Tensor, slid: Sequence[Tensor], fill: Tensor) -> None:
+    """Each row by its own distance, of `_slid`: bicubic along the row alone, as rows stay whole."""
+    (distance, whole, weights), width, device = slid, images.shape[3], images.device
+    column = whole[..., None] + constant(range(width), torch.int64, device)
+    shown = torch.zeros(images.shape, device=device)
+    for tap, weight in zip(_TAPS, weights, strict=True):
+        index = (column + tap).clamp_(0, width - 1)[:, None].expand(images.shape)
+        shown.addcmul_(images.gather(3, index), weight[:, None, :, None])
+    centre = constant((x + 0.5 for x in range(width)), torch.float64, device)
+    place = distance[..., None] + centre
+    inside = torch.ge(place, 0, out=torch.empty_like(place)).mul_(place.lt_(width))
+    _show(images, shown, inside, fill)
+
+
+def _lines(angle: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """A rotation by angle (n, 1) about the centre: what each output column (n, 2, W) adds to the
+    input coordinates y and x, which count from the corner, and each row (n, 2, H)."""
     cosine, sine = angle.cos().to(torch.float32), angle.sin().to(torch.float32)
-    y = torch.arange(height, device=pixels.device)[:, None] + (0.5 - height / 2)
-    x = torch.arange(width, device=pixels.device) + (0.5 - width / 2)
-    source_y = sine * x + (cosine * y + height / 2)
-    source_x = cosine * x + (width / 2 - sine * y)
-    inside = (source_y >= 0) & (source_y < height) & (source_x >= 0) & (source_x < width)
+    y, x = (torch.arange(length) + (0.5 - length / 2) for length in (height, width))
+    along = torch.stack([sine * x, cosine * x], dim=1)
+    return along, torch.stack([cosine * y + height / 2, width / 2 - sine * y], dim=1)
 
-    row, column = (source_y - 0.5).floor(), (source_x - 0.5).floor()
-    rows = [(row.to(torch.int64) + tap).clamp_(0, height - 1) * width for tap in _TAPS]
-    columns = [(column.to(torch.int64) + tap).clamp_(0, width - 1) for tap in _TAPS]
-    weights_y, weights_x = _cubic(source_y - 0.5 - row), _cubic(source_x - 0.5 - column)
-    channels, shown = pixels.flatten(2), torch.zeros(pixels.shape, device=pixels.device)
-    for tap_y, tap_x in product(range(4), range(4)):
-        index = (rows[tap_y] + columns[tap_x]).view(n, 1, -1).expand(n, 3, -1)
-        weight = (weights_y[tap_y] * weights_x[tap_x])[:, None]
-        shown.addcmul_(channels.gather(2, index).view_as(pixels), weight)
-    return _inside(shown, inside, colour)
+
+def _rotate(images: Tensor, lines: Sequence[Tensor], fill: Tensor) -> None:
+    """Bicubic, by the coordinates of `_lines`."""
+    (along, down), device = lines, images.device
+    n, _, height, width = images.shape
+    source = along[:, :, None, :] + down[:, :, :, None]
+    before = source - 0.5
+    first = before.floor()
+    taps = constant(_TAPS, torch.int64, device).view(-1, 1, 1)
+    rows, columns = (first.to(torch.int64)[:, :, None] + taps).unbind(1)
+    rows, columns = rows.clamp_(0, height - 1).mul_(width), columns.clamp_(0, width - 1)
+    weights_y, weights_x = torch.stack(_cubic(before.sub_(first)), dim=2).unbind(1)
+    channels, shown = images.flatten(2), torch.zeros(images.shape, device=device)
+    for row, weight_y in zip(rows.split(1, dim=1), weights_y.split(1, dim=1), strict=True):
+        index = (row + columns).view(n, 1, -1).expand(n, 3, -1)
+        taken = channels.gather(2, index).view(n, 3, len(_TAPS), height, width)
+        weights = (weight_y * weights_x)[:, None]
+        for pixels, weight in zip(taken.unbind(2), weights.unbind(2), strict=True):
+            shown.addcmul_(pixels, weight)
+    ends = constant((height, width), torch.float32, device).view(2, 1, 1)
+    inside = torch.ge(source, 0, out=torch.empty_like(source)).mul_(source.lt_(ends))
+    _show(images, shown, inside[:, 0].mul_(inside[:, 1]), fill)
 
 
 def _cubic(part: Tensor) -> tuple[Tensor, ...]:
@@ -167,12 +141,7 @@ def _cubic(part: Tensor) -> tuple[Tensor, ...]:
     return -rest * both, rest * (1 + both), part * (1 + both), -part * both
 
 
-def _inside(shown: Tensor, inside: Tensor, colour: Tensor) -> Tensor:
-    inside = inside[:, None]
-    return truncate(shown.clamp_(0, 255)).mul_(inside).add_(~inside * colour)
-
-
-TONES = (auto_contrast, equalize, invert, posterize, solarize, solarize_add)
-ENHANCEMENTS = (color, contrast, brightness, sharpness)
-MOVES = (rotate, shear_x, shear_y, translate_x, translate_y)
-OPERATIONS = ("identity", *(f.__name__ for f in (*TONES, *ENHANCEMENTS, *MOVES)))
+def _show(images: Tensor, shown: Tensor, inside: Tensor, fill: Tensor) -> None:
+    """What is `shown` where `inside` (n, H, W) is 1, and `fill` where it is 0."""
+    levels = truncate(shown.clamp_(0, 255)).sub_(fill)  # uint8 wraps around, and back
+    torch.add(levels.mul_(truncate(inside)[:, None]), fill, out=images)

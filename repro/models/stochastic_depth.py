@@ -15,7 +15,9 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from repro.data import randomness
+from repro.data.transfer import sent
 
+_CPU = torch.device("cpu")
 _STREAM = 1_000  # the streams of repro.data.augment lie below
 
 
@@ -68,10 +70,10 @@ def install(model: nn.Module) -> list[SampledDropPath]:
     return [module for module in model.modules() if isinstance(module, SampledDropPath)]
 
 
-def draw(modules: list[SampledDropPath], keys: Tensor) -> None:
-    """Hand each module its draws for the samples with these keys (B,)."""
+def draw(modules: list[SampledDropPath], keys: Tensor, device: torch.device = _CPU) -> None:
+    """Hand each module, on `device`, its draws for the samples with these keys (B,), on the CPU."""
     if not modules:
         return
-    draws = randomness.uniform(keys, _STREAM, len(modules))
+    (draws,) = sent(device, randomness.uniform(keys, _STREAM, len(modules)))
     for module, column in zip(modules, torch.unbind(draws, dim=1), strict=True):
         module.draws = column

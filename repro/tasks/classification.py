@@ -130,7 +130,7 @@ def _train(run: Classification, job: Job, writer: checkpoint.Writer, ranks: Rank
         decode=job.decode,
     )
     for step, batch in enumerate(feed, start=first):
-        keys, batch_key = batch.keys, _batch_key(run.seed, step, device)
+        keys, batch_key = batch.keys, _batch_key(run.seed, step)
 
         rate = optim.learning_rate(
             step + 1,
@@ -151,7 +151,7 @@ def _train(run: Classification, job: Job, writer: checkpoint.Writer, ranks: Rank
             inputs, targets = augment.mix(
                 inputs, batch.labels[part], keys[part], classes, policy, batch_key=batch_key
             )
-            stochastic_depth.draw(droppers, keys[part])
+            stochastic_depth.draw(droppers, keys[part], device)
             with devices.autocast(device):
                 logits = forward(inputs, whole=micro_batches.count == 1)
             loss = optim.soft_cross_entropy(logits, targets).sum() / recipe.batch_size
@@ -297,9 +297,9 @@ def _order(seed: int, epoch: int, size: int) -> Tensor:
     return torch.randperm(size, generator=generator)
 
 
-def _batch_key(seed: int, step: int, device: torch.device) -> Tensor:
+def _batch_key(seed: int, step: int) -> Tensor:
     """For what is drawn once for a global batch."""
-    return torch.tensor(randomness.seed_of(seed, _BATCH, step), device=device)
+    return torch.tensor(randomness.seed_of(seed, _BATCH, step))
 
 
 def normalization(how: Evaluation | None, mean: RGB, std: RGB) -> tuple[RGB, RGB]:

@@ -26,6 +26,7 @@ from repro.data import datasets, loader, pictures, randomness
 from repro.data.images import DataError, Images
 from repro.data.loader import Batch
 from repro.data.resized import RESIZED, form_of
+from repro.data.transfer import sent
 from repro.models import weights
 from repro.models.spectral import advance_spectral_norms
 from repro.spec import AdversarialRecipe, Generation, Model
@@ -397,7 +398,8 @@ def _latents(run: Generation, step: int, ranks: Ranks, part: slice, generator: n
     share = ranks.share(run.recipe.batch_size)
     places = torch.arange(share.start, share.stop)[part]
     keys = randomness.sample_keys(randomness.seed_of(run.seed, _LATENTS), step, places)
-    return randomness.normal(keys, _LATENT, latent_dim(generator)).to(ranks.device)
+    (latents,) = sent(ranks.device, randomness.normal(keys, _LATENT, latent_dim(generator)))
+    return latents
 
 
 def latent_dim(generator: nn.Module) -> int:
@@ -417,7 +419,7 @@ def image_side(generator: nn.Module) -> int:
 def _real(pixels: Tensor, keys: Tensor, recipe: AdversarialRecipe) -> Tensor:
     """Real images as the discriminator sees them: perhaps mirrored, in [-1, 1]."""
     if recipe.flip:
-        mirrored = randomness.uniform(keys, _FLIP)[:, 0] < 0.5
+        (mirrored,) = sent(pixels.device, randomness.uniform(keys, _FLIP)[:, 0] < 0.5)
         pixels = torch.where(mirrored[:, None, None, None], pixels.flip(-1), pixels)
     return pixels.float() / 127.5 - 1
 
