@@ -56,7 +56,7 @@ from repro.tasks import (
     profiling,
     traversal,
 )
-from repro.train import checkpoint
+from repro.train import checkpoint, optim, speed
 from repro.train import device as devices
 from repro.train.distributed import Ranks
 from repro.train.speed import Speed
@@ -595,24 +595,29 @@ def rates(asked: Asked) -> Iterator[Item]:
     for _, method, run, *_ in table2.METHODS:
         assert run.evaluation
         models.append((method, run.model, run.evaluation.image_size, 1000))
-    each = asked.left / len(models)
+    each = 0.8 * asked.left / len(models)
+    runs = dict[str, Profiling]()
     for method, model, side, classes in models:
         if asked.small:
             model, side, classes = scales.PROXY_MODELS[model.name], 32, 10
         bf16 = devices.has_bf16(asked.device) and asked.device.type == "cuda"
-        run_ = Profiling(
+        name = f"{method}, {side} px" if not asked.small else f"{method}, small"
+        runs[name] = Profiling(
             model=model, classes=classes, image_size=side,
             precision="bf16" if bf16 else "fp32",
             batch_size=2 if asked.small else 192 if side == 32 else 64,
         )  # fmt: skip
-        yield f"{method}, {side} px", partial(_rate, asked, run_, each)
+        yield name, partial(_rate, asked, runs[name], each)
+    if not asked.small:  # each takes a minute or more to compile
+        for name in ("NesT-T, 32 px", "NesT-T, 224 px"):
+            yield f"{name}, compiled", partial(_rate, asked, runs[name], each, "compiled")
 
 
-def _rate(asked: Asked, run: Profiling, seconds: float) -> Found:
-    """Both ways take turns: the ratio of their medians counts."""
+def _rate(asked: Asked, run: Profiling, seconds: float, how: Speed = speed.DEFAULT) -> Found:
+    """Of the largest batch that fits, up to that of the run."""
     while True:
         try:
-            return _rate_of(asked, run, seconds)
+            return _rate_of(asked, run, seconds, how)
         except torch.OutOfMemoryError:
             if run.batch_size < 4:
                 raise
@@ -620,17 +625,24 @@ def _rate(asked: Asked, run: Profiling, seconds: float) -> Found:
             torch.cuda.empty_cache()
 
 
-def _rate_of(asked: Asked, run: Profiling, seconds: float) -> Found:
+def _rate_of(asked: Asked, run: Profiling, seconds: float, how: Speed) -> Found:
+    """Both ways take turns, twice, and each one's faster turn counts."""
     devices.configure_fp32(asked.device)
     net = classification.create(run.model, run.classes, 0.0, run.seed).to(asked.device)
-    theirs = peer(run)
-    ways: dict[str, Callable[[], object]] = {
-        "inference": profiling.forward_step(net, run, asked.device),
-        "training": profiling.train_step(net, run, asked.device),
-    }
-    if theirs:
-        batch, goals = profiling.inputs(net, run, asked.device)
-        ways |= _timm_steps(theirs.to(asked.device), batch, goals, run)
+    net = speed.set_layout(net, how)
+    batch, goals = profiling.inputs(net, run, asked.device)
+    optimizer = optim.build(
+        net.named_parameters(), optimizer="adamw", weight_decay=0.05, decay_biases=True,
+        no_decay=(), fused=speed.is_fused(how, asked.device),
+    )  # fmt: skip
+    forward = speed.Forward(net, how)
+    bf16 = run.precision == "bf16"
+    ways = _steps(net, partial(forward, whole=True), optimizer, batch, goals, bf16)
+    if theirs := peer(run):
+        theirs = theirs.to(asked.device)
+        optimizer = create_optimizer_v2(theirs, "adamw", lr=0.0, weight_decay=0.05)
+        steps = _steps(theirs, theirs, optimizer, batch, goals, bf16)
+        ways |= {f"{way}, timm": step for way, step in steps.items()}
     budget = 0.6 * seconds / (2 * len(ways))  # the rest is for making the models
     blocks: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(2):
@@ -651,7 +663,40 @@ def _rate_of(asked: Asked, run: Profiling, seconds: float) -> Found:
     if theirs:
         ratios = [rate[way] / rate[f"{way}, timm"] for way in ("training", "inference")]
         text += f"; {ratios[0]:.2f} and {ratios[1]:.2f} times timm"
+    if forward.speed != how:
+        text += f"; {how} did not work"
     return Found(f"{text}; batch {run.batch_size}", None, numbers)
+
+
+def _steps(
+    net: nn.Module,
+    forward: Callable[[Tensor], Tensor],
+    optimizer: torch.optim.Optimizer,
+    batch: Tensor,
+    goals: Tensor,
+    bf16: bool,
+) -> dict[str, Callable[[], object]]:
+    """A batch through the model, and a training step without augmentation."""
+
+    def amp() -> Any:
+        return torch.autocast(batch.device.type, torch.bfloat16) if bf16 else nullcontext()
+
+    @torch.no_grad()
+    def infer() -> None:
+        net.eval()
+        with amp():
+            net(batch)
+
+    def train() -> None:
+        net.train()
+        optimizer.zero_grad()
+        with amp():
+            logits = forward(batch)
+        loss = optim.soft_cross_entropy(logits, goals).mean()
+        torch.autograd.backward(loss)
+        optimizer.step()
+
+    return {"inference": infer, "training": train}
 
 
 def peer(run: Profiling) -> nn.Module | None:
@@ -674,33 +719,6 @@ def peer(run: Profiling) -> nn.Module | None:
         made: nn.Module = timm.create_model(name, **options)
         return made
     return None
-
-
-def _timm_steps(
-    net: nn.Module, batch: Tensor, goals: Tensor, run: Profiling
-) -> dict[str, Callable[[], object]]:
-    """As timm's train.py and validate.py do it, with AMP in the same precision."""
-    optimizer = create_optimizer_v2(net, "adamw", lr=0.0, weight_decay=0.05)
-    bf16 = run.precision == "bf16"
-
-    def amp() -> Any:
-        return torch.autocast(batch.device.type, torch.bfloat16) if bf16 else nullcontext()
-
-    @torch.no_grad()
-    def infer() -> None:
-        net.eval()
-        with amp():
-            net(batch)
-
-    def train() -> None:
-        net.train()
-        optimizer.zero_grad()
-        with amp():
-            loss = F.cross_entropy(net(batch), goals)
-        loss.backward()
-        optimizer.step()
-
-    return {"inference, timm": infer, "training, timm": train}
 
 
 # --- 7. a training of the paper ------------------------------------------------------------------
