@@ -353,7 +353,10 @@ def pretended_gpu() -> Iterator[Log]:
         "device_count": lambda: 1,
         "is_bf16_supported": lambda including_emulation=True: True,
         "get_device_name": lambda *_: "NVIDIA H100 80GB HBM3",
-        "get_device_properties": lambda *_: SimpleNamespace(total_memory=80 * 10**9),
+        "get_device_properties": lambda *_: SimpleNamespace(
+            total_memory=80 * 10**9, multi_processor_count=132
+        ),
+        "set_sync_debug_mode": lambda *_: None,
         "Event": _Event,
         "get_per_process_memory_fraction": lambda *_: fraction[-1],
         "set_per_process_memory_fraction": fraction.append,

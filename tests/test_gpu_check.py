@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import runpy
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 import torch
 
 from repro import records
+from tests.pretended_gpu import GPU, pretended_gpu
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "gpu_check"
 
@@ -62,6 +64,30 @@ def test_without_a_gpu_it_is_one_line(tmp_path: Path) -> None:
         "gpu_check: torch finds no GPU here; `--device cpu` tries the script itself\n"
     )
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("section", "items"),
+    [
+        ("What only a device can tell", ["a checkpoint while its tensors change"]),
+        ("Augmentation on the CPU and on the device", ["the authors' policy, 32 px",
+                                                       "timm's policy, 32 px"]),
+        ("Rates beside timm's", ["NesT-T, small"]),
+    ],
+)  # fmt: skip
+def test_its_items_on_a_pretended_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, section: str, items: list[str]
+) -> None:
+    """No devices mix, and what is to be equal is."""
+    monkeypatch.syspath_prepend(str(SCRIPT))
+    sections = importlib.import_module("sections")
+    with pretended_gpu() as log:
+        asked = sections.Asked(GPU, tmp_path, tmp_path, small=True)
+        asked.deadline = time.monotonic()
+        every = dict(sections.SECTIONS[section][1](asked))
+        found = [every[item]() for item in items]
+    assert all(each.well in (True, None) for each in found)
+    assert log.kernels
 
 
 def fails() -> object:

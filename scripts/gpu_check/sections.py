@@ -384,10 +384,11 @@ def _augmented(asked: Asked, policy: Augmentation, side: int, images: int) -> Fo
     pixels[:, 1] //= 2
     labels = torch.arange(images) % 10
 
+    keys = randomness.sample_keys(0, 0, torch.arange(images))
+    key = torch.tensor(randomness.seed_of(1))
+
     def made(device: torch.device) -> tuple[Tensor, Tensor]:
-        keys = randomness.sample_keys(0, 0, torch.arange(images)).to(device)
         inputs = augment(pixels.to(device), keys, policy, (0.5,) * 3, (0.25,) * 3)
-        key = torch.tensor(randomness.seed_of(1), device=device)
         inputs, goals = mix(inputs, labels.to(device), keys, 10, policy, batch_key=key)
         return inputs.cpu(), goals.cpu()
 
