@@ -37,7 +37,7 @@ class Job(Protocol):
     weights: Path | None  # a folder of released weights; None: the hub's cache, or the hub
     decode: Literal["cpu", "nvjpeg"]  # who decodes photographs
     checkpoints: Path  # a folder for the task's own state
-    checkpoint_seconds: float  # at most this much work is lost by a kill
+    checkpoint_seconds: float  # a kill loses at most this much work, and what a write takes
     micro_batch: int | None  # images on one device at once; None: as many as fit
     speed: Speed  # how models are laid out and compiled
     halvings: int  # of the micro-batch: how often earlier attempts ran out of memory
