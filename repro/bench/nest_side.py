@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from repro.bench.measure import device_here, seconds
 from repro.bench.side import serve
+from repro.train import device as devices
 
 
 @dataclass(frozen=True)
@@ -162,18 +163,18 @@ def timm_side(size: Size, batch: int, folder: Path) -> dict[str, Callable[[], ob
 def our_side(size: Size, batch: int, folder: Path) -> dict[str, Callable[[], object]]:
     from repro.data.randomness import sample_keys
     from repro.models import stochastic_depth
-    from repro.train import device as devices
-    from repro.train import optim
+    from repro.train import optim, speed
 
     device = devices.choose()
 
     def ready() -> tuple[_Bench, dict[str, float]]:
-        net = our_model(size, folder / "weights.safetensors")
+        net = speed.set_layout(our_model(size, folder / "weights.safetensors"), speed.DEFAULT)
         bench = _Bench(net, size, batch, device)
         moved = bench.moved()
         bench.optimizer = optim.build(
             bench.net.named_parameters(), optimizer="adamw", weight_decay=0.05,
             decay_biases=True, no_decay=("pos_embed",),
+            fused=speed.is_fused(speed.DEFAULT, device),
         )  # fmt: skip
         optim.set_learning_rate(bench.optimizer, 1e-6)
         keys = sample_keys(0, 0, torch.arange(batch)).to(device)
@@ -198,7 +199,10 @@ def main(side: str, model: str, batch: str, folder: str) -> None:
     make = timm_side if side == "timm" else our_side
     if device_here().type == "cpu":
         torch.set_num_threads(1)
-    serve(make(SIZES[model], int(batch), Path(folder)))
+    with ExitStack() as settings:
+        if side == "ours":
+            settings.enter_context(devices.flush_denormals(device_here()))
+        serve(make(SIZES[model], int(batch), Path(folder)))
 
 
 if __name__ == "__main__":
