@@ -3,8 +3,10 @@
     python benchmarks/checkpoint.py [--gb 1.5] [--disk 150] [--interval 60] [--out FILE]
 
 A state of so many GB, on a disk of so many MB/s: `fsync` returns when such a disk would be done.
-Training is a loop of steps of 300 small operations, whose time is Python's, as it is where a GPU
-computes. A checkpoint is due every `interval` seconds.
+After each checkpoint training goes on for `beside` seconds, so that a write in a thread ends: steps
+of 300 small operations, whose time is Python's, as it is where a GPU computes. The share of the
+time is that of a checkpoint every `interval` seconds, counted as training did: in the loop from the
+end of a write, now from its beginning.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ def slow_disk(bytes_a_second: float) -> Any:
 
 
 def train(
-    state: State, write: Write, busy: Callable[[], bool], interval: float, count: int
+    state: State, write: Write, busy: Callable[[], bool], seconds: float, count: int
 ) -> tuple[list[float], list[float], list[float]]:
     """Seconds that each checkpoint stops the loop, of steps beside a write, and of the others."""
     values, stops, beside, alone = torch.randn(1000), list[float](), list[float](), list[float]()
@@ -61,7 +63,8 @@ def train(
         began = time.perf_counter()
         write(number, state)
         stops.append(time.perf_counter() - began)
-        while time.perf_counter() < began + interval:
+        began = time.perf_counter()
+        while time.perf_counter() < began + seconds:
             start, writes = time.perf_counter(), busy()
             step(values)
             (beside if writes else alone).append(time.perf_counter() - start)
@@ -73,6 +76,7 @@ def main() -> None:
     parser.add_argument("--gb", type=float, default=1.5, help="of the state")
     parser.add_argument("--disk", type=float, default=150.0, help="MB/s")
     parser.add_argument("--interval", type=float, default=60.0, help="seconds")
+    parser.add_argument("--beside", type=float, default=30.0, help="seconds")
     parser.add_argument("--checkpoints", type=int, default=3, help="each way")
     parser.add_argument("--folder", type=Path, help="where to write")
     parser.add_argument("--out", type=Path, help="a file for what is printed")
@@ -96,12 +100,13 @@ def main() -> None:
                 "in a thread": (writer.write, lambda: not writer.due()),
             }
             for way, (write, busy) in ways.items():
-                stops, beside, alone = train(state, write, busy, given.interval, given.checkpoints)
+                stops, beside, alone = train(state, write, busy, given.beside, given.checkpoints)
                 each = ", ".join(f"{seconds:.3f}" for seconds in stops)
                 later = median(stops[1:])  # the first one allocates the host's copy
+                whole = given.interval + later * (way == "in the loop")
                 lines.append(
-                    f"{way}: stops training for {each} s, {100 * later / given.interval:.2f} % of "
-                    f"the time; a step takes {1e3 * median(alone):.2f} ms"
+                    f"{way}: stops training for {each} s, {100 * later / whole:.2f} % of the time; "
+                    f"a step takes {1e3 * median(alone):.2f} ms"
                     + (f", beside a write {1e3 * median(beside):.2f} ms" if beside else "")
                 )
     text = "\n".join(lines)
