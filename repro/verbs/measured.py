@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from repro import results
 from repro.bench import BENCHMARKS, How
 from repro.options import (
     UsageError,
@@ -90,6 +89,7 @@ def _check_models(names: Sequence[str], only: Sequence[str]) -> None:
 
 def _draw(folder: Path, file: Path) -> None:
     """Draw the page."""
+    from repro import results
     from repro.bench import page, record
 
     text = page.draw(page.WORDS, record.every(folder))
