@@ -1,20 +1,14 @@
-"""The memory of a training step beside that of a GPU, and the micro-batch that fits.
-
-`activations.json` has what benchmarks/activation_memory.py measured: for each model or GAN, by
-`key`, `parameters` and `bytes_an_image`, kept for the backward pass in bf16 autocast. An image of
-a GAN is a pair of a real and a generated one.
-"""
+"""The memory of a training step beside that of a GPU, and the micro-batch that fits."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import cache
-from importlib import resources
+import textwrap
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import TypeGuard
 
-from repro import gpus, memory, price, records
-from repro.spec import Classification, Generation, Profiling, Run
+from repro import gpus, memory, price, steps
+from repro.spec import Classification, Generation, Run
 
 
 @dataclass(frozen=True)
@@ -25,23 +19,7 @@ class Peak:
     share: int  # images
     bytes: int
     micro_batch: int  # images at once; less than the share where that does not fit
-
-
-@cache
-def measured() -> Mapping[str, Mapping[str, int]]:
-    """The table of `activations.json`."""
-    data = resources.files("repro").joinpath("activations.json").read_bytes()
-    return records.decode(data, dict[str, dict[str, int]])
-
-
-def profile(run: Classification) -> Profiling:
-    """The profile of the run's model, with all of its options."""
-    return replace(price.counted(run), model=run.model)
-
-
-def key(run: Classification | Generation) -> str:
-    """Of a training in the table: what its memory depends on, and for a GAN more than that."""
-    return profile(run).id if isinstance(run, Classification) else replace(run, seed=0).id
+    of_timms: float | None = None  # over what timm's model needs, where timm has the same
 
 
 def trains(run: Run) -> TypeGuard[Classification | Generation]:
@@ -62,7 +40,7 @@ def peak(run: Run, gpu: str, count: int = 1, given: int | None = None) -> Peak |
         return None
     if isinstance(run, Classification) and price.images(run) is None:
         return None
-    if not (found := measured().get(key(run))):
+    if not (found := steps.measured().get(price.key(run))):
         return None
     each = found["bytes_an_image"] * (2 if gpus.named(gpu) in gpus.FP32_ONLY else 1)
     share = -(-run.recipe.batch_size // count)
@@ -72,13 +50,25 @@ def peak(run: Run, gpu: str, count: int = 1, given: int | None = None) -> Peak |
         share,
         memory.peak(share, found["parameters"], each),
         memory.micro_batch(share, limit),
+        _of_timms(found, share),
     )
+
+
+def _of_timms(found: steps.Step, share: int) -> float | None:
+    """The memory of a step over that of timm's model, if it has the same; both in bf16."""
+    if "timm_bytes_an_image" not in found:
+        return None
+    ours, timms = (
+        memory.peak(share, found["parameters"], each)
+        for each in (found["bytes_an_image"], found["timm_bytes_an_image"])
+    )
+    return ours / timms
 
 
 def _name(run: Classification | Generation) -> str:
     if isinstance(run, Generation):
         return f"{run.generator.name} against {run.discriminator.name}"
-    return f"{run.model.name} {profile(run).image_size} px"
+    return f"{run.model.name} {price.profile(run).image_size} px"
 
 
 def lines(peaks: Iterable[Peak | None], gpu: str) -> Iterator[str]:
@@ -97,6 +87,10 @@ def lines(peaks: Iterable[Peak | None], gpu: str) -> Iterator[str]:
             yield f"  {p.name}: {_gb(p)} for {p.share:,} images; micro-batch {p.micro_batch:,}"
     if whole:
         yield f"  {'others' if len(whole) < len(largest) else 'all'}: at most {_gb(whole[0])}"
+    if beside := {p.name: p.of_timms for p in largest.values() if p.of_timms}:
+        of_each = ", ".join(f"{name} {ratio:.2f}" for name, ratio in beside.items())
+        text = f"of what timm's model needs: {of_each}"
+        yield from textwrap.wrap(text, 80, initial_indent="  ", subsequent_indent="    ")
 
 
 def _gb(found: Peak) -> str:

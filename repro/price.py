@@ -6,6 +6,7 @@ an assumption about the GPU. Where nothing is known it is said so, and which run
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from repro import gpus, results
+from repro import gpus, results, steps
 from repro.gpus import is_device
 from repro.spec import (
     Classification,
@@ -31,6 +32,8 @@ Range = tuple[float, float]  # low, high
 UTILISATION = (0.06, 0.30)  # our assumption: of the peak, eager code and a good one
 ALLOWANCE = 1.25  # ours, on a measured rate: for loading, evaluation in between, and saving
 PROFILING_HOURS = 1 / 60
+LAUNCH_SECONDS = 6e-6  # our assumption, of an operation that the host launches eagerly: 5 to 8 µs
+AUGMENTATION_LAUNCHES = 250  # of a batch by the authors' policy, as tests/test_gpu.py bounds them
 SEEDS_LOOKED_AT = 8
 
 # Train images, test images, classes. A smoke set has a handful of images, in the same classes.
@@ -62,10 +65,15 @@ class Price:
     disk_bytes: int | None  # of weights, which stay
     peak_bytes: int | None = None  # while it trains, with its two newest checkpoints
     gpus: int = 1  # that work on it together
+    useful_gpus: int | None = None  # with more it takes as long: the host launches no sooner
+
+    @property
+    def bound_by_host(self) -> bool:
+        return self.useful_gpus is not None and self.gpus > self.useful_gpus
 
     @property
     def hours(self) -> Range | None:
-        """Of the wall clock, where all GPUs are as fast as one."""
+        """Of the wall clock."""
         low, high = self.gpu_hours or (0, 0)
         return (low / self.gpus, high / self.gpus) if self.gpu_hours else None
 
@@ -95,7 +103,25 @@ def _price(known: _Known, run: Run, gpu: str, count: int) -> Price:
     hours, origin = _hours(known, run, gpu)
     weights = _weights(known, run)
     peak = weights + 2 * _checkpoint(known, run, weights) if weights is not None else None
-    return Price(run, hours, origin, weights, peak, count)
+    if hours is None or gpu == "cpu" or not (floor := host_hours(run)):
+        return Price(run, hours, origin, weights, peak, count)
+    useful = math.ceil(hours[1] / floor)
+    if count > 1 or origin == "multiply-adds":  # what was measured has the host in it
+        hours = max(hours[0], count * floor), max(hours[1], count * floor)
+    return Price(run, hours, origin, weights, peak, count, useful)
+
+
+def host_hours(run: Run) -> float:
+    """The least hours of a training, on however many GPUs: each step's operations are launched one
+    after another. 0 for what is none, or not known."""
+    if isinstance(run, Classification) and run.recipe.epochs and (work := images(run)):
+        steps_, augmented = work[0] / run.recipe.batch_size, AUGMENTATION_LAUNCHES
+    elif isinstance(run, Generation):
+        steps_, augmented = run.recipe.steps, 0
+    else:
+        return 0.0
+    step = steps.measured().get(key(run))
+    return steps_ * (step["launches"] + augmented) * LAUNCH_SECONDS / 3600 if step else 0.0
 
 
 # --- GPU-hours -----------------------------------------------------------------------------------
@@ -192,6 +218,16 @@ def counted(run: Classification) -> Profiling:
     trained = run.recipe.image_size if run.recipe.epochs else 0
     side = trained or tested or STORED_SIDES.get(run.dataset, STORED_SIDE)
     return Profiling(model=_costing(run.model), classes=facts[2], image_size=side)
+
+
+def profile(run: Classification) -> Profiling:
+    """The profile of the run's model, with all of its options."""
+    return replace(counted(run), model=run.model)
+
+
+def key(run: Classification | Generation) -> str:
+    """Of a training in `steps`: what a step depends on, and for a GAN more than that."""
+    return profile(run).id if isinstance(run, Classification) else replace(run, seed=0).id
 
 
 def _costing(model: Model) -> Model:
@@ -369,11 +405,20 @@ def within(
 
 
 def told(found: Price, gpu: str) -> str:
-    """The price of a run: '13 to 63 GPU-hours by multiply-adds, 1.6 to 7.9 h on 8'."""
+    """The price of a run: '13 to 63 GPU-hours by multiply-adds, 1.6 to 7.8 h on 8'."""
     if found.gpu_hours is None:
         return f"unknown: {found.origin}"
     together = f", {_span(found.hours)} h on {found.gpus}" if found.gpus > 1 else ""
-    return f"{_span(found.gpu_hours)} {_unit(gpu)} by {found.origin}{together}"
+    bound = f", bound by the host: {_no_faster([found])}" if found.bound_by_host else ""
+    return f"{_span(found.gpu_hours)} {_unit(gpu)} by {found.origin}{together}{bound}"
+
+
+def _no_faster(bound: Sequence[Price]) -> str:
+    """'no faster than on 2 to 4 GPUs'."""
+    counts = [p.useful_gpus for p in bound if p.useful_gpus]
+    least, most = min(counts), max(counts)
+    number = f"{most}" if least == most else f"{least} to {most}"
+    return f"no faster than on {number} GPU{'s' * (most > 1)}"
 
 
 def line(prices: Sequence[Price], gpu: str) -> str:
@@ -413,6 +458,11 @@ def _notes(prices: Sequence[Price], gpu: str) -> list[str]:
         notes.append(
             f"multiply-adds: at {low:.0%} to {high:.0%}, our assumption, of the {peak:g} TFLOP/s "
             f"of one {name} ({source})"
+        )
+    if bound := [p for p in prices if p.bound_by_host]:
+        notes.append(
+            f"{len(bound)} bound by the host, {_no_faster(bound)}: at {1e6 * LAUNCH_SECONDS:g} µs, "
+            "our assumption, for each operation that it launches"
         )
     return notes
 

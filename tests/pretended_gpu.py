@@ -82,6 +82,7 @@ class Log:
 
 
 _log = Log()
+_values = CPU  # where the values are; torch's meta device: there are none
 
 
 @cache
@@ -211,7 +212,7 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
         here = False  # nor is one made for it
     if (here or moved_to_gpu) and name not in VIEWS:
         _log.kernels[_place()] += 1
-    args, kwargs = pytree.tree_unflatten([_as_on_cpu(each) for each in flat], spec)
+    args, kwargs = pytree.tree_unflatten([_as_values(each, here) for each in flat], spec)
     with _disable_current_modes():
         out = func(*args, **kwargs)
     if not here and not moved_to_gpu:
@@ -225,10 +226,11 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
     return pytree.tree_map_only(Tensor, wrap, out)
 
 
-def _as_on_cpu(value: Any) -> Any:
+def _as_values(value: Any, here: bool) -> Any:
+    """`here`: of an operation on the GPU, whose tensors torch's C++ takes for the CPU's."""
     if isinstance(value, GPUTensor):
         return value.cpu_values
-    return CPU if isinstance(value, torch.device) and value.type == "cuda" else value
+    return _values if isinstance(value, torch.device) and (here or _on_gpu(value)) else value
 
 
 def _refuse_mixing(name: str, args: Any, operands: list[Tensor]) -> None:
@@ -343,9 +345,13 @@ class _Autocast(torch.autocast):
 
 
 @contextmanager
-def pretended_gpu() -> Iterator[Log]:
-    """One H100, as long as it lasts; what it did is in the log."""
-    global _log
+def pretended_gpu(values: bool = True) -> Iterator[Log]:
+    """One H100, as long as it lasts; what it did is in the log.
+
+    Without `values` it computes only shapes, at no cost.
+    """
+    global _log, _values
+    _values = CPU if values else torch.device("meta")
     _log, before = Log(), torch.__future__.get_overwrite_module_params_on_conversion()
     fraction = [1.0]
     there: dict[str, Any] = {

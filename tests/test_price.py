@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repro import experiments, gpus, plan, price, results
+from repro import experiments, gpus, plan, price, results, steps
 from repro.data.atlas import EMBEDDED
 from repro.data.cifar import CIFARS
 from repro.price import Price
@@ -98,6 +98,57 @@ def test_a_measured_rate_comes_before_multiply_adds(tmp_path: Path) -> None:
     assert found.origin == "rate measured in bf16, batch 128"
     assert price.price(tmp_path, NEST, "a100").origin == "multiply-adds"
     assert price.price(tmp_path, NEST, "").gpu_hours is None  # it may not be an H100
+
+
+CIFAR = next(
+    run
+    for run in plan.runs(experiments.get("table1").cells, "paper", 1)
+    if isinstance(run, Classification) and run.model.name == "nest_tiny_cifar"
+)
+
+
+def test_more_gpus_are_no_faster_than_the_host(tmp_path: Path) -> None:
+    """By the operations that it launches a step, each in six microseconds."""
+    finished(tmp_path, price.counted(CIFAR), COUNTS | {"macs": 2_275_000_000})
+    step = steps.measured()[price.key(CIFAR)]
+    launches = step["launches"] + price.AUGMENTATION_LAUNCHES
+    floor = 300 * 50_000 / CIFAR.recipe.batch_size * launches * 6e-6 / 3600
+    assert price.host_hours(CIFAR) == pytest.approx(floor)
+
+    alone = price.price(tmp_path, CIFAR, "H100")
+    assert alone.gpu_hours
+    assert alone.useful_gpus
+    assert not alone.bound_by_host
+    for count in range(1, 20):
+        found = price.price(tmp_path, CIFAR, "H100", count)
+        assert found.hours == pytest.approx([max(h / count, floor) for h in alone.gpu_hours])
+        assert found.bound_by_host == (count > alone.useful_gpus)
+    many = price.price(tmp_path, CIFAR, "H100", 64)
+    assert many.hours == pytest.approx((floor, floor))
+    assert many.gpu_hours == pytest.approx((64 * floor, 64 * floor))
+    last = price.price(tmp_path, CIFAR, "H100", alone.useful_gpus).hours
+    assert last == pytest.approx((floor, floor))
+    words = f"bound by the host: no faster than on {alone.useful_gpus} GPUs"
+    assert price.told(many, "H100").endswith(words)
+    assert price.summary([many, alone], "H100")[-1] == (
+        f"1 bound by the host, no faster than on {alone.useful_gpus} GPUs: at 6 µs, our "
+        "assumption, for each operation that it launches"
+    )
+
+
+def test_the_host_is_in_what_was_measured_on_one_gpu(tmp_path: Path) -> None:
+    """A rate on one GPU counts as it is; and a large batch is the GPU's affair."""
+    fast = {"train_images_per_second": 1e9, "forward_images_per_second": 1e9}
+    probe = replace(price.counted(CIFAR), device="H100", precision="bf16", batch_size=128)
+    finished(tmp_path, probe, COUNTS | fast)
+    alone, four = (price.price(tmp_path, CIFAR, "H100", count) for count in (1, 4))
+    assert alone.hours
+    assert alone.hours[1] < price.host_hours(CIFAR) / 100
+    assert four.hours == pytest.approx([price.host_hours(CIFAR)] * 2)
+    finished(tmp_path, COUNTED, COUNTS)
+    large = [price.price(tmp_path, NEST, "H100", count) for count in (1, 8)]
+    assert large[0].gpu_hours == large[1].gpu_hours
+    assert not large[1].bound_by_host
 
 
 def test_of_several_rates_the_one_most_like_training(tmp_path: Path) -> None:

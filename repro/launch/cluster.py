@@ -104,7 +104,7 @@ class Cluster:
     parallel: int = 256  # elements of one array that run at a time; be kind to the others
     budget_hours: float | None = None  # wall clock of one run over all attempts; default: no end
     limit_gpu_hours: float = 250  # of one launch at paper scale, by the dearer end of its price;
-    # more needs --yes or --budget. Table 1 on H100s (235) is below, each table of ImageNet above
+    # more needs --yes or --budget. Table 1 on H100s (236) is below, each table of ImageNet above
     silence_seconds: float = 120  # without a heartbeat (there is one every 5 s; NFS may show it
     # 60 s late); then a run counts as dead and is taken over
     shared: tuple[str, ...] = ()  # folders that nodes see as well, absolute; default: not known

@@ -218,12 +218,17 @@ class _Fused(TorchFunctionMode):
 def _attention(
     q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, **_: object
 ) -> Tensor:
+    out: Tensor
     if torch.is_autocast_enabled("cuda"):
         q, k, v = q.bfloat16(), k.bfloat16(), v.bfloat16()
     aten, bias = torch.ops.aten, None
+    if (
+        q.ndim != 4
+    ):  # no fused kernel takes it; timm's NesT has the blocks in a dimension of their own
+        out = aten._scaled_dot_product_attention_math(q, k, v, attn_mask)[0]
+        return out
     if attn_mask is not None:
         bias = attn_mask.to(q.dtype).expand(*q.shape[:-1], k.shape[-2])
-    out: Tensor
     if bias is None and q.dtype == torch.bfloat16:
         out = aten._scaled_dot_product_flash_attention(q, k, v)[0]
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -10,12 +11,13 @@ import torch
 from torch import nn
 
 import repro.models  # noqa: F401
-from repro import experiments, memory, peaks, plan
+from repro import experiments, memory, peaks, plan, price, steps
 from repro.spec import AdversarialRecipe, Classification, Generation, Model
 from repro.tasks import generation
 from repro.train import activations
 from repro.train.accumulation import MicroBatches
 from repro.train.distributed import Ranks
+from tests import launches
 
 CPU = torch.device("cpu")
 
@@ -58,12 +60,10 @@ def test_the_table_is_what_is_measured(name: str) -> None:
     """Blocks of attention, attention of a whole image, and attention with a bias."""
     runs = [run for run in trainings("table1") if isinstance(run, Classification)]
     run = next(run for run in runs if run.model.name == name)
-    profile = peaks.profile(run)
-    net = created(profile.model, num_classes=profile.classes)
-    assert peaks.measured()[profile.id] == {
-        "parameters": sum(p.numel() for p in net.parameters()),
-        "bytes_an_image": activations.bytes_an_image(net, profile.image_size),
-    }
+    profile = price.profile(run)
+    net, entry = created(profile.model, num_classes=profile.classes), steps.measured()[profile.id]
+    assert entry["parameters"] == sum(p.numel() for p in net.parameters())
+    assert entry["bytes_an_image"] == activations.bytes_an_image(net, profile.image_size)
 
 
 def test_the_table_of_a_gan_is_what_is_measured() -> None:
@@ -71,10 +71,9 @@ def test_the_table_of_a_gan_is_what_is_measured() -> None:
     assert isinstance(run, Generation)
     generator, discriminator = created(run.generator), created(run.discriminator)
     parameters = [*generator.parameters(), *discriminator.parameters()]
-    assert peaks.measured()[peaks.key(run)] == {
-        "parameters": sum(p.numel() for p in parameters),
-        "bytes_an_image": generation.bytes_a_pair(generator, discriminator, run.recipe),
-    }
+    entry = steps.measured()[price.key(run)]
+    assert entry["parameters"] == sum(p.numel() for p in parameters)
+    assert entry["bytes_an_image"] == generation.bytes_a_pair(generator, discriminator, run.recipe)
 
 
 def created(model: Model, **more: int) -> nn.Module:
@@ -85,14 +84,46 @@ def created(model: Model, **more: int) -> nn.Module:
     return net
 
 
+def test_the_launches_of_the_table_are_those_of_a_pretended_gpu() -> None:
+    run = next(run for run in trainings("table1") if "cct" in price.key(run))
+    assert isinstance(run, Classification)
+    profile = price.profile(run)
+    counted = launches.of_classifier(run.model, profile.classes, profile.image_size)
+    assert steps.measured()[profile.id]["launches"] == counted
+
+
+SMALL = Model.of("nest_tiny", img_size=64)
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+def test_a_step_of_nest_needs_no_more_memory_than_timms(bf16: bool) -> None:
+    """Of a small one here; of those of the paper in the table, with timm's DeiT at its own."""
+    ours = created(replace(SMALL, name="nest_tiny_imagenet"), num_classes=10)
+    timms = created(SMALL, num_classes=10)
+    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in timms.parameters())
+    small = [activations.bytes_an_image(net, 64, bf16) for net in (ours, timms)]
+    assert small[0] <= small[1]
+
+    table = steps.measured().items()
+    found = {
+        name: step["bytes_an_image"] / step["timm_bytes_an_image"]
+        for name, step in table
+        if "timm_bytes_an_image" in step
+    }
+    sizes = {name.split("-imagenet")[0] for name in found if name.startswith("nest")}
+    assert sizes == {"nest-tiny", "nest-small", "nest-base"}
+    assert all(ratio == 1 if "deit" in name else ratio < 0.8 for name, ratio in found.items())
+
+
 def test_every_training_of_the_paper_is_in_the_table() -> None:
     names = experiments.names()
-    assert {peaks.key(run) for run in trainings(*names)} == peaks.measured().keys()
+    assert {price.key(run) for run in trainings(*names)} == steps.measured().keys()
 
 
 def test_a_smaller_memory_holds_fewer_images() -> None:
     """What fits does fit, two more would not, and a plan is what MicroBatches does."""
-    entry = next(e for i, e in peaks.measured().items() if i.startswith("nest-base-imagenet-224"))
+    step = next(s for i, s in steps.measured().items() if i.startswith("nest-base-imagenet-224"))
+    entry = {name: step[name] for name in ("parameters", "bytes_an_image")}
     limits = [memory.images_that_fit(gb * 10**9, **entry) for gb in (16, 40, 80, 141)]
     assert all(few < more for few, more in pairwise(limits))
     assert memory.peak(limits[2], **entry) <= memory.USABLE * 80e9
