@@ -63,9 +63,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
             content |= {"released": True, "cause": "error", "note": "why"}
         (folder / "lease-1.json").write_text(json.dumps(content))
         (folder / "log.txt").write_text("\n--- now\nprinted\n")
-    submitted = submission.new(
-        "ab" * 32, "", None, [[begun.id for begun in runs_of("table1")[2:4]]]
-    )
+    runs = [begun.id for begun in runs_of("table1")[2:4]]
+    submitted = submission.new("ab" * 32, "", None, [submission.Array(runs)])
     submitted.arrays[0].job = "7"
     submission.record(made / "results", submitted)
     (made / "site.yaml").write_text("partition: gpu\nresources:\n- time: 12h\n")

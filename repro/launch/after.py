@@ -17,6 +17,7 @@ from typing import Any
 from repro import records, results
 from repro.launch import attempt, ending, lease, ranks, submission
 from repro.launch.ending import Cause, Ending
+from repro.launch.submission import Submission
 
 # SLURM's own lines, as they stand in a job's errors once its ranks are started.
 _FIRST_DEATH = re.compile(r"^srun: error: (\S+): tasks? (\d+)[\d,\-]*: (.*)", re.MULTILINE)
@@ -35,17 +36,35 @@ def main(arguments: Sequence[str]) -> int:
     root, token, number, element, name, status = arguments
     submitted = submission.read(submission.folder(Path(root), token))
     array = submitted.arrays[int(number)]
-    folder = Path(root) / array.runs[int(element)]
-    if int(status) == attempt.DIVERGED or (folder / results.RESULT).exists():
+    runs = array.elements[int(element)]
+    if array.each == 1:
+        return _follow(Path(root), submitted, runs[0], name, int(status))
+    found = {
+        _follow(Path(root), submitted, run, name, int(status), task)
+        for task, run in enumerate(runs)
+    }
+    return attempt.AGAIN if attempt.AGAIN in found else max(found)
+
+
+def _follow(
+    root: Path, submitted: Submission, run: str, name: str, status: int, task: int | None = None
+) -> int:
+    """The exit status for one run; `task`: its own, if it shares the job with others, of which
+    `status` tells as well."""
+    folder, token = root / run, submitted.token
+    if (status == attempt.DIVERGED and task is None) or (folder / results.RESULT).exists():
         return 0 if _is_done(folder) else 1
     about = {"attempt": f"{token}.{name}", "job": ranks.job(), "submission": token}
     content = lease.read(folder) or {}
     ours = content.get("attempt") == about["attempt"]
     if ours and lease.lives_here(content):
         return 1  # after a crash SLURM has started the job twice, and the other one lives
-    printed = _printed(submission.folder(Path(root), token) / "jobs", name)
+    printed = _printed(submission.folder(root, token) / "jobs", name)
     try:
-        end = _say(folder, content if ours else {}, about, printed, int(status))
+        if task is None:
+            end = _say(folder, content if ours else {}, about, printed, status)
+        else:
+            end = _say_of_task(folder, content if ours else {}, about, printed, status, task)
     except (lease.Held, OSError):  # somebody else has the run, or the disk is full
         return 1
     told = lease.read(folder) or {}
@@ -85,6 +104,30 @@ def _say(
     return said
 
 
+def _say_of_task(
+    folder: Path,
+    content: Mapping[str, Any],
+    about: Mapping[str, str],
+    printed: Mapping[int, str],
+    status: int,
+    task: int,
+) -> Ending | None:
+    """As `_say`, of a run that shares the job: what it said itself, before the others' end."""
+    said = lease.ending(content) if content else None
+    if said and said.cause in ending.FURTHER and (why := _why_ended(printed[0])):
+        said = Ending(why, "SLURM ended the job")
+        lease.bury(folder, content, said)
+    if said:
+        return said
+    found = _ending(folder, printed, status, about["attempt"].partition(".")[2], task)
+    if content:
+        lease.bury(folder, content, found)
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        lease.acquire(folder, about).release(found)
+    return found
+
+
 def _is_done(folder: Path) -> bool:
     try:
         return records.read(folder / results.RESULT, results.Result)["status"] == "done"
@@ -108,20 +151,23 @@ def _most_ranks() -> int:
     return int(nodes) * int(tasks)
 
 
-def _ending(folder: Path, printed: Mapping[int, str], status: int, name: str) -> Ending:
-    """How it ended: the first rank to die, and its last words."""
+def _ending(
+    folder: Path, printed: Mapping[int, str], status: int, name: str, task: int | None = None
+) -> Ending:
+    """How it ended: the first rank to die, or the run's own `task`, and its last words."""
     _, started, slurm = printed[0].rpartition(f"--- attempt {name} starts its ranks")
     if not started:  # the site's lines failed, whatever they print
         why = _last_line(printed[0]) or f"exit status {status}"
         return Ending("lost" if status > 128 else "error", why)
     if not_begun := _NOT_BEGUN.search(slurm):
         return Ending("lost", f"SLURM did not start its ranks: {not_begun[1]}")
-    death = _FIRST_DEATH.search(slurm)
-    node, rank, how = death.groups() if death else ("", "0", f"exit status {status}")
-    last = attempt.last_lines(attempt.log_path(folder, int(rank)))
+    deaths = [found.groups() for found in _FIRST_DEATH.finditer(slurm)]
+    deaths = [d for d in deaths if task is None or d[1] == str(task)]
+    node, rank, how = deaths[0] if deaths else ("", str(task or 0), f"exit status {status}")
+    last = attempt.last_lines(attempt.log_path(folder, int(rank) if task is None else 0))
     own = _last_line(printed.get(int(rank), ""))
     words = last[-1] if last else own or how
-    where = f"rank {rank} on {node}: " if node and _most_ranks() > 1 else ""
+    where = f"rank {rank} on {node}: " if node and _most_ranks() > 1 and task is None else ""
     is_short = how.endswith(f" {attempt.NO_MEMORY}") or (not last and _NO_MEMORY.search(own))
     if is_short or _KILLED_FOR_MEMORY.search(slurm):
         return Ending("out of memory", where + words)

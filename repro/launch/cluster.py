@@ -12,7 +12,7 @@ import difflib
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field, is_dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from types import NoneType
@@ -44,6 +44,7 @@ class Resources:
     memory_gb: float | None = None  # GiB per task; default: the site's own rule
     time: str = "1d"  # of one attempt: 90m, 12h, 3d, 1-12:00:00; a longer run is requeued
     micro_batch: int | None = None  # images on one device at once; default: what fits
+    per_gpu: int = 1  # runs that share a job and its GPU, for models that do not fill one
     partition: str | None = None  # instead of the cluster's, e.g. a short queue for short runs
 
     def __post_init__(self) -> None:
@@ -52,6 +53,11 @@ class Resources:
             not self.gpus or self.tasks in (None, self.gpus),
             f"tasks: {self.tasks} tasks for {self.gpus} GPUs, but each task trains on one GPU; "
             "take tasks out",
+        )
+        _require(
+            self.per_gpu == 1 or (self.nodes, self.gpus) == (1, 1),
+            f"per_gpu: {self.per_gpu} runs share one GPU, but each asks for {self.nodes} × "
+            f"{self.gpus}; set nodes and gpus to 1",
         )
         try:
             minutes(self.time)
@@ -65,8 +71,8 @@ class Resources:
 
     @property
     def tasks_per_node(self) -> int:
-        """Processes (ranks) on each node."""
-        return self.tasks or self.gpus or 1
+        """Processes on each node: the ranks of a run, or the runs that share a GPU."""
+        return self.per_gpu * (self.tasks or self.gpus or 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +155,18 @@ class Cluster:
     def sbatch_options(self) -> dict[str, str | Literal[True]]:
         """The further options of sbatch; True for one that takes no value."""
         return {name: True if v == "true" else v for name, v in self.sbatch.items()}
+
+
+def shared(cluster: Cluster, per_gpu: int) -> Cluster:
+    """The site, with so many runs to a job wherever a job has one GPU; ClusterError if none has."""
+    shapes = tuple(
+        replace(r, per_gpu=per_gpu) if (r.nodes, r.gpus) == (1, 1) else r for r in cluster.resources
+    )
+    one_gpu = any((shape.nodes, shape.gpus) == (1, 1) for shape in shapes)
+    _require(
+        one_gpu, "resources: --per-gpu is for nodes: 1 and gpus: 1, and there is no such entry"
+    )
+    return replace(cluster, resources=shapes)
 
 
 def minutes(text: str) -> int:

@@ -29,6 +29,14 @@ def from_slurm() -> None:
     given["MASTER_PORT"] = str(_PORTS[zlib.crc32(attempt().encode()) % len(_PORTS)])
 
 
+def alone_in_task() -> int:
+    """The number of this srun task, which is no rank of others but trains a run of its own."""
+    given = os.environ
+    given |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+    given["LOCAL_WORLD_SIZE"] = given["SLURM_STEP_NUM_TASKS"]  # they share the cores
+    return int(given["SLURM_PROCID"])
+
+
 def _tasks_per_node(text: str) -> list[int]:
     """How many tasks each node of a step has, as SLURM writes it.
 

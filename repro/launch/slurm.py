@@ -42,9 +42,12 @@ _LIMIT_SLACK = 60.0  # seconds: SLURM looks at time limits now and then, and Pyt
 
 @dataclass(frozen=True)
 class Attempt:
-    """What submitit carries to the node: plain values."""
+    """What submitit carries to the node: plain values.
 
-    spec: str
+    Of several runs each task of the job carries out its own; else all of them the only one.
+    """
+
+    specs: tuple[str, ...]
     root: str
     how: How
     minutes: int
@@ -55,6 +58,9 @@ class Attempt:
 
         began = time.monotonic()
         logging.getLogger("submitit").setLevel(logging.ERROR)  # its word on signals is not ours
+        task = ranks.alone_in_task() if self.how.per_gpu > 1 else 0
+        if task >= len(self.specs):  # of the last element, which has fewer runs
+            return
         ranks.from_slurm()
         os.environ.setdefault("OMP_NUM_THREADS", os.environ.get("SLURM_CPUS_PER_TASK", "1"))
         how = replace(
@@ -63,7 +69,7 @@ class Attempt:
             job=ranks.job(),
             warned_at=began + 60 * self.minutes - self.warning_seconds - _LIMIT_SLACK,
         )
-        status = attempt.carry_out(spec.from_json(self.spec), Path(self.root), how)
+        status = attempt.carry_out(spec.from_json(self.specs[task]), Path(self.root), how)
         sys.stdout.flush()
         os._exit(status)  # submitit would write a pickle of a result, and torch's threads linger
 
@@ -76,12 +82,16 @@ class Batch:
     runs: tuple[Run, ...]
     after: Run | None = None  # not before this one is done
 
+    @property
+    def array(self) -> submission.Array:
+        return submission.Array([run.id for run in self.runs], each=self.resources.per_gpu)
+
 
 def batches(
     cluster: Cluster, runs: Iterable[Run], most: int, waits: Container[Run] = ()
 ) -> list[Batch]:
-    """The runs by what they ask for and wait for, at most `most` in an array, in such an order
-    that a run comes after the one from which it starts. `waits`: runs under way already."""
+    """The runs by what they ask for and wait for, at most `most` elements in an array, in such an
+    order that a run comes after the one from which it starts. `waits`: runs under way already."""
     runs = dict.fromkeys(runs)
     shapes: dict[tuple[int, Resources, Run | None], list[Run]] = {}
     for run in runs:
@@ -89,9 +99,9 @@ def batches(
         key = (_generation(run), cluster.resources_for(run.id), first)
         shapes.setdefault(key, []).append(run)
     return [
-        Batch(shape, tuple(members[start : start + most]), after)
+        Batch(shape, tuple(members[start : start + most * shape.per_gpu]), after)
         for (_, shape, after), members in sorted(shapes.items(), key=lambda item: item[0][0])
-        for start in range(0, len(members), most)
+        for start in range(0, len(members), most * shape.per_gpu)
     ]
 
 
@@ -152,6 +162,8 @@ def describe(cluster: Cluster, runs: Sequence[Run]) -> Iterator[str]:
         cpus = f"{count} CPU{'s' * (count > 1)}, "
         where = shape.partition or cluster.partition or "the default partition"
         number = f"{len(part.runs)} run{'s' * (len(part.runs) > 1)}"
+        if shape.per_gpu > 1:
+            number = f"{number}, {shape.per_gpu} a job: {len(part.array.elements)}"
         yield f"{number} × {nodes}{gpus}{cpus}{shape.time} at a time, in {where}"
 
 
@@ -161,14 +173,15 @@ def scripts(cluster: Cluster, runs: Sequence[Run], root: Path) -> list[str]:
     Nothing is written and SLURM is not asked.
     """
     parts = batches(cluster, runs, _DEFAULT_ARRAY)
-    planned = submission.new(code.digest(), "", None, [[run.id for run in p.runs] for p in parts])
+    planned = submission.new(code.digest(), "", None, [part.array for part in parts])
     snapshot = root / submission.FOLDER / "code" / planned.code
     jobs = submission.folder(root, planned.token) / "jobs"
     texts = []
     for number, part in enumerate(parts):
         after = "JOB" if part.after else ""
         settings = _settings(cluster, part, planned, number, root, snapshot, after)
-        texts.append(_script(jobs, _python(cluster, snapshot), settings, len(part.runs)))
+        elements = len(part.array.elements)
+        texts.append(_script(jobs, _python(cluster, snapshot), settings, elements))
     return texts
 
 
@@ -223,10 +236,12 @@ def _settings(
         "cpus_per_task": shape.cpus,
         "signal_delay_s": cluster.warning_seconds,
         "array_parallelism": cluster.parallel,
-        "setup": _setup(cluster, planned, number, root, snapshot),
+        "setup": _setup(cluster, planned, number, root, snapshot, shape.per_gpu > 1),
         "additional_parameters": options | cluster.sbatch_options,
         "srun_args": [
-            "--kill-on-bad-exit=1",  # one dead rank ends the job
+            # One dead rank ends the job; where runs share it, the others go on.
+            f"--kill-on-bad-exit={int(shape.per_gpu == 1)}",
+            *["--wait=0"] * (shape.per_gpu > 1),  # however long after the first to end
             "--export=ALL",  # even where the site's default is NONE
             f"--cpus-per-task={shape.cpus}",  # srun of 22.05 and later does not inherit it
             *cluster.srun,
@@ -242,7 +257,7 @@ def _python(cluster: Cluster, snapshot: Path) -> str:
 
 
 def _setup(
-    cluster: Cluster, planned: Submission, number: int, root: Path, snapshot: Path
+    cluster: Cluster, planned: Submission, number: int, root: Path, snapshot: Path, shared: bool
 ) -> list[str]:
     """The lines of an element's script before its srun.
 
@@ -267,7 +282,8 @@ def _setup(
         "}",
         "repro_leave() {",
         "  repro_status=$?; trap - EXIT; set +e",
-        "  case $repro_status in 0|85) ;; *)",  # done, or a run that saved and asks to go on
+        # Done, or a run that saved and asks to go on; of runs that share a job one may have failed.
+        f"  case $repro_status in {'0' if shared else '0|85'}) ;; *)",
         f"    {follow}; repro_status=$? ;;",
         "  esac",
         "  if [ $repro_status = 85 ]; then",
@@ -314,8 +330,7 @@ def submit(
     except OSError as error:
         raise _unwritable(home, error) from error
     budget = cluster.budget_hours and 3600 * cluster.budget_hours
-    listed = [[run.id for run in part.runs] for part in parts]
-    planned = submission.new(snapshot.name, site, budget, listed)
+    planned = submission.new(snapshot.name, site, budget, [part.array for part in parts])
     for run in runs:
         lease.allow(root / run.id)
     submission.record(root, planned)
@@ -365,11 +380,15 @@ def _attempts(cluster: Cluster, part: Batch, root: Path, how: How) -> list[Attem
         how,
         data=Path(cluster.environment.get("REPRO_DATA", how.data)),  # where the site stages it
         micro_batch=shape.micro_batch or how.micro_batch,
+        per_gpu=shape.per_gpu,
         silence_seconds=cluster.silence_seconds,
     )
+    lines, each = [spec.to_line(run) for run in part.runs], shape.per_gpu
     return [
-        Attempt(spec.to_line(run), str(root), how, shape.minutes, cluster.warning_seconds)
-        for run in part.runs
+        Attempt(
+            tuple(lines[at : at + each]), str(root), how, shape.minutes, cluster.warning_seconds
+        )
+        for at in range(0, len(lines), each)
     ]
 
 
@@ -455,8 +474,9 @@ def submit_probe(
     nothing follows their end. Raises QueueError with SLURM's words if it refuses; OSError if the
     folder cannot be written.
     """
+    shape = replace(shape, per_gpu=1)
     snapshot = code.snapshot(root / submission.FOLDER / "code")
-    planned = submission.new(snapshot.name, "", None, [["probe"]])
+    planned = submission.new(snapshot.name, "", None, [submission.Array(["probe"])])
     settings = _settings(cluster, Batch(shape, ()), planned, 0, root, snapshot)
     settings["job_name"] = root.name
     settings["setup"] = [line for line in settings["setup"] if not line.startswith(_LEAVING)]

@@ -51,7 +51,7 @@ class Outcome(NamedTuple):
 
 # Options that only a launch heeds, by where it trains, and their defaults.
 _DEFAULTS: Mapping[str, Mapping[str, Callable[[], Any]]] = {
-    "local": {"jobs": lambda: None, "ranks": lambda: 1, "per_gpu": lambda: None},
+    "local": {"jobs": lambda: None, "ranks": lambda: 1},
     "slurm": {
         "cluster": lambda: cluster_file() or Path(_SITE),
         "wait": lambda: False,
@@ -65,6 +65,7 @@ _DEFAULTS: Mapping[str, Mapping[str, Callable[[], Any]]] = {
         "micro_batch": lambda: None,
         "weights": weights_folder,
         "decode": lambda: "cpu",
+        "per_gpu": lambda: None,
         "speed": lambda: "fast",
     },
 }
@@ -101,9 +102,9 @@ def add_options(parser: Any) -> None:
                       help="runs at a time (default: one a GPU or core)")  # fmt: skip
     here.add_argument("--ranks", type=number("--ranks", MAX_RANKS), metavar="N",
                       help="processes that train one run, a GPU each (default: 1)")  # fmt: skip
-    here.add_argument("--per-gpu", type=number("--per-gpu", MAX_RANKS), metavar="N",
+    parser.add_argument("--per-gpu", type=number("--per-gpu", MAX_RANKS), metavar="N",
                       help="runs that share a GPU, for models that do not fill one "
-                      "(default: 1)")  # fmt: skip
+                        "(default: 1)")  # fmt: skip
     there = parser.add_argument_group("--launch slurm")
     there.add_argument("--cluster", type=path_of, metavar="FILE",
                        help=f"the site's file (REPRO_CLUSTER; default: {_SITE})")  # fmt: skip
@@ -155,6 +156,8 @@ def _launch(request: Request, given: Any) -> Outcome:
     from repro.launch import cluster
 
     site = cluster.load(given.cluster) if given.launch == "slurm" else None
+    if site and given.per_gpu:
+        site = cluster.shared(site, given.per_gpu)
     states = state.look(given.results, request.runs)
     refuse_trouble(states)
     request = _within_budget(request, states, given, site)

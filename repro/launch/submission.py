@@ -17,7 +17,7 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -41,12 +41,18 @@ class Array:
 
     runs: Annotated[list[_Run], Meta(min_length=1)]
     job: _Number = ""  # '' until SLURM has accepted it
+    each: Annotated[int, Meta(ge=1)] = 1  # runs of an element, which share its GPU
+
+    @property
+    def elements(self) -> list[list[_Run]]:
+        """The runs of each element."""
+        return [self.runs[at : at + self.each] for at in range(0, len(self.runs), self.each)]
 
     def element(self, index: int) -> str:
         """The job of one run, as squeue names it; '' if SLURM's number is not known."""
         if not self.job:
             return ""
-        return f"{self.job}_{index}" if len(self.runs) > 1 else self.job
+        return f"{self.job}_{index // self.each}" if len(self.elements) > 1 else self.job
 
 
 @dataclass
@@ -82,16 +88,26 @@ class Place:
     @property
     def key(self) -> tuple[str, int, int]:
         """As in `listed`."""
-        return self.submission.token, self.array, self.index
+        element = self.index // self.submission.arrays[self.array].each
+        return self.submission.token, self.array, element
+
+    @property
+    def shares(self) -> list[str]:
+        """The runs of its job, itself among them."""
+        array = self.submission.arrays[self.array]
+        return array.elements[self.index // array.each]
+
+    @property
+    def task(self) -> int:
+        """Its number among those."""
+        return self.index % self.submission.arrays[self.array].each
 
 
-def new(
-    code: str, site: str, budget_seconds: float | None, arrays: Iterable[Sequence[str]]
-) -> Submission:
+def new(code: str, site: str, budget_seconds: float | None, arrays: Iterable[Array]) -> Submission:
     """A submission of these runs, not yet on file."""
     return Submission(
         uuid.uuid4().hex[:8], time.time(), str(os.getuid()), socket.gethostname(), code, site,
-        budget_seconds, [Array(list(runs)) for runs in arrays],
+        budget_seconds, list(arrays),
     )  # fmt: skip
 
 

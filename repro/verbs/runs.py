@@ -153,7 +153,7 @@ def logs(words: Sequence[str]) -> int:
     # Where it never came to its own log: what SLURM's step printed.
     for place in submission.places(given.results).get(run, ())[-1:]:
         jobs = submission.folder(given.results, place.submission.token) / "jobs"
-        logs.append(jobs / f"{place.job}_{given.rank}_log.err")
+        logs.append(jobs / f"{place.job}_{given.rank or place.task}_log.err")
     if not given.follow and not any(log.exists() for log in logs):
         raise UsageError(f"{run} has printed nothing as rank {given.rank}; see `repro status`")
     log, at, ended, look_again = logs[0], 0, False, 0.0
@@ -262,7 +262,7 @@ def cancel(words: Sequence[str]) -> int:
         return 0
     for s in found:  # the mark first: it holds even if SLURM does not answer
         lease.ask_to_stop(results.folder(given.results, s.run))
-    if jobs := [s.job for s in found if s.job]:
+    if jobs := _without_others(found, given.results):
         queue.cancel(jobs)
     if unheard := sum(s.name == "queued" and not (s.job or s.launcher) for s in found):
         raise queue.QueueError(
@@ -270,6 +270,20 @@ def cancel(words: Sequence[str]) -> int:
         )
     print(f"cancelled {amount}; those in training save their state")
     return 0
+
+
+def _without_others(states: Iterable[State], root: Path) -> list[str]:
+    """The jobs of runs, but those that go on with others, in which a run stops by its mark."""
+    from repro import results
+    from repro.launch import submission
+
+    places, found = submission.places(root), {s.run.id: s.job for s in states if s.job}
+    jobs = list[str]()
+    for run, job in found.items():
+        shares = [r for place in places.get(run, ())[-1:] for r in place.shares]
+        if all(r in found or (root / r / results.RESULT).exists() for r in shares):
+            jobs.append(job)
+    return list(dict.fromkeys(jobs))
 
 
 def retry(words: Sequence[str]) -> int:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from repro import results
+from repro.cli import main
 from repro.launch import attempt, code, lease, local, queue, slurm, state, submission
 from repro.launch.cluster import Cluster, Resources
 from repro.launch.ending import Ending
@@ -282,6 +283,67 @@ def test_a_refusal_with_status_0_leaves_nothing(
         submit(tmp_path, RUN)
     assert submission.every(tmp_path) == []
     assert look(tmp_path, RUN).name == "missing"
+
+
+# --- several runs a job --------------------------------------------------------------------------
+
+PAIRS = replace(SITE, resources=(replace(ONE, per_gpu=2),))
+OTHER = replace(LONG, seed=1)
+
+
+def test_runs_that_share_a_job_end_each_in_its_own_way(
+    bed: Testbed, tmp_path: Path, undisturbed: Path
+) -> None:
+    """One of two fails, and a third one has a job to itself; nothing is tried again."""
+    planned = submit(tmp_path, RUN, BROKEN, LONG, site=PAIRS)
+    (array,) = planned.arrays
+    assert array.elements == [[RUN.id, BROKEN.id], [LONG.id]]
+    wait_until(lambda: names(tmp_path, RUN, BROKEN, LONG) == ["done", "failed", "done"])
+    wait_until(lambda: not [job for job in queue.named([planned.name(0)]) if job.runs])
+    assert names(tmp_path, RUN, BROKEN, LONG) == ["done", "failed", "done"]
+    assert [attempts(tmp_path, run) for run in (RUN, BROKEN, LONG)] == [1, 1, 1]
+    assert_untouched(tmp_path, undisturbed, RUN, LONG)
+
+
+def test_runs_that_share_a_job_are_warned_and_requeued_together(
+    bed: Testbed, tmp_path: Path, undisturbed: Path
+) -> None:
+    submit(tmp_path, LONG, OTHER, site=PAIRS)
+    wait_training(tmp_path, OTHER)
+    job = wait_training(tmp_path, LONG)
+    assert look(tmp_path, OTHER).job == job
+    bed.ask("scancel", "--signal=USR2", job)
+    wait_until(lambda: names(tmp_path, LONG, OTHER) == ["queued", "queued"])
+    wait_done(tmp_path, LONG, OTHER)
+    assert [attempts(tmp_path, run) for run in (LONG, OTHER)] == [2, 2]
+    assert_untouched(tmp_path, undisturbed, LONG)
+
+
+def test_of_runs_that_share_a_job_one_is_killed(
+    bed: Testbed, tmp_path: Path, undisturbed: Path
+) -> None:
+    """The other one goes on to its end; then the job is requeued for the first."""
+    submit(tmp_path, LONG, OTHER, site=PAIRS)
+    wait_training(tmp_path, OTHER)
+    job = wait_training(tmp_path, LONG)
+    os.kill(process_of(bed, job, 0), signal.SIGKILL)
+    wait_until(lambda: look(tmp_path, OTHER).name == "done")
+    assert attempts(tmp_path, OTHER) == 1
+    wait_done(tmp_path, LONG)
+    assert attempts(tmp_path, LONG) == 2
+    endings = (lease.read(results.folder(tmp_path, LONG)) or {})["endings"]
+    assert endings == {"lost": 1}
+    assert_untouched(tmp_path, undisturbed, LONG)
+
+
+def test_of_runs_that_share_a_job_one_is_cancelled(bed: Testbed, tmp_path: Path) -> None:
+    submit(tmp_path, LONG, OTHER, site=PAIRS)
+    wait_training(tmp_path, OTHER)
+    wait_training(tmp_path, LONG)
+    assert main(["cancel", LONG.id, "--results", str(tmp_path)]) == 0
+    wait_done(tmp_path, OTHER)
+    wait_until(lambda: look(tmp_path, LONG).name == "cancelled")
+    assert attempts(tmp_path, OTHER) == attempts(tmp_path, LONG) == 1
 
 
 # --- stopped -------------------------------------------------------------------------------------
@@ -580,7 +642,7 @@ def test_states_of_endings(cause: str, name: str) -> None:
 
 def test_a_number_that_slurm_has_forgotten_is_nobodys(bed: Testbed, tmp_path: Path) -> None:
     """After a crash of the controller it may be given again, and must not be cancelled then."""
-    lost = submission.new("0" * 16, "", None, [[RUN.id]])
+    lost = submission.new("0" * 16, "", None, [submission.Array([RUN.id])])
     lost.arrays[0].job = "17"
     submission.record(tmp_path, lost)
     found = look(tmp_path, RUN)

@@ -40,7 +40,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def submitted(*runs: Run, job: str = "55") -> submission.Submission:
     """A submission of one array, on file."""
-    planned = submission.new("0" * 16, "", None, [[run.id for run in runs]])
+    planned = submission.new("0" * 16, "", None, [submission.Array([run.id for run in runs])])
     planned.arrays[0].job = job
     submission.record(ROOT, planned)
     return planned
