@@ -148,7 +148,10 @@ RESOURCES = settings_of(
     time=TIMES,
     gpus=st.integers(0, 16),
     tasks=st.none(),
-) | settings_of(Resources, time=TIMES, gpus=st.just(0))
+    per_gpu=st.just(1),
+)
+RESOURCES |= settings_of(Resources, time=TIMES, gpus=st.just(0), per_gpu=st.just(1))
+RESOURCES |= settings_of(Resources, time=TIMES, nodes=st.just(1), gpus=st.just(1), tasks=st.none())
 CLUSTERS = settings_of(
     Cluster,
     gpus=GPUS,
@@ -175,6 +178,14 @@ def test_a_dump_says_what_differs_and_no_more() -> None:
     lines = dump(Cluster(partition="gpu", resources=(Resources(gpus=2),))).splitlines()
     assert lines[0].startswith("# ")
     assert lines[1:] == ["partition: gpu", "resources:", "- gpus: 2"]
+
+
+def test_a_site_whose_jobs_of_one_gpu_are_shared() -> None:
+    large = Resources(runs="nest-base-*", gpus=8)
+    found = cluster.shared(Cluster(resources=(large, Resources())), 4)
+    assert found.resources == (large, Resources(per_gpu=4))
+    with pytest.raises(ClusterError, match="--per-gpu is for nodes: 1 and gpus: 1"):
+        cluster.shared(Cluster(resources=(Resources(gpus=0),)), 2)
 
 
 # --- refusals ------------------------------------------------------------------------------------
@@ -232,6 +243,7 @@ REFUSED = {  # what the file says: how the refusal goes, after the file's name
     "environment: {A-B: 1}": "environment: 'A-B' is no name of a variable; use",
     "environment: {É: 1}": "environment: 'É' is no name of a variable; use",
     "shared: [scratch]": "shared: 'scratch' is relative; begin it with /",
+    "resources: [{gpus: 2, per_gpu: 3}]": "resources[0].per_gpu: 3 runs share one GPU, but each",
     # times
     "resources: [{time: 90}]": "resources[0].time: '90' has no unit; write it like 90m,",
     "resources: [{time: soon}]": "resources[0].time: 'soon' is not a time; write it like 90m,",
@@ -283,7 +295,7 @@ def test_every_field_that_is_an_option_is_refused_as_one(tmp_path: Path) -> None
         assert "use that key of the site" in refusal(site(tmp_path, f"sbatch: {{{name}: x}}"))
     keys = {field.name for field in fields(Resources)}
     named = re.findall(r"`(\w+)` of resources", " ".join(cluster.INSTEAD.values()))
-    assert set(named) == keys - {"runs", "micro_batch", "partition"}
+    assert set(named) == keys - {"runs", "micro_batch", "per_gpu", "partition"}
 
 
 @pytest.mark.parametrize(
@@ -356,6 +368,7 @@ def test_the_first_that_matches_counts() -> None:
         (Resources(gpus=4, tasks=4), 4),
         (Resources(gpus=0), 1),
         (Resources(gpus=0, tasks=3), 3),
+        (Resources(per_gpu=3), 3),
     ],
 )
 def test_a_task_a_gpu(resources: Resources, tasks: int) -> None:
