@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 
 from repro import results
-from repro.cli import main
 from repro.launch import attempt, code, lease, local, queue, slurm, state, submission
 from repro.launch.cluster import Cluster, Resources
 from repro.launch.ending import Ending
 from repro.launch.job import How
 from repro.launch.testbed import Testbed
 from repro.spec import Classification
+from repro.verbs.runs import _without_others as cancel_jobs
 from tests.launch import (
     BROKEN,
     LONG,
@@ -337,10 +337,14 @@ def test_of_runs_that_share_a_job_one_is_killed(
 
 
 def test_of_runs_that_share_a_job_one_is_cancelled(bed: Testbed, tmp_path: Path) -> None:
+    """By its mark: to cancel the job is for the last of its runs."""
     submit(tmp_path, LONG, OTHER, site=PAIRS)
     wait_training(tmp_path, OTHER)
-    wait_training(tmp_path, LONG)
-    assert main(["cancel", LONG.id, "--results", str(tmp_path)]) == 0
+    job = wait_training(tmp_path, LONG)
+    both = state.look(tmp_path, [LONG, OTHER])
+    assert cancel_jobs(both[:1], tmp_path) == []
+    assert cancel_jobs(both, tmp_path) == [job]
+    lease.ask_to_stop(results.folder(tmp_path, LONG))
     wait_done(tmp_path, OTHER)
     wait_until(lambda: look(tmp_path, LONG).name == "cancelled")
     assert attempts(tmp_path, OTHER) == attempts(tmp_path, LONG) == 1
