@@ -3,8 +3,8 @@
     python benchmarks/checkpoint.py [--gb 1.5] [--disk 150] [--interval 60] [--out FILE]
 
 A state of so many GB, on a disk of so many MB/s: `fsync` returns when such a disk would be done.
-After each checkpoint training goes on for `beside` seconds, so that a write in a thread ends: steps
-of 300 small operations, whose time is Python's, as it is where a GPU computes. The share of the
+After each checkpoint training goes on for `beside` seconds, and until its write has ended: steps of
+300 small operations, whose time is Python's, as it is where a GPU computes. The share of the
 time is that of a checkpoint every `interval` seconds, counted as training did: in the loop from the
 end of a write, now from its beginning.
 """
@@ -64,8 +64,8 @@ def train(
         write(number, state)
         stops.append(time.perf_counter() - began)
         began = time.perf_counter()
-        while time.perf_counter() < began + seconds:
-            start, writes = time.perf_counter(), busy()
+        while (writes := busy()) or time.perf_counter() < began + seconds:
+            start = time.perf_counter()
             step(values)
             (beside if writes else alone).append(time.perf_counter() - start)
     return stops, beside, alone
@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--gb", type=float, default=1.5, help="of the state")
     parser.add_argument("--disk", type=float, default=150.0, help="MB/s")
     parser.add_argument("--interval", type=float, default=60.0, help="seconds")
-    parser.add_argument("--beside", type=float, default=30.0, help="seconds")
+    parser.add_argument("--beside", type=float, default=5.0, help="seconds")
     parser.add_argument("--checkpoints", type=int, default=3, help="each way")
     parser.add_argument("--folder", type=Path, help="where to write")
     parser.add_argument("--out", type=Path, help="a file for what is printed")
@@ -106,7 +106,7 @@ def main() -> None:
                 whole = given.interval + later * (way == "in the loop")
                 lines.append(
                     f"{way}: stops training for {each} s, {100 * later / whole:.2f} % of the time; "
-                    f"a step takes {1e3 * median(alone):.2f} ms"
+                    f"a step takes {1e3 * median(alone or beside):.2f} ms"
                     + (f", beside a write {1e3 * median(beside):.2f} ms" if beside else "")
                 )
     text = "\n".join(lines)
