@@ -4,7 +4,10 @@ It raises when devices mix, as torch does. It counts, by place, kernels, waits o
 device, and copies to the device that block. A place is 'file:function' in repro, torch.optim or
 torch.nn.utils.
 
-It knows no memory, no streams and no rounding of its own; autocast to bf16 is the CPU's.
+It raises, too, when a stream touches what another one has made, or still reads, without having
+waited for it: a GPU might then compute with anything. Storages are what streams share.
+
+It knows no memory and no rounding of its own; autocast to bf16 is the CPU's.
 """
 
 from __future__ import annotations
@@ -56,7 +59,12 @@ class MixedDevices(RuntimeError):
     """An operation has operands on the GPU and on the CPU."""
 
 
+class Race(RuntimeError):
+    """Two streams use the same memory, one of them to write, and neither has waited."""
+
+
 Event = tuple[str, str]  # what, and its place
+Clock = Counter[int]  # of each stream by number, the operations that are known to be done
 
 
 @dataclass
@@ -67,11 +75,21 @@ class Log:
     waits: Counter[Event] = field(default_factory=Counter)
     blocking_copies: Counter[Event] = field(default_factory=Counter)
 
+    streams: dict[str, set[int]] = field(default_factory=dict)  # by place; 0 is the default one
+
+    def kernel(self) -> None:
+        place = _place()
+        self.kernels[place] += 1
+        self.streams.setdefault(place, set()).add(_streams.current.number)
+
     def wait(self, what: str) -> None:
         self.waits[what, _place()] += 1
 
     def blocking_copy(self, what: str) -> None:
         self.blocking_copies[what, _place()] += 1
+
+    def blocked(self) -> int:
+        return self.waits.total() + self.blocking_copies.total()
 
     def take(self) -> set[Event]:
         """The waits and blocking copies since it was called last, but the test's own."""
@@ -81,6 +99,85 @@ class Log:
         return events
 
 
+class _Event:
+    """A point of a stream. What is waited for in another thread, the loop does not wait for."""
+
+    def __init__(self) -> None:
+        self.clock: Clock = Counter()
+
+    def record(self, stream: _Stream | None = None) -> None:
+        self.clock = (stream or _streams.current).clock.copy()
+
+    def synchronize(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            _log.wait("synchronize")
+
+
+class _Stream:
+    """Its `clock` counts what is known to be done before its next operation."""
+
+    def __init__(self, device: Any = None) -> None:
+        self.number = len(_streams.every)
+        self.clock: Clock = Counter()
+        _streams.every.append(self)
+
+    def wait_event(self, event: _Event) -> None:
+        self.clock |= event.clock
+
+    def wait_stream(self, other: _Stream) -> None:
+        self.clock |= other.clock
+
+
+@dataclass
+class _Use:
+    """By which streams, and when, a storage was written last and read since."""
+
+    written: Clock
+    read: Clock = field(default_factory=Counter)
+
+
+class _Streams:
+    """All streams, what the host has waited for, and how every storage was used."""
+
+    current: _Stream
+    every: list[_Stream]
+    host: Clock
+    uses: dict[int, _Use]
+
+    def begin(self) -> None:
+        self.every, self.host, self.uses = [], Counter(), {}
+        self.current = _Stream()
+
+    @contextmanager
+    def on(self, stream: _Stream) -> Iterator[None]:
+        before, self.current = self.current, stream
+        try:
+            yield
+        finally:
+            self.current = before
+
+    def operate(self, read: list[Tensor], written: list[Tensor]) -> None:
+        """One operation of the current stream. Race if it depends on what may not be done."""
+        number, clock = self.current.number, self.current.clock
+        known = clock | self.host
+        for tensors, kinds in ((read, ("written",)), (written, ("written", "read"))):
+            for use in filter(None, (self.uses.get(_storage(each)) for each in tensors)):
+                for kind in kinds:
+                    if not getattr(use, kind) <= known:
+                        raise Race(f"stream {number}, of what is {kind} by another, in {_place()}")
+        clock[number] += 1
+        now = Counter({number: clock[number]})
+        for each in read:
+            self.uses.setdefault(_storage(each), _Use(Counter())).read |= now
+        for each in written:
+            self.uses[_storage(each)] = _Use(now)
+
+
+def _storage(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+_streams = _Streams()
 _log = Log()
 _values = CPU  # where the values are; torch's meta device: there are none
 
@@ -141,6 +238,8 @@ class GPUTensor(torch.Tensor):
     def _fetch(self, what: str) -> Tensor:
         """The values on the CPU, for which the host waits."""
         _log.wait(what)
+        _streams.operate([self.cpu_values], [])
+        _streams.host |= _streams.current.clock
         return self.detach().cpu_values.clone()  # type: ignore[attr-defined, no-any-return]
 
     def to(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -149,6 +248,9 @@ class GPUTensor(torch.Tensor):
         device, dtype, _, _ = torch._C._nn._parse_to(*args, **kwargs)
         here = self._fetch("to cpu") if device is not None and device.type == "cpu" else self
         return here if dtype is None else here.type(dtype)
+
+    def record_stream(self, stream: Any) -> None:
+        """On a GPU, its memory is not used again before the stream has come to here."""
 
     def cpu(self, *args: Any, **kwargs: Any) -> Tensor:
         return self._fetch("to cpu")
@@ -179,7 +281,7 @@ class GPUTensor(torch.Tensor):
 
     def new_tensor(self, data: Any, **kwargs: Any) -> Tensor:  # type: ignore[override]
         _log.blocking_copy("new_tensor")
-        return GPUTensor(torch.tensor(data, dtype=kwargs.get("dtype", self.dtype)))
+        return _from_host(torch.tensor(data, dtype=kwargs.get("dtype", self.dtype)))
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Saved like the CPU's, since no machine here could load the other kind."""
@@ -189,6 +291,12 @@ class GPUTensor(torch.Tensor):
         copied = self.detach().clone().requires_grad_(self.requires_grad)
         memo[id(self)] = copied
         return copied
+
+
+def _from_host(values: Tensor) -> GPUTensor:
+    """Copied while the host waited: every stream may use it."""
+    _streams.uses.pop(_storage(values), None)
+    return GPUTensor(values)
 
 
 def _on_gpu(device: Any) -> bool:
@@ -202,6 +310,7 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
     operands = [each for each in flat if isinstance(each, Tensor)]
     moved_to_gpu = _on_gpu(kwargs.get("device"))
     here = any(isinstance(each, GPUTensor) for each in operands)
+    blocked = _log.blocked()
     if here:
         _refuse_mixing(name, args, operands)
         _note_waits(name, args, kwargs)
@@ -211,19 +320,40 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
     if name == "empty_like" and kwargs.get("device") == CPU:
         here = False  # nor is one made for it
     if (here or moved_to_gpu) and name not in VIEWS:
-        _log.kernels[_place()] += 1
+        _log.kernel()
     args, kwargs = pytree.tree_unflatten([_as_values(each, here) for each in flat], spec)
     with _disable_current_modes():
         out = func(*args, **kwargs)
+    wrapped = {id(each.cpu_values): each for each in operands if isinstance(each, GPUTensor)}
+    results = pytree.tree_leaves(out) if here or moved_to_gpu else []
+    if (wrapped or results) and (name not in VIEWS or "empty" in name):
+        _note_use(func, args, kwargs, wrapped, results)
+        if _log.blocked() > blocked:
+            _streams.host |= _streams.current.clock
     if not here and not moved_to_gpu:
         return out
-    wrapped = {id(each.cpu_values): each for each in operands if isinstance(each, GPUTensor)}
 
     def wrap(each: Tensor) -> Tensor:
         """What was computed in place is the operand itself."""
         return wrapped[id(each)] if id(each) in wrapped else GPUTensor(each)
 
     return pytree.tree_map_only(Tensor, wrap, out)
+
+
+def _note_use(func: Any, args: Any, kwargs: Any, of_gpu: Any, results: list[Any]) -> None:
+    """Tell the current stream which of the GPU's storages the operation reads and writes."""
+    read: list[Tensor] = []
+    written: list[Tensor] = []
+    for number, argument in enumerate(func._schema.arguments):
+        value = args[number] if number < len(args) else kwargs.get(argument.name)
+        writes = argument.alias_info is not None and argument.alias_info.is_write
+        tensors = [each for each in pytree.tree_leaves(value) if id(each) in of_gpu]
+        (written if writes else read).extend(tensors)
+    there = {_storage(each) for each in (*read, *written)}
+    made = [each for each in results if isinstance(each, Tensor) and _storage(each) not in there]
+    for each in made:  # in memory that was perhaps another tensor's
+        _streams.uses.pop(_storage(each), None)
+    _streams.operate(read, [*written, *made])
 
 
 def _as_values(value: Any, here: bool) -> Any:
@@ -302,7 +432,7 @@ class _Functions(TorchFunctionMode):
         creates = func in (torch.tensor, torch.as_tensor) and not isinstance(first, Tensor)
         if creates and _on_gpu(kwargs.get("device")):
             _log.blocking_copy("torch.tensor")
-            return GPUTensor(func(*args, **kwargs | {"device": CPU}))
+            return _from_host(func(*args, **kwargs | {"device": CPU}))
         if func is torch.nn.functional.one_hot and isinstance(first, GPUTensor):
             zeros = torch.zeros(*first.shape, args[1], dtype=torch.int64, device=GPU)
             return zeros.scatter_(-1, first.unsqueeze(-1), 1)  # does not look at the values
@@ -316,16 +446,6 @@ class _Functions(TorchFunctionMode):
         if pinned:
             out.pinned = True
         return out
-
-
-class _Event:
-    """What is waited for in another thread, the loop does not wait for."""
-
-    def record(self) -> None: ...
-
-    def synchronize(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            _log.wait("synchronize")
 
 
 def _group_on_gpu(tensors: Any, *args: Any) -> Any:
@@ -353,6 +473,7 @@ def pretended_gpu(values: bool = True) -> Iterator[Log]:
     global _log, _values
     _values = CPU if values else torch.device("meta")
     _log, before = Log(), torch.__future__.get_overwrite_module_params_on_conversion()
+    _streams.begin()
     fraction = [1.0]
     there: dict[str, Any] = {
         "is_available": lambda: True,
@@ -364,6 +485,9 @@ def pretended_gpu(values: bool = True) -> Iterator[Log]:
         ),
         "set_sync_debug_mode": lambda *_: None,
         "Event": _Event,
+        "Stream": _Stream,
+        "stream": _streams.on,
+        "current_stream": lambda *_: _streams.current,
         "get_per_process_memory_fraction": lambda *_: fraction[-1],
         "set_per_process_memory_fraction": fraction.append,
         "synchronize": lambda *_: _log.wait("synchronize"),

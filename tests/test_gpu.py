@@ -29,7 +29,7 @@ from repro.tasks import (
 from repro.tasks.explained import load_classifier
 from repro.train import optim
 from repro.train.speed import Speed
-from tests.pretended_gpu import GPU, Event, GPUTensor, Log, MixedDevices, pretended_gpu
+from tests.pretended_gpu import GPU, Event, GPUTensor, Log, MixedDevices, Race, pretended_gpu
 from tests.tasks import test_classification as small
 from tests.tasks import test_explanations as explanations
 from tests.tasks import test_generation as adversarial
@@ -288,6 +288,23 @@ def test_a_batch_is_augmented_in_few_kernels_to_the_same_pixels(policy: str) -> 
         assert log.kernels.total() <= bound
         for ours, theirs in zip(found, expected, strict=True):
             assert torch.equal(ours.cpu(), theirs)
+
+
+def test_a_training_augments_on_a_stream_of_its_own() -> None:
+    with pretended_gpu() as log:
+        result = classification.execute(NEST, Job(data(), Path(mkdtemp(prefix="gpu-job-")), log))
+    assert result.status == "done"
+    assert log.streams["repro/data/augment.py:mix"] == {1}
+    assert log.streams["repro/models/attention.py:forward"] == {0}
+
+
+@pytest.mark.parametrize("fault", ["no event", "no wait for the operands"])
+def test_a_race_of_two_streams_is_found(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pretended_gpu() as log, monkeypatch.context() as patch:
+        method = "wait_event" if fault == "no event" else "wait_stream"
+        patch.setattr(torch.cuda.Stream, method, lambda self, other: None)
+        with pytest.raises(Race, match="written by another"):
+            classification.execute(NEST, Job(data(), Path(mkdtemp(prefix="gpu-job-")), log))
 
 
 # --- what is planted is found --------------------------------------------------------------------

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 import repro.models  # noqa: F401  (registers our architectures with timm)
 from repro.data import augment, datasets, loader, randomness
+from repro.data.ahead import Ahead
 from repro.data.crops import CentreCrop, RandomCrop
 from repro.data.images import RGB, Images
-from repro.data.loader import Batch
 from repro.data.photos import Photos
 from repro.models import stochastic_depth, weights
 from repro.models.released import load_released, released, start_from
@@ -129,8 +129,21 @@ def _train(run: Classification, job: Job, writer: checkpoint.Writer, ranks: Rank
         tolerated=TOLERATED,
         decode=job.decode,
     )
-    for step, batch in enumerate(feed, start=first):
-        keys, batch_key = batch.keys, _batch_key(run.seed, step)
+    batches = dict(zip([first], feed, strict=False))  # of this step and of the next
+
+    def augmented(which: tuple[int, slice]) -> tuple[Tensor, Tensor]:
+        """The inputs and targets of a step's micro-batch."""
+        step, part = which
+        batch, batch_key = batches[step], _batch_key(run.seed, step)
+        keys = batch.keys[part]
+        inputs = augment.augment(batch.pixels[part], keys, policy, train.mean, train.std)
+        labels = batch.labels[part]
+        return augment.mix(inputs, labels, keys, classes, policy, batch_key=batch_key)
+
+    inputs_of = Ahead(augmented, device)
+    for step in range(first, steps):
+        batches.pop(step - 1, None)
+        batches.update(zip([step + 1], feed, strict=False))
 
         rate = optim.learning_rate(
             step + 1,
@@ -144,14 +157,11 @@ def _train(run: Classification, job: Job, writer: checkpoint.Writer, ranks: Rank
         net.train()
 
         # Forward and backward, a micro-batch at a time; the gradient is that of the global mean.
-        def backward(
-            part: slice, batch: Batch = batch, keys: Tensor = keys, batch_key: Tensor = batch_key
-        ) -> Tensor:
-            inputs = augment.augment(batch.pixels[part], keys[part], policy, train.mean, train.std)
-            inputs, targets = augment.mix(
-                inputs, batch.labels[part], keys[part], classes, policy, batch_key=batch_key
-            )
-            stochastic_depth.draw(droppers, keys[part], device)
+        def backward(part: slice, step: int = step) -> Tensor:
+            following = micro_batches.after(step, part)
+            then = following if following[0] in batches else None
+            inputs, targets = inputs_of((step, part), then)
+            stochastic_depth.draw(droppers, batches[step].keys[part], device)
             with devices.autocast(device):
                 logits = forward(inputs, whole=micro_batches.count == 1)
             loss = optim.soft_cross_entropy(logits, targets).sum() / recipe.batch_size

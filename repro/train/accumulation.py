@@ -43,6 +43,15 @@ class MicroBatches:
         groups = -(-self.largest // self.multiple)
         return min(-(-groups // self.count) * self.multiple, self.largest)
 
+    def after(self, step: int, part: slice) -> tuple[int, slice]:
+        """The step and the part of the micro-batch that follows."""
+        each = self._parts()
+        number = each.index(part) + 1
+        return (step, each[number]) if number < len(each) else (step + 1, each[0])
+
+    def _parts(self) -> list[slice]:
+        return parts(self.share, self.count, self.multiple)
+
     def gradient(self, backward: Callable[[slice], Tensor], seed: int) -> Tensor:
         """Every parameter's `grad` becomes the sum over the micro-batches of all ranks.
 
@@ -72,9 +81,8 @@ class MicroBatches:
 
     def _sum(self, backward: Callable[[slice], Tensor]) -> tuple[Tensor, str]:
         """The sum over this rank's micro-batches; and what was said, if memory ran out."""
-        micro_batches = parts(self.share, self.count, self.multiple)
         try:
-            return torch.stack([backward(part) for part in micro_batches]).sum(0), ""
+            return torch.stack([backward(part) for part in self._parts()]).sum(0), ""
         except RuntimeError as error:
             if not memory.is_lack(error):
                 raise
