@@ -293,6 +293,12 @@ class GPUTensor(torch.Tensor):
         return copied
 
 
+def _synchronize(*_: Any) -> None:
+    _log.wait("synchronize")
+    for stream in _streams.every:
+        _streams.host |= stream.clock
+
+
 def _from_host(values: Tensor) -> GPUTensor:
     """Copied while the host waited: every stream may use it."""
     _streams.uses.pop(_storage(values), None)
@@ -490,7 +496,7 @@ def pretended_gpu(values: bool = True) -> Iterator[Log]:
         "current_stream": lambda *_: _streams.current,
         "get_per_process_memory_fraction": lambda *_: fraction[-1],
         "set_per_process_memory_fraction": fraction.append,
-        "synchronize": lambda *_: _log.wait("synchronize"),
+        "synchronize": _synchronize,
         "reset_peak_memory_stats": lambda *_: None,
         "max_memory_allocated": lambda *_: 1,
     }
