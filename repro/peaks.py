@@ -89,7 +89,7 @@ def lines(peaks: Iterable[Peak | None], gpu: str) -> Iterator[str]:
         yield f"  {'others' if len(whole) < len(largest) else 'all'}: at most {_gb(whole[0])}"
     if beside := {p.name: p.of_timms for p in largest.values() if p.of_timms}:
         of_each = ", ".join(f"{name} {ratio:.2f}" for name, ratio in beside.items())
-        text = f"of what timm's model needs: {of_each}"
+        text = f"as a share of what timm's model needs: {of_each}"
         yield from textwrap.wrap(text, 80, initial_indent="  ", subsequent_indent="    ")
 
 

@@ -461,8 +461,8 @@ def _notes(prices: Sequence[Price], gpu: str) -> list[str]:
         )
     if bound := [p for p in prices if p.bound_by_host]:
         notes.append(
-            f"{len(bound)} bound by the host, {_no_faster(bound)}: at {1e6 * LAUNCH_SECONDS:g} µs, "
-            "our assumption, for each operation that it launches"
+            f"bound by the host: {len(bound)} run{'s' * (len(bound) > 1)}, {_no_faster(bound)}, at "
+            f"{1e6 * LAUNCH_SECONDS:g} µs, our assumption, to launch an operation"
         )
     return notes
 

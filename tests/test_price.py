@@ -131,8 +131,8 @@ def test_more_gpus_are_no_faster_than_the_host(tmp_path: Path) -> None:
     words = f"bound by the host: no faster than on {alone.useful_gpus} GPUs"
     assert price.told(many, "H100").endswith(words)
     assert price.summary([many, alone], "H100")[-1] == (
-        f"1 bound by the host, no faster than on {alone.useful_gpus} GPUs: at 6 µs, our "
-        "assumption, for each operation that it launches"
+        f"bound by the host: 1 run, no faster than on {alone.useful_gpus} GPUs, at 6 µs, our "
+        "assumption, to launch an operation"
     )
 
 

@@ -155,5 +155,7 @@ def ratio(theirs: Sequence[float], ours: Sequence[float]) -> Ratio:
 def line(each: Comparison) -> str:
     """A comparison as the terminal shows it."""
     ours = f"{_number(statistics.median(each.ours))} {each.unit}"
-    beside = f"  {spread(ratio(each.theirs, each.ours))} x {each.peer}" if each.peer else ""
+    beside = (
+        f"  {each.peer}: {spread(ratio(each.theirs, each.ours))} times as much" if each.peer else ""
+    )
     return f"{each.name:50} {ours:>20}{beside}"

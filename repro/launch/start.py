@@ -90,7 +90,7 @@ def add_options(parser: Any) -> None:
     parser.add_argument("--speed", choices=("plain", "fast", "compiled"),
                         help="plain: models as torch makes them; fast: in faster layouts, with a "
                         "fused optimizer on a GPU; compiled: by torch.compile as well, which takes "
-                        "minutes to pay (default: fast)")  # fmt: skip
+                        "minutes at the start, for long runs on a GPU (default: fast)")  # fmt: skip
     parser.add_argument("--micro-batch", type=number("--micro-batch", 2**20), metavar="N",
                         help="images on a device at once; the result is that of the whole "
                         "batch (default: as many as fit)")  # fmt: skip

@@ -46,10 +46,14 @@ Report = dict[str, list[Row]]  # by section
 def main() -> int:
     plain = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("gpu_check", description=__doc__, formatter_class=plain)
-    parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--data", type=Path, default=Path("data"), help="the folder of CIFAR-10")
-    parser.add_argument("--out", type=Path, default=Path(), help="where the report is written")
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--minutes", type=float, default=10.0,
+                        help="what is not reached by then is left out (default: 10)")  # fmt: skip
+    parser.add_argument("--data", type=Path, default=Path("data"),
+                        help="the folder that has CIFAR-10 (default: data)")  # fmt: skip
+    parser.add_argument("--out", type=Path, default=Path(),
+                        help="where the report is written (default: here)")  # fmt: skip
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda",
+                        help="cpu: a trial of the script (default: cuda)")  # fmt: skip
     given = parser.parse_args()
     if given.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""

@@ -267,7 +267,9 @@ def _many_blocks(asked: Asked) -> Found:
     whole = net(batch)
     parts = torch.cat([net(part) for part in batch.split(images // 4)])
     error = _distance(whole, parts)
-    return Found(f"{images} images at once: {error:.1e} off", error < 1e-3, {"error": error})
+    return Found(
+        f"{images} images at once: largest error {error:.1e}", error < 1e-3, {"error": error}
+    )
 
 
 @torch.no_grad()
@@ -277,7 +279,7 @@ def _autocast(asked: Asked) -> Found:
     with devices.autocast(asked.device):
         found = net(batch).float()
     error = _distance(found, net(batch))
-    text = f"{devices.precision(asked.device)}: {error:.1e} of the largest logit"
+    text = f"{devices.precision(asked.device)}: largest error {error:.1e} of the largest logit"
     return Found(text, error < 0.05, {"error": error})
 
 
@@ -297,7 +299,7 @@ def _saved(asked: Asked) -> Found:
             if state is None or not torch.equal(state["values"], expected):
                 return Found("another state than that of the moment was written", False)
             expected = expected + 1.0
-    text = f"{values.nbytes / 1e9:.1f} GB stop the loop for {1e3 * stopped:.1f} ms"
+    text = f"copying {values.nbytes / 1e9:.1f} GB stops training for {1e3 * stopped:.1f} ms"
     return Found(text, True, {"seconds": stopped})
 
 
@@ -397,7 +399,7 @@ def _augmented(asked: Asked, policy: Augmentation, side: int, images: int) -> Fo
     most = float((here - there).abs().max())
     well = differ <= EQUAL and torch.allclose(goals, other_goals, atol=1e-6)
     share = "none" if not differ else f"{100 * differ:.4f} %"
-    return Found(f"{share} of the values differ, by {most:.1e} at most", well,
+    return Found(f"{share} of the values differ; largest difference {most:.1e}", well,
                  {"differ": differ, "most": most})  # fmt: skip
 
 
@@ -503,7 +505,7 @@ def _alike(run: Run, here: Weights, there: Weights, *, within: float) -> Found:
     moved = sum(float((here[name] - first[name]).square().sum()) for name in first) ** 0.5
     apart = sum(float((here[name] - there[name]).square().sum()) for name in first) ** 0.5
     share = apart / moved
-    text = f"weights are {100 * share:.2g} % of their way apart"
+    text = f"weights differ by {100 * share:.2g} % of how far training moved them"
     return Found(text, share <= within, {"apart": share})
 
 
@@ -663,7 +665,7 @@ def _rate_of(asked: Asked, run: Profiling, seconds: float, how: Speed) -> Found:
     text += f"; inference {rate['inference']:,.0f}"
     if theirs:
         ratios = [rate[way] / rate[f"{way}, timm"] for way in ("training", "inference")]
-        text += f"; {ratios[0]:.2f} and {ratios[1]:.2f} times timm"
+        text += f"; {ratios[0]:.2f} times timm's rate in training, {ratios[1]:.2f} in inference"
     if forward.speed != how:
         text += f"; {how} did not work"
     return Found(f"{text}; batch {run.batch_size}", None, numbers)
