@@ -45,6 +45,13 @@ def memory_gb(text: str) -> int | None:
     return int(said[1]) if said else MEMORIES.get(named(text))
 
 
+def unknown(gpu: str) -> str:
+    """What to say of a GPU whose speed is not known; '' of another, of a CPU and of no name."""
+    if gpu in ("", "cpu") or named(gpu) in PEAKS:
+        return ""
+    return f"gpu: the speed of {gpu} is not known; it is of {', '.join(PEAKS)}"
+
+
 @cache
 def named(text: str) -> str:
     """The GPU of `PEAKS` that a site or a driver calls so; else the text as it is.

@@ -235,6 +235,17 @@ def planned(capsys: Capture, options: str) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.parametrize(
+    ("gpu", "is_known"), [("H100", True), ("a100_80gb", True), ("A4000", False)]
+)
+def test_a_gpu_of_unknown_speed_is_named(
+    capsys: Capture, here: Path, gpu: str, is_known: bool
+) -> None:
+    assert cli.main(["plan", "table1", "--gpu", gpu]) == 0
+    said = f"gpu: the speed of {gpu} is not known; it is of V100, A100,"
+    assert (said not in capsys.readouterr().out) == is_known
+
+
 def test_plan(capsys: Capture, here: Path) -> None:
     lines = works(capsys, "plan table1").splitlines()
     heading, *rows_told, counts, price, _disk, memory, peak, ten, hundred = lines

@@ -71,7 +71,7 @@ def plan_(words: Sequence[str]) -> int:
     if line := absence_of(given.results):
         print(f"repro: {line}", file=sys.stderr)
 
-    from repro import overview, peaks, plan, price
+    from repro import gpus, overview, peaks, plan, price
     from repro.launch import cluster, data, start, state
     from repro.reproduce import seeds_to_train
 
@@ -95,11 +95,12 @@ def plan_(words: Sequence[str]) -> int:
         rows = [_plan_row(s, prices.get(s.run), found_peaks.get(s.run), given.data) for s in states]
         print(records.encode(rows, indent=1))
         return 0
-    gpus = {given.scale: gpu}
-    print(*overview.plan_lines(request, states, prices, gpus, given.runs), sep="\n")
+    lines = overview.plan_lines(request, states, prices, {given.scale: gpu}, given.runs)
+    print(*lines, sep="\n")
     if prices:
         print(*price.summary([*prices.values()], gpu), sep="\n")
-    for line in (*peaks.lines(found_peaks.values(), gpu), *absent, *([about] if about else [])):
+    notes = (gpus.unknown(gpu), *peaks.lines(found_peaks.values(), gpu), *absent, about)
+    for line in filter(None, notes):
         print(line)
     return 0
 

@@ -216,7 +216,7 @@ def _products(asked: Asked, side: int, dtype: torch.dtype) -> Found:
     rate = 2 * side**3 / seconds_of(lambda: a @ b, asked.device, 0.5)
     if dtype == (torch.bfloat16 if devices.has_bf16(asked.device) else torch.float32):
         asked.flops = rate
-    return Found(f"{rate / 1e12:,.1f} TFLOP/s", None, {"flops": rate})
+    return Found(f"{rate / 1e12:,.3g} TFLOP/s", None, {"flops": rate})
 
 
 # --- 2. what only a device can tell --------------------------------------------------------------
