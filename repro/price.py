@@ -66,10 +66,16 @@ class Price:
     peak_bytes: int | None = None  # while it trains, with its two newest checkpoints
     gpus: int = 1  # that work on it together
     useful_gpus: int | None = None  # with more it takes as long: the host launches no sooner
+    launch_hours: float = 0.0  # GPU-hours that the host takes to launch what it computes
 
     @property
     def bound_by_host(self) -> bool:
         return self.useful_gpus is not None and self.gpus > self.useful_gpus
+
+    @property
+    def reaches_launches(self) -> bool:
+        """Whether the lower end is the host's launches, not the GPU's computation."""
+        return self.gpu_hours is not None and 0 < self.launch_hours >= self.gpu_hours[0]
 
     @property
     def hours(self) -> Range | None:
@@ -107,7 +113,9 @@ def _price(known: _Known, run: Run, gpu: str, count: int) -> Price:
         return Price(run, hours, origin, weights, peak, count)
     useful = math.ceil(hours[1] / floor)
     if count > 1 or origin == "multiply-adds":  # what was measured has the host in it
-        hours = max(hours[0], count * floor), max(hours[1], count * floor)
+        launches = count * floor
+        hours = max(hours[0], launches), max(hours[1], launches)
+        return Price(run, hours, origin, weights, peak, count, useful, launches)
     return Price(run, hours, origin, weights, peak, count, useful)
 
 
@@ -459,11 +467,14 @@ def _notes(prices: Sequence[Price], gpu: str) -> list[str]:
             f"multiply-adds: at {low:.0%} to {high:.0%}, our assumption, of the {peak:g} TFLOP/s "
             f"of one {name} ({source})"
         )
-    if bound := [p for p in prices if p.bound_by_host]:
+    if launching := sum(p.reaches_launches for p in prices):
         notes.append(
-            f"bound by the host: {len(bound)} run{'s' * (len(bound) > 1)}, {_no_faster(bound)}, at "
-            f"{1e6 * LAUNCH_SECONDS:g} µs, our assumption, to launch an operation"
+            f"launches: {launching} run{'s' * (launching > 1)} priced by the time that the host "
+            f"takes to launch GPU operations, at {1e6 * LAUNCH_SECONDS:g} µs each, our assumption"
         )
+    if bound := [p for p in prices if p.bound_by_host]:
+        text = f"{len(bound)} run{'s' * (len(bound) > 1)}, {_no_faster(bound)}"
+        notes.append(f"bound by the host: {text}")
     return notes
 
 

@@ -97,7 +97,9 @@ def read(path: Path) -> Record:
             records.require(whole, f"{each.name!r:.80}: not as many rounds of both sides")
         return found
     except (OSError, records.Damaged) as error:
-        step = f"measure it again with `repro bench {path.name.partition('-')[0]}`, or remove it"
+        name = path.name.partition("-")[0]
+        again = f"measure it again with `repro bench {name}`, or " * (name in BENCHMARKS)
+        step = f"{again}remove it"
         raise BenchError(f"{path} is damaged ({error}); {step}") from error
 
 

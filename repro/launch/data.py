@@ -110,8 +110,11 @@ def check_once(names: Iterable[str], root: Path) -> None:
 
 
 def _is_checked(name: str, root: Path) -> bool:
-    state = _state(name, root)
-    return state is not None and (root / _CHECKED / state).exists()
+    try:
+        state = _state(name, root)
+        return state is not None and (root / _CHECKED / state).exists()
+    except OSError:  # the check says what cannot be read
+        return False
 
 
 def _remember(name: str, root: Path) -> None:

@@ -88,9 +88,10 @@ def add_options(parser: Any) -> None:
                         help="who decodes photographs; nvJPEG's pixels differ by some grey levels "
                         "(default: cpu)")  # fmt: skip
     parser.add_argument("--speed", choices=("plain", "fast", "compiled"),
-                        help="plain: models as torch makes them; fast: in faster layouts, with a "
-                        "fused optimizer on a GPU; compiled: by torch.compile as well, which takes "
-                        "minutes at the start, for long runs on a GPU (default: fast)")  # fmt: skip
+                        help="of a training. plain: models as torch makes them; fast: in "
+                        "faster layouts, with a fused optimizer on a GPU; compiled: classifiers "
+                        "by torch.compile as well, which takes minutes at the start, for long "
+                        "runs on a GPU (default: fast)")  # fmt: skip
     parser.add_argument("--micro-batch", type=number("--micro-batch", 2**20), metavar="N",
                         help="images on a device at once; the result is that of the whole "
                         "batch (default: as many as fit)")  # fmt: skip

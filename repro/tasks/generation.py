@@ -173,6 +173,7 @@ def _train(run: Generation, job: Job, writer: checkpoint.Writer, ranks: Ranks) -
     last = history[-1]
     facts = _facts(run, nets, ranks, train) | ({"reference": reference.about} if reference else {})
     facts["micro_batch"] = micro_batches.size
+    facts["speed"] = "plain" if job.speed == "plain" else "fast"  # a GAN is not compiled
     files, why = dict[str, bytes](), ""
     try:
         files = portraits(average, run, device) if ranks.first else {}

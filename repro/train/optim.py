@@ -62,10 +62,15 @@ def learning_rate(
 
 
 def restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load a stored state into `optimizer`, which goes on as it was built: fused or not."""
+    """Load a stored state into `optimizer`, which goes on as it was built: fused or not, and with
+    each moment in the layout of its weight, which fused kernels require."""
     groups = zip(state["param_groups"], optimizer.param_groups, strict=True)
     own = [{**stored, "fused": group["fused"]} for stored, group in groups]
     optimizer.load_state_dict({**state, "param_groups": own})
+    for weight, moments in optimizer.state.items():
+        for name, moment in moments.items():
+            if isinstance(moment, Tensor) and moment.shape == weight.shape:
+                moments[name] = torch.empty_like(weight).copy_(moment)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar, get_args
 import torch
 from torch import Tensor, nn
 
-from repro import memory
+from repro import memory, records
 
 Speed = Literal["plain", "fast", "compiled"]
 SPEEDS: tuple[Speed, ...] = get_args(Speed)
@@ -74,17 +74,21 @@ class Forward:
         """
         if self.speed != "compiled":
             return self.net(images)  # type: ignore[no-any-return]
+        from torch._functorch import config
+
         graphs = whole and images.device.type == "cuda"
         if graphs not in self._compiled:
             self._compiled[graphs] = _compile(self.net, graphs)
         if graphs:
             torch.compiler.cudagraph_mark_step_begin()
         try:
-            return self._compiled[graphs](images)
+            with config.patch(force_non_lazy_backward_lowering=True):  # not first when it runs
+                return self._compiled[graphs](images)
         except Exception as error:
             if not _is_of_compiler(error):
                 raise
-            why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            cause = getattr(error, "inner_exception", error)
+            why = records.one_line(str(cause), 200) or type(cause).__name__
             warnings.warn(f"cannot compile the model ({why}); going on without", stacklevel=2)
             self.speed = "fast"
             return self.net(images)  # type: ignore[no-any-return]

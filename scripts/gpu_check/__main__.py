@@ -60,10 +60,14 @@ def main() -> int:
     import torch
 
     if given.device == "cuda" and not torch.cuda.is_available():
-        print("gpu_check: torch finds no GPU here; `--device cpu` tries the script itself",
-              file=sys.stderr)  # fmt: skip
-        return 2
-    given.out.mkdir(parents=True, exist_ok=True)
+        return refuse("torch finds no GPU here; `--device cpu` tries the script itself")
+    if not (isfinite(given.minutes) and given.minutes > 0):
+        return refuse("--minutes is a finite number above 0")
+    try:
+        given.out.mkdir(parents=True, exist_ok=True)
+        (given.out / "REPORT.md").touch()
+    except OSError as error:
+        return refuse(f"cannot write to {given.out}: {error.strerror}; name another with --out")
     report: Report = {}
     stopped = False
     with signals.as_interrupt(), TemporaryDirectory() as scratch:
@@ -76,6 +80,11 @@ def main() -> int:
     failed = [row for rows in report.values() for row in rows if row.well is False]
     print(f"{given.out / 'REPORT.md'}: {len(failed)} failed" + ", stopped" * stopped)
     return 130 if stopped else int(bool(failed))
+
+
+def refuse(why: str) -> int:
+    print(f"gpu_check: {why}", file=sys.stderr)
+    return 2
 
 
 def check(device: Any, data: Path, scratch: Path, seconds: float, report: Report) -> None:

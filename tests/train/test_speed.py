@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import get_args, get_type_hints
 
@@ -120,6 +121,29 @@ def test_without_a_compiler_training_goes_on(
     assert all(map(torch.equal, logits, _with_speed("nest_tiny_cifar", "fast")))
 
 
+def test_a_backward_pass_that_cannot_be_compiled_is_no_end_either(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is compiled with the forward pass, not when training needs it."""
+    from torch._dynamo.backends.common import aot_autograd
+    from torch._functorch._aot_autograd.utils import make_boxed_func
+
+    def refuse(graph: torch.fx.GraphModule, _: object) -> Callable[..., object]:
+        raise RuntimeError("no room for a kernel")
+
+    torch.compiler.reset()
+    backend = aot_autograd(
+        fw_compiler=lambda graph, _: make_boxed_func(graph.forward), bw_compiler=refuse
+    )
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda net, **_: real(net, backend=backend))
+    net = speed.set_layout(_small("nest_tiny_cifar"), "compiled")
+    forward = speed.Forward(net, "compiled")
+    with pytest.warns(UserWarning, match=r"cannot compile the model .*no room"):
+        _train(net, forward)
+    assert forward.speed == "fast"
+
+
 def test_an_error_of_the_model_is_no_failed_compilation() -> None:
     class Broken(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -133,7 +157,8 @@ def test_an_optimizer_goes_on_as_it_was_built() -> None:
     """A checkpoint of a GPU, whose optimiser is fused, goes on elsewhere, and the reverse."""
 
     def built(fused: bool) -> tuple[nn.Parameter, torch.optim.Optimizer]:
-        weight = nn.Parameter(torch.ones(3))
+        layer = speed.set_layout(nn.Conv2d(2, 3, 2), "fast" if fused else "plain")
+        weight = nn.Parameter(layer.weight.detach())
         return weight, optim.build(
             [("weight", weight)], optimizer="adamw", weight_decay=0.1, decay_biases=True,
             no_decay=[], fused=fused,
@@ -141,9 +166,13 @@ def test_an_optimizer_goes_on_as_it_was_built() -> None:
 
     for before in (False, True):
         weight, optimizer = built(before)
-        weight.grad = torch.ones(3)
+        weight.grad = torch.ones_like(weight)
         optimizer.step()
-        _, other = built(not before)
+        own, other = built(not before)
         optim.restore(other, optimizer.state_dict())
         assert [group["fused"] for group in other.param_groups] == [not before]
         assert optimizer.param_groups[0]["fused"] is before
+        for name in ("exp_avg", "exp_avg_sq"):
+            moment, stored = other.state[own][name], optimizer.state[weight][name]
+            assert moment.stride() == own.stride() != stored.stride()
+            assert moment.equal(stored)
