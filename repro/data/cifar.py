@@ -1,94 +1,185 @@
-"""CIFAR from its own files: Python pickles, read without executing them."""
+"""CIFAR: 32x32 images in the containers of its authors, each batch verified by its content.
+
+A record is an image as the binary version has it: its label (CIFAR-100: the coarse one, then the
+fine one), then its red, green and blue planes, a byte each. Whatever holds a batch, its records
+have the digest that is published for the binary version. Pickles are read without executing them.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from repro import records
 from repro.data.images import (
     RGB,
     SIDE,
     Bytes,
     DataError,
     Images,
-    Labels,
     Official,
-    check_md5,
     file_bytes,
     images_of,
     reason,
 )
 from repro.data.places import FOLDERS
 
+PIXELS = 3 * SIDE * SIDE  # bytes of an image in its record
+
+
+class Form(NamedTuple):
+    """How a container holds a batch: the files it takes, and what makes records of them."""
+
+    files: Callable[[Batch], tuple[str, ...]]
+    decode: Callable[[Batch, list[bytes]], Bytes]  # raises Damaged
+
 
 @dataclass(frozen=True)
 class Cifar:
-    """Where a CIFAR-shaped set lies under the data folder, and what its files must be."""
+    """What a CIFAR-shaped set is, and the folders under the data folder that may hold it."""
 
-    folder: str
-    train: dict[str, str | None]  # file -> md5; None: not checked
+    containers: Mapping[str, Form]  # of folders; the first that is whole is read
+    train: dict[str, str | None]  # batch -> sha1 of its records; None: not checked
     test: dict[str, str | None]
-    meta: tuple[str, str | None]
-    labels_key: str
-    names_key: str
-    classes: int
+    labels: dict[str, int]  # name in a pickle -> number of classes; the last is the image's class
     counts: dict[str, int]  # images in each split
     mean: RGB
     std: RGB
+    names: tuple[str, ...] | None  # of the classes; None: in the file below
+    meta: tuple[str, str]  # a pickle beside pickles, and what the names are called in it
+    order: Path | None = None  # the index of its images, see `cifar_import`
 
     @property
-    def files(self) -> tuple[str, ...]:
-        return (*self.train, *self.test, self.meta[0])
+    def classes(self) -> int:
+        return list(self.labels.values())[-1]
+
+    @property
+    def batches(self) -> list[Batch]:
+        """All batches, in their order."""
+        sizes = {"train": len(self.train), "test": len(self.test)}
+        return [
+            Batch(self, split, number, name, sha1, self.counts[split] // sizes[split])
+            for split, batches in (("train", self.train), ("test", self.test))
+            for number, (name, sha1) in enumerate(batches.items())
+        ]
 
     def smoke(self, folder: str, train: int, test: int) -> Cifar:
-        """The same format with a handful of images, whose md5 is not known beforehand."""
+        """The same format with a handful of images, pickled, whose sha1 is not known beforehand."""
         return replace(
             self,
-            folder=folder,
+            containers={folder: PICKLES},
             train=dict.fromkeys(self.train),
             test=dict.fromkeys(self.test),
-            meta=(self.meta[0], None),
             counts={"train": train, "test": test},
+            names=None,
+            order=None,
         )
 
 
-# md5 as in torchvision.datasets (a test compares them); mean and std from the official
-# implementation of NesT, libml/preprocess.py.
+class Batch(NamedTuple):
+    """A part of a split, as CIFAR is divided into files."""
+
+    cifar: Cifar
+    split: str
+    number: int  # within its split
+    name: str
+    sha1: str | None
+    images: int
+
+    @property
+    def width(self) -> int:
+        """Bytes of a record."""
+        return len(self.cifar.labels) + PIXELS
+
+
+# ---- the containers of the authors --------------------------------------------------------------
+
+
+def _binary(batch: Batch, contents: list[bytes]) -> Bytes:
+    """The records themselves."""
+    size = batch.images * batch.width
+    records.require(len(contents[0]) == size, f"{len(contents[0]):,} bytes, where {size:,} are due")
+    return np.frombuffer(contents[0], np.uint8).reshape(batch.images, batch.width)
+
+
+def _pickled(batch: Batch, contents: list[bytes]) -> Bytes:
+    """Records of the images in 'data' and of one or two lists of labels."""
+    content = _unpickle(contents[0])
+    data = content.get("data")
+    shape = (batch.images, PIXELS)
+    if not isinstance(data, _Array) or data.array.shape != shape:
+        raise records.Damaged(f"'data' is not {batch.images:,} RGB images of 32x32 px")
+    return np.hstack([*(_labels(batch, content, key) for key in batch.cifar.labels), data.array])
+
+
+def _labels(batch: Batch, content: dict[str, Any], key: str) -> Bytes:
+    """(N, 1) labels out of a pickle."""
+    labels, classes = content.get(key), batch.cifar.labels[key]
+    if (
+        not isinstance(labels, list)
+        or len(labels) != batch.images
+        or not all(isinstance(label, int) and 0 <= label < classes for label in labels)
+    ):
+        raise records.Damaged(f"'{key}' is not a label below {classes} for each image")
+    return np.array(labels, dtype=np.uint8)[:, None]
+
+
+BINARY = Form(lambda batch: (f"{batch.name}.bin",), _binary)
+PICKLES = Form(lambda batch: (batch.name,), _pickled)
+
+
+# ---- the sets -----------------------------------------------------------------------------------
+
+CIFAR10_NAMES = "airplane automobile bird cat deer dog frog horse ship truck"
+CIFAR100_NAMES = """
+    apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus
+    butterfly camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach
+    couch crab crocodile cup dinosaur dolphin elephant flatfish forest fox girl hamster
+    house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree
+    motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear
+    pickup_truck pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket
+    rose sea seal shark shrew skunk skyscraper snail snake spider squirrel streetcar
+    sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip
+    turtle wardrobe whale willow_tree wolf woman worm
+"""
+
+# sha1 as in Gluon (MXNet, gluon/data/vision/datasets.py), of the binary version; mean and std from
+# the official implementation of NesT, libml/preprocess.py.
 CIFAR10 = Cifar(
-    folder=FOLDERS["cifar10"],
+    containers=dict(zip(FOLDERS["cifar10"], (BINARY, PICKLES), strict=True)),
     train={
-        "data_batch_1": "c99cafc152244af753f735de768cd75f",
-        "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
-        "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
-        "data_batch_4": "634d18415352ddfa80567beed471001a",
-        "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+        "data_batch_1": "aadd24acce27caa71bf4b10992e9e7b2d74c2540",
+        "data_batch_2": "c0ba65cce70568cd57b4e03e9ac8d2a5367c1795",
+        "data_batch_3": "1dd00a74ab1d17a6e7d73e185b69dbf31242f295",
+        "data_batch_4": "aab85764eb3584312d3c7f65fd2fd016e36a258e",
+        "data_batch_5": "26e2849e66a845b7f1e4614ae70f4889ae604628",
     },
-    test={"test_batch": "40351d587109b95175f43aff81a1287e"},
-    meta=("batches.meta", "5ff9c542aee3614f3951f8cda6e48888"),
-    labels_key="labels",
-    names_key="label_names",
-    classes=10,
+    test={"test_batch": "67eb016db431130d61cd03c7ad570b013799c88c"},
+    labels={"labels": 10},
     counts={"train": 50_000, "test": 10_000},
     mean=(0.4914, 0.4822, 0.4465),
     std=(0.2471, 0.2435, 0.2616),
+    names=tuple(CIFAR10_NAMES.split()),
+    meta=("batches.meta", "label_names"),
+    order=Path(__file__).parent / "embedded" / "cifar10-order.npy",
 )
 CIFAR100 = Cifar(
-    folder=FOLDERS["cifar100"],
-    train={"train": "16019d7e3df5f24257cddd939b257f8d"},
-    test={"test": "f0ef6b0ae62326f3e7ffdfab6717acfc"},
-    meta=("meta", "7973b15100ade9c7d40fb424638fde48"),
-    labels_key="fine_labels",
-    names_key="fine_label_names",
-    classes=100,
+    containers=dict(zip(FOLDERS["cifar100"], (BINARY, PICKLES), strict=True)),
+    train={"train": "e207cd2e05b73b1393c74c7f5e7bea451d63e08e"},
+    test={"test": "8fb6623e830365ff53cf14adec797474f5478006"},
+    labels={"coarse_labels": 20, "fine_labels": 100},
     counts={"train": 50_000, "test": 10_000},
     mean=(0.5071, 0.4867, 0.4408),
     std=(0.2675, 0.2565, 0.2761),
+    names=tuple(CIFAR100_NAMES.split()),
+    meta=("meta", "fine_label_names"),
 )
 CIFARS = {
     "cifar10": CIFAR10,
@@ -98,45 +189,93 @@ CIFARS = {
 }
 
 
+# ---- reading ------------------------------------------------------------------------------------
+
+
 def load(name: str, split: Official, root: Path) -> Images:
     """One split of a CIFAR-shaped set under the data folder; a DataError where a file is wrong."""
+    cifar, next_step = CIFARS[name], f"repro prepare {name} --data {root}"
+    folder, form = container(name, root)
+    whole = np.concatenate(
+        [
+            read(form, batch, folder, lambda file: file_bytes(folder / file, next_step), next_step)
+            for batch in cifar.batches
+            if batch.split == split
+        ]
+    )
+    pixels = np.ascontiguousarray(whole[:, -PIXELS:]).reshape(-1, 3, SIDE, SIDE)
+    labels = whole[:, -PIXELS - 1].astype(np.int64)
+    names = cifar.names or _names(cifar, folder, next_step)
+    return images_of(pixels, labels, names, cifar.mean, cifar.std)
+
+
+def container(name: str, root: Path) -> tuple[Path, Form]:
+    """The folder that is read: the first that has every file, or else any; or a DataError."""
     cifar = CIFARS[name]
-    folder, next_step = root / cifar.folder, f"repro prepare {name} --data {root}"
-    files = cifar.train if split == "train" else cifar.test
-    parts = []
-    for file, md5 in files.items():
-        batch = _read_pickle(folder / file, md5, next_step)
-        parts.append(_cifar_batch(batch, cifar, folder / file, next_step))
-    pixels = np.concatenate([pixels for pixels, _ in parts]).reshape(-1, 3, SIDE, SIDE)
-    labels = np.concatenate([labels for _, labels in parts])
-    if len(labels) != cifar.counts[split]:
-        wrong = f"{len(labels)} images where {name} {split} has {cifar.counts[split]}"
-        raise DataError(f"{folder}: {wrong}; run `{next_step}`")
-    classes = _read_pickle(folder / cifar.meta[0], cifar.meta[1], next_step).get(cifar.names_key)
-    if (
-        not isinstance(classes, list)
-        or len(classes) != cifar.classes
-        or not all(isinstance(name, str) for name in classes)
-    ):
-        raise DataError(f"{folder / cifar.meta[0]}: not {cifar.classes} names; run `{next_step}`")
-    return images_of(pixels, labels, classes, cifar.mean, cifar.std)
+    there = [folder for folder in cifar.containers if (root / folder).exists()]
+    if not there:
+        *others, last = cifar.containers
+        nor = "".join(f", nor {folder}" for folder in others)
+        raise DataError(f"{root / last}: missing{nor}; run `repro prepare {name} --data {root}`")
+    whole = [folder for folder in there if not missing(cifar, folder, root)]
+    chosen = (whole or there)[0]
+    return root / chosen, cifar.containers[chosen]
 
 
-def _cifar_batch(
-    batch: dict[str, Any], cifar: Cifar, path: Path, next_step: str
-) -> tuple[Bytes, Labels]:
-    """Pixels (N, 3072) and labels (N,) of one batch file, or a DataError."""
-    data, labels = batch.get("data"), batch.get(cifar.labels_key)
-    if not isinstance(data, _Array) or data.array.shape[1:] != (3 * SIDE * SIDE,):
-        raise DataError(f"{path}: no 32x32 RGB images in 'data'; run `{next_step}`")
-    if (
-        not isinstance(labels, list)
-        or len(labels) != len(data.array)
-        or not all(isinstance(label, int) and 0 <= label < cifar.classes for label in labels)
-    ):
-        wrong = f"'{cifar.labels_key}' is not a label below {cifar.classes} for each image"
-        raise DataError(f"{path}: {wrong}; run `{next_step}`")
-    return data.array, np.array(labels, dtype=np.int64)
+def missing(cifar: Cifar, folder: str, root: Path) -> list[Batch]:
+    """The batches whose files are not in a folder of the set."""
+    form = cifar.containers[folder]
+    return [
+        batch
+        for batch in cifar.batches
+        if not all((root / folder / file).exists() for file in form.files(batch))
+    ]
+
+
+def read(
+    form: Form, batch: Batch, place: Path, content: Callable[[str], bytes], next_step: str
+) -> Bytes:
+    """The records (N, labels + 3072) of a batch, verified; `content` gives the files of a place.
+
+    Raises DataError with the file and the next step.
+    """
+    files = form.files(batch)
+    contents = [content(file) for file in files]
+    try:
+        found = form.decode(batch, contents)
+        verify(batch, found)
+    except records.Damaged as error:
+        again = f"remove it and run `{next_step}`"
+        raise DataError(f"{place / ' with '.join(files)}: {reason(error)}; {again}") from error
+    return found
+
+
+def verify(batch: Batch, found: Bytes) -> None:
+    """Raise Damaged unless these are the records of the batch."""
+    sha1 = hashlib.sha1(np.ascontiguousarray(found).data, usedforsecurity=False).hexdigest()
+    if batch.sha1 not in (None, sha1):
+        what = f"not the published images and labels of {batch.name}"
+        raise records.Damaged(f"{what} (sha1 of its records {sha1}, not {batch.sha1})")
+
+
+def _names(cifar: Cifar, folder: Path, next_step: str) -> list[str]:
+    """The names of the classes, out of their pickle."""
+    file, key = cifar.meta
+    content = file_bytes(folder / file, next_step)
+    try:
+        names = _unpickle(content).get(key)
+        if (
+            not isinstance(names, list)
+            or len(names) != cifar.classes
+            or not all(isinstance(name, str) for name in names)
+        ):
+            raise records.Damaged(f"not {cifar.classes} names")
+    except records.Damaged as error:
+        raise DataError(f"{folder / file}: {reason(error)}; run `{next_step}`") from error
+    return names
+
+
+# ---- pickles, without what they could run --------------------------------------------------------
 
 
 class _Array:
@@ -185,14 +324,11 @@ class _Unpickler(pickle.Unpickler):
         return stand_in
 
 
-def _read_pickle(path: Path, md5: str | None, next_step: str) -> dict[str, Any]:
-    data = file_bytes(path, next_step)
-    if md5 is not None:
-        check_md5(path, data, md5, next_step)
+def _unpickle(data: bytes) -> dict[str, Any]:
+    """The dictionary in a pickle. Raises Damaged."""
     try:
         content = _Unpickler(io.BytesIO(data), encoding="latin1").load()
     except Exception as error:  # a damaged pickle raises nearly anything
-        raise DataError(f"{path}: {reason(error)}; run `{next_step}`") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: not a CIFAR batch; run `{next_step}`")
-    return content
+        raise records.Damaged(reason(error)) from error
+    records.require(isinstance(content, dict), "not a CIFAR batch")
+    return dict(content)

@@ -150,7 +150,7 @@ FASHION_CLASSES = (
     "Bag",
     "Ankle boot",
 )
-FASHION_FOLDER = Path(places.FOLDERS["fashion-mnist"])
+FASHION_FOLDER = Path(places.FOLDERS["fashion-mnist"][0])
 # md5 of the uncompressed files, so that any gzip of them will do (Debian's differs in its header).
 FASHION_MD5 = {
     "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",

@@ -28,17 +28,18 @@ NAMES = (
 
 EMBEDDED = ("fashion-mnist-6k", "glyphs", "fashion-singles")  # they come with the code
 
-# Those that are not here are embedded, or made from embedded images when they are needed.
+# Those that are not here are embedded, or made from embedded images when they are needed. Where
+# there are several, any of them will do.
 FOLDERS = {
-    "cifar10": "cifar-10-batches-py",
-    "cifar100": "cifar-100-python",
-    "fashion-mnist": "FashionMNIST/raw",
-    "imagenet": "imagenet",
-    "imagenetv2": "imagenetv2",
-    "imagenet22k": "imagenet22k",
-    "imagenet-256px": "imagenet-256px",
-    "imagenet-64px": "imagenet-64px",
-    "inception": "inception",
+    "cifar10": ("cifar-10-batches-bin", "cifar-10-batches-py"),
+    "cifar100": ("cifar-100-binary", "cifar-100-python"),
+    "fashion-mnist": ("FashionMNIST/raw",),
+    "imagenet": ("imagenet",),
+    "imagenetv2": ("imagenetv2",),
+    "imagenet22k": ("imagenet22k",),
+    "imagenet-256px": ("imagenet-256px",),
+    "imagenet-64px": ("imagenet-64px",),
+    "inception": ("inception",),
 }
 
 
@@ -52,10 +53,12 @@ def unknown(name: str) -> str:
 
 
 def is_there(name: str, root: Path) -> bool:
-    """Whether there is anything in a dataset's folder; whether it is right, reading it tells."""
-    if name not in FOLDERS:
-        return True
+    """Whether there is anything in a folder of a dataset; whether it is right, reading it tells."""
+    return name not in FOLDERS or any(_holds(root / folder) for folder in FOLDERS[name])
+
+
+def _holds(folder: Path) -> bool:
     try:
-        return any((root / FOLDERS[name]).iterdir())
+        return any(folder.iterdir())
     except OSError:
         return False

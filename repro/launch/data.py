@@ -129,8 +129,8 @@ def _state(name: str, root: Path) -> str | None:
 
     None if there are no files or too many to look at.
     """
-    first = root / Path(places.FOLDERS.get(name, name)).parts[0]
-    stamps = list(islice(_stamps([first, *root.glob(f"{name}-*")]), _MOST_FILES + 1))
+    folders = {root / Path(folder).parts[0] for folder in places.FOLDERS.get(name, (name,))}
+    stamps = list(islice(_stamps({*folders, *root.glob(f"{name}-*")}), _MOST_FILES + 1))
     if not 0 < len(stamps) <= _MOST_FILES:
         return None
     total = hashlib.sha256(f"{name} {_reader()}".encode())
