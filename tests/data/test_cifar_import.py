@@ -25,7 +25,7 @@ from repro.data.cifar import Batch, Cifar
 from repro.data.datasets import DataError, load
 from repro.data.images import Bytes, Official
 from repro.data.prepare import prepare
-from scripts import index_cifar10
+from tests.data.test_datasets import script
 
 SPLITS: tuple[Official, ...] = ("train", "test")
 
@@ -444,7 +444,7 @@ def test_the_index_tells_the_images_apart() -> None:
 
 def test_the_index_is_made_of_verified_images(small: Small, root: Path) -> None:
     pickles(small, root)
-    index_cifar10.write(root, root / "index.npy")
+    script("index_cifar10").write(root, root / "index.npy")
     assert small.cifar.order
     assert (root / "index.npy").read_bytes() == small.cifar.order.read_bytes()
 
