@@ -520,6 +520,12 @@ def test_what_neither_gives_is_asked_for(
     assert list(root.iterdir()) == []
 
 
+@pytest.mark.usefixtures("no_home")
+def test_a_folder_in_an_archives_place_is_none(root: Path) -> None:
+    (root / "cifar-100-binary.tar.gz").mkdir()
+    assert "cifar100: cannot fetch (" in refused(root, "cifar100")
+
+
 def test_a_batch_knows_its_place() -> None:
     found: list[Batch] = cifar.CIFAR10.batches
     assert [(b.split, b.number, b.images, b.width) for b in found] == [
