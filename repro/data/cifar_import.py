@@ -196,7 +196,7 @@ def _tree(
 ) -> Iterator[tuple[Batch, Bytes]]:
     """The batches of a tree: its images in the published order, which is looked up in an index."""
     assert cifar.order is not None
-    position = {int(short): at for at, short in enumerate(np.load(cifar.order))}
+    position = {int(short): at for at, short in enumerate(records.mapped(cifar.order))}
     whole = np.empty((len(position), 1 + PIXELS), dtype=np.uint8)
     taken: dict[int, Path] = {}
     for path, split, label in list(_paths(cifar, folder, next_step)):
