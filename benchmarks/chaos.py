@@ -83,7 +83,8 @@ from repro.launch import cluster, data, slurm, start, state, watch
 site, root, seconds, *texts = sys.argv[1:]
 given = SimpleNamespace(cluster=Path(site), results=Path(root), data=Path("data"), micro_batch=None,
                         checkpoint_seconds=float(seconds), dry_run=False, wait=False,
-                        weights=None, decode="cpu", speed="fast", per_gpu=None, launch="slurm", budget=None, yes=True)
+                        weights=None, decode="cpu", speed="fast", per_gpu=None,
+                        launch="slurm", budget=None, yes=True)
 print("ready", flush=True)
 sys.stdin.readline()
 try:
