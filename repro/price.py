@@ -111,12 +111,11 @@ def _price(known: _Known, run: Run, gpu: str, count: int) -> Price:
     peak = weights + 2 * _checkpoint(known, run, weights) if weights is not None else None
     if hours is None or gpu == "cpu" or not (floor := host_hours(run)):
         return Price(run, hours, origin, weights, peak, count)
-    useful = math.ceil(hours[1] / floor)
+    useful, launches = math.ceil(hours[1] / floor), 0.0
     if count > 1 or origin == "multiply-adds":  # what was measured has the host in it
         launches = count * floor
         hours = max(hours[0], launches), max(hours[1], launches)
-        return Price(run, hours, origin, weights, peak, count, useful, launches)
-    return Price(run, hours, origin, weights, peak, count, useful)
+    return Price(run, hours, origin, weights, peak, count, useful, launches)
 
 
 def host_hours(run: Run) -> float:

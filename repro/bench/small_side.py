@@ -73,9 +73,6 @@ class Job:
     def ours(self) -> bool:
         return True
 
-    def weights_of(self, run: object) -> Path:
-        raise NotImplementedError
-
     def keep(self, name: str, data: bytes) -> None: ...
 
     def history(self, lines: Sequence[Mapping[str, Any]]) -> None: ...

@@ -91,16 +91,11 @@ def _say(
         return None
     found = _ending(folder, printed, status, about["attempt"].partition(".")[2])
     if not content:
-        if status == attempt.HELD:
-            return None
-        folder.mkdir(parents=True, exist_ok=True)
-        lease.acquire(folder, about).release(found)
-        return found
+        return None if status == attempt.HELD else _write(folder, content, about, found)
     # The first rank, if it waits for one that failed, fails as well, for that reason.
     said = lease.ending(content)
     if said is None or (said.cause == "error" and not found.note.startswith("rank 0")):
-        lease.bury(folder, content, found)
-        return found
+        return _write(folder, content, about, found)
     return said
 
 
@@ -115,17 +110,23 @@ def _say_of_task(
     """As `_say`, of a run that shares the job: what it said itself, before the others' end."""
     said = lease.ending(content) if content else None
     if said and said.cause in ending.FURTHER and (why := _why_ended(printed[0])):
-        said = Ending(why, "SLURM ended the job")
-        lease.bury(folder, content, said)
+        return _write(folder, content, about, Ending(why, "SLURM ended the job"))
     if said:
         return said
     found = _ending(folder, printed, status, about["attempt"].partition(".")[2], task)
+    return _write(folder, content, about, found)
+
+
+def _write(
+    folder: Path, content: Mapping[str, Any], about: Mapping[str, str], end: Ending
+) -> Ending:
+    """Put an ending into the attempt's lease, or into a new one if it never had one."""
     if content:
-        lease.bury(folder, content, found)
+        lease.bury(folder, content, end)
     else:
         folder.mkdir(parents=True, exist_ok=True)
-        lease.acquire(folder, about).release(found)
-    return found
+        lease.acquire(folder, about).release(end)
+    return end
 
 
 def _is_done(folder: Path) -> bool:

@@ -140,6 +140,13 @@ def _train(run: Classification, job: Job, writer: checkpoint.Writer, ranks: Rank
         labels = batch.labels[part]
         return augment.mix(inputs, labels, keys, classes, policy, batch_key=batch_key)
 
+    def facts() -> dict[str, object]:
+        """How the run was carried out, with whatever end."""
+        execution = {
+            "decode": job.decode, "micro_batch": micro_batches.size, "speed": forward.speed
+        }  # fmt: skip
+        return _facts(net, ranks, train=train, test=test) | execution
+
     inputs_of = Ahead(augmented, device)
     for step in range(first, steps):
         batches.pop(step - 1, None)
@@ -182,8 +189,7 @@ def _train(run: Classification, job: Job, writer: checkpoint.Writer, ranks: Rank
         if epoch_ends or done % _CHECK_STEPS == 0 or done == steps:
             mean_loss = float(ranks.sum(loss_sum)) / loss_steps
             if not math.isfinite(mean_loss):
-                facts = _facts(net, ranks, train=train, test=test)
-                return Result("diverged", {"step": done}, provenance=facts)
+                return Result("diverged", {"step": done}, provenance=facts())
             job.progress(done, steps, {"epoch": done * recipe.batch_size / size, "loss": mean_loss})
 
         # The end of an epoch: one line of metrics.
@@ -200,8 +206,8 @@ def _train(run: Classification, job: Job, writer: checkpoint.Writer, ranks: Rank
                 try:
                     line |= evaluate(net, test, run.evaluation, ranks, at_once)[0]
                 except NotFinite as error:
-                    facts = _facts(net, ranks, train=train, test=test) | {"why": str(error)}
-                    return Result("diverged", {"step": done}, provenance=facts)
+                    why = {"why": str(error)}
+                    return Result("diverged", {"step": done}, provenance=facts() | why)
             history.append(line)
             loss_sum, loss_steps = _zero(device), 0
             if ranks.first:
@@ -226,14 +232,12 @@ def _train(run: Classification, job: Job, writer: checkpoint.Writer, ranks: Rank
 
     metrics: dict[str, float | int] = {"train_loss": _last_loss(history)}
     predictions: dict[str, NDArray[np.uint16]] = {}
-    facts = _facts(net, ranks, train=train, test=test)
-    facts |= {"decode": job.decode, "micro_batch": micro_batches.size, "speed": forward.speed}
     try:
         if test:
             metrics, predictions = evaluate(net, test, run.evaluation, ranks, at_once)
-        return Result("done", metrics, predictions, net.state_dict(), facts)
+        return Result("done", metrics, predictions, net.state_dict(), facts())
     except NotFinite as error:
-        return Result("diverged", {"step": steps}, provenance=facts | {"why": str(error)})
+        return Result("diverged", {"step": steps}, provenance=facts() | {"why": str(error)})
 
 
 def _last_loss(history: list[Line]) -> float:

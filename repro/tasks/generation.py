@@ -141,13 +141,13 @@ def _train(run: Generation, job: Job, writer: checkpoint.Writer, ranks: Ranks) -
             epoch = done * recipe.batch_size / size
             job.progress(done, recipe.steps, {"epoch": epoch, "loss": means_["discriminator_loss"]})
             if not all(map(math.isfinite, means_.values())):
-                return _diverged("not a number", done, run, average, nets, ranks, train)
+                return _diverged("not a number", done, run, average, nets, job, ranks, train)
 
         # A line of metrics, and a picture, at every evaluation.
         if due:
             metrics, why = _evaluate(run, job, average, done, extractor, reference, ranks)
             if why:
-                return _diverged(why, done, run, average, nets, ranks, train)
+                return _diverged(why, done, run, average, nets, job, ranks, train)
             history.append({"step": done, "epoch": epoch, **means_, **metrics})
             sums, counted = _zeros(device), 0
             if ranks.first:
@@ -171,16 +171,17 @@ def _train(run: Generation, job: Job, writer: checkpoint.Writer, ranks: Ranks) -
             raise Interrupted(f"stopped after step {done} of {recipe.steps}")
 
     last = history[-1]
-    facts = _facts(run, nets, ranks, train) | ({"reference": reference.about} if reference else {})
+    facts = _facts(run, nets, job, ranks, train) | (
+        {"reference": reference.about} if reference else {}
+    )
     facts["micro_batch"] = micro_batches.size
-    facts["speed"] = "plain" if job.speed == "plain" else "fast"  # a GAN is not compiled
     files, why = dict[str, bytes](), ""
     try:
         files = portraits(average, run, device) if ranks.first else {}
     except NotFinite as error:
         why = str(error)
     if ranks.any(bool(why))[0]:
-        return _diverged(why, recipe.steps, run, average, nets, ranks, train)
+        return _diverged(why, recipe.steps, run, average, nets, job, ranks, train)
     return Result(
         "done",
         {name: value for name, value in last.items() if name != "epoch" and value is not None},
@@ -258,11 +259,12 @@ def _diverged(
     run: Generation,
     average: nn.Module,
     nets: dict[str, nn.Module],
+    job: Job,
     ranks: Ranks,
     train: Images,
 ) -> Result:
     """The end of a run that cannot go on, with what the generator draws by then."""
-    facts = _facts(run, nets, ranks, train) | {"why": why}
+    facts = _facts(run, nets, job, ranks, train) | {"why": why}
     latents = _latents_of(average, run.seed, _shown(run)).to(ranks.device)
     files = {"samples.png": pictures.grid(_levels(_images(average, latents).nan_to_num()))}
     return Result("diverged", {"step": step}, provenance=facts, files=files)
@@ -558,7 +560,7 @@ def _precision(run: Generation, device: torch.device) -> str:
 
 
 def _facts(
-    run: Generation, nets: dict[str, nn.Module], ranks: Ranks, train: Images
+    run: Generation, nets: dict[str, nn.Module], job: Job, ranks: Ranks, train: Images
 ) -> dict[str, object]:
     return {
         **{f"{name}_parameters": sum(p.numel() for p in nets[name].parameters())
@@ -568,4 +570,5 @@ def _facts(
         "device": devices.describe(ranks.device),
         "precision": _precision(run, ranks.device),
         "ranks": ranks.count,
+        "speed": "plain" if job.speed == "plain" else "fast",  # a GAN is not compiled
     }  # fmt: skip

@@ -206,7 +206,8 @@ def _autocast(bf16: bool) -> Iterator[None]:
 class _Fused(TorchFunctionMode):
     """Attention by the kernels that CUDA has for it, which do not keep the scores.
 
-    They take (B, heads, N, d) alone; with more dimensions torch multiplies matrices.
+    They take (B, heads, N, d) alone. With more dimensions, as in timm's NesT, torch multiplies
+    matrices.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -218,17 +219,12 @@ class _Fused(TorchFunctionMode):
 def _attention(
     q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, **_: object
 ) -> Tensor:
-    out: Tensor
     if torch.is_autocast_enabled("cuda"):
         q, k, v = q.bfloat16(), k.bfloat16(), v.bfloat16()
     aten, bias = torch.ops.aten, None
-    if (
-        q.ndim != 4
-    ):  # no fused kernel takes it; timm's NesT has the blocks in a dimension of their own
-        out = aten._scaled_dot_product_attention_math(q, k, v, attn_mask)[0]
-        return out
     if attn_mask is not None:
         bias = attn_mask.to(q.dtype).expand(*q.shape[:-1], k.shape[-2])
+    out: Tensor
     if bias is None and q.dtype == torch.bfloat16:
         out = aten._scaled_dot_product_flash_attention(q, k, v)[0]
     else:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from repro import memory
 from repro.train import activations
 
-ON_CPU = 100  # 1.0 to 1.8 times as fast as 500, by the model; the bits are the same
+ON_CPU = 100  # activations of 500 leave the cache; the bits are the same
 MOST = 1024  # on a GPU, which has enough to do by then
 
 

@@ -353,6 +353,7 @@ def test_a_loss_that_is_not_finite_is_a_result(tmp_path: Path) -> None:
     result = results.outcome(tmp_path, run).result
     assert result is not None
     assert result["metrics"] == {"step": 10}
+    assert {"speed", "micro_batch", "decode"} <= result["provenance"].keys()
     assert execute(run, tmp_path, How()) == "diverged"  # and it is not tried again
 
 

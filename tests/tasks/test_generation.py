@@ -285,6 +285,7 @@ def test_not_a_number_ends_as_diverged_with_a_picture(root: Path) -> None:
     result = results.outcome(root, run).result
     assert result is not None
     assert result["provenance"]["why"] == "not a number"
+    assert result["provenance"]["speed"] == "fast"
     data = (results.folder(root, run) / "samples.png").read_bytes()
     assert Image.open(BytesIO(data)).size[0] >= 8 * 32
 
