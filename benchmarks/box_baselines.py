@@ -8,10 +8,10 @@ DIR/wsol/test holds wsolevaluation's metadata.
 import argparse
 from pathlib import Path
 
-from repro.data.ground_truth import GroundTruth, read
+from repro.data.imagenet.ground_truth import GroundTruth, read
 from repro.interpret.box_accuracy import localization
+from repro.interpret.box_iou import score_box, targets
 from repro.interpret.boxes import centre_box, whole_image
-from repro.interpret.localization import score_box, targets
 
 
 def baselines(truth: GroundTruth) -> list[str]:
@@ -32,10 +32,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, metavar="DIR")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".txt"))
-    given = parser.parse_args()
-    text = "\n".join([*baselines(read(given.data)), ""])
+    args = parser.parse_args()
+    text = "\n".join([*baselines(read(args.data)), ""])
     print(text, end="")
-    given.out.write_text(text, encoding="utf-8")
+    args.out.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,16 +1,16 @@
-"""Real runs on a real SLURM cluster of this machine, disturbed on purpose until all are done.
+"""Fault injection: real runs on a real SLURM cluster on this machine.
 
     python benchmarks/chaos.py [--faults N] [--seed S] [--out benchmarks/chaos.txt]
 
-Four small runs are trained once in peace. Then rounds of the same runs are trained while faults
-are drawn from the seed: processes and nodes are killed and frozen, jobs are cancelled, requeued and
-preempted, launchers die or come in twos, the disk fills up, checkpoints rot. We play the user, who
-repeats the launch whenever something is neither done nor under way, and the administrator, who
-releases what SLURM has put on hold. At the end of every round each run has exactly one result,
-equal byte for byte to the undisturbed one, or this fails.
+Four small runs are first trained undisturbed. Then the same runs are trained in rounds while faults
+drawn from the seed are injected: processes and nodes are killed and frozen, jobs cancelled,
+requeued and preempted, launchers killed or started twice, disks filled, checkpoints corrupted. This
+script plays the user, who repeats the launch whenever a run is neither done nor under way, and the
+administrator, who releases jobs that SLURM has held. After every round each run must have exactly
+one result, equal byte for byte to the undisturbed one.
 
-The kinds of the faults, their order and their details come from the seed; who is hit depends on
-who is running at that moment. About ten seconds a fault on two cores.
+The kinds of faults, their order and details come from the seed; their targets depend on what is
+running at that moment. About ten seconds per fault on two cores.
 """
 
 from __future__ import annotations
@@ -35,13 +35,15 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from repro import records, results, spec
-from repro.launch import lease, queue, state, submission
+from repro import results, spec
+from repro.core import records
+from repro.launch import lease, state
 from repro.launch.attempt import log_path
-from repro.launch.cluster import Cluster, Resources, dump
-from repro.launch.state import State
-from repro.launch.testbed import Testbed, TestbedError
+from repro.launch.slurm import queue, submission
+from repro.launch.slurm.cluster import Cluster, Resources, dump
+from repro.launch.state import RunState
 from repro.spec import Classification, Model, Recipe, Run
+from repro.testbed.cluster import Testbed, TestbedError
 
 # 150 steps on 1,000 images: some 4 s of work on one core, after as much to start Python.
 RUN = Classification(
@@ -66,29 +68,29 @@ SITE = Cluster(
 NODES = 3
 CHECKPOINT_SECONDS = 1.0
 DISK_MIB = 96
-PACE_STEPS = (0, 45)  # of training, over all runs, between two faults
-PACE_SECONDS = 12.0  # and not more than this, for faults may hit those who have not begun
-STUCK_SECONDS = 300.0  # without any change: generous, only a hang fails
+PACE_STEPS = (0, 45)  # training steps over all runs between two faults
+PACE_SECONDS = 12.0  # at most; faults may also hit runs that have not started
+STUCK_SECONDS = 300.0  # without any change; generous: only a hang fails
 POLL_SECONDS = 0.2
 
-# As `repro ITEM --launch slurm` does it, at a word on its standard input.
+# Like `repro ITEM --launch slurm`, after a line on its standard input.
 LAUNCHER = """
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 import submitit
-from repro import cli, plan, spec
-from repro.launch import cluster, data, slurm, start, state, watch
+from repro import cli, spec
+from repro.core import plan
+from repro.execution import ExecutionOptions
+from repro.launch import data, start, state
+from repro.launch.slurm import arrays, cluster, watch
 
 site, root, seconds, *texts = sys.argv[1:]
-given = SimpleNamespace(cluster=Path(site), results=Path(root), data=Path("data"), micro_batch=None,
-                        checkpoint_seconds=float(seconds), dry_run=False, wait=False,
-                        weights=None, decode="cpu", speed="fast", per_gpu=None,
-                        launch="slurm", budget=None, yes=True)
+options = ExecutionOptions(Path("data"), checkpoint_seconds=float(seconds))
 print("ready", flush=True)
 sys.stdin.readline()
 try:
-    start.launch(plan.Request({spec.from_json(text): "smoke" for text in texts}), given)
+    request = plan.Request({spec.from_json(text): "smoke" for text in texts})
+    start.submit(request, Path(root), options, start.load_site(Path(site)))
 except Exception as error:
     if not (line := cli.line_for_user(error)):
         raise
@@ -96,29 +98,29 @@ except Exception as error:
     sys.exit(2)
 """
 
-# As `repro ITEM --launch local` does it.
+# Like `repro ITEM --launch local`.
 LOCAL = """
 import sys
 from pathlib import Path
 from repro import spec
 from repro.launch import local
-from repro.launch.job import How
+from repro.execution import ExecutionOptions
 
 root, seconds, silence, ranks, text = sys.argv[1:]
 tell = lambda event: event.kind == "running" or print(event.kind, flush=True)
-how = How(Path("data"), float(seconds), silence_seconds=float(silence))
+how = ExecutionOptions(Path("data"), float(seconds), silence_seconds=float(silence))
 local.launch([spec.from_json(text)], Path(root), how, 1, tell, int(ranks))
 """
 
-Until = Callable[[], bool]
+Condition = Callable[[], bool]
 
 
-class NotNow(Exception):
-    """A fault that cannot be made at this moment."""
+class NotPossible(Exception):
+    """A fault that cannot be injected now."""
 
 
-class Broken(Exception):
-    """What must never be: a wrong result, a run that hangs, something left behind."""
+class InvariantError(Exception):
+    """A violated invariant: a wrong result, a hanging run, something left behind."""
 
 
 @dataclass(frozen=True)
@@ -143,44 +145,44 @@ class Process:
 
     @property
     def job(self) -> str:
-        """As squeue lists it."""
-        given = self.environment
-        if "SLURM_ARRAY_TASK_ID" in given:
-            return f"{given['SLURM_ARRAY_JOB_ID']}_{given['SLURM_ARRAY_TASK_ID']}"
-        return given.get("SLURM_JOB_ID", "")
+        """The job ID, as squeue lists it."""
+        environment = self.environment
+        if "SLURM_ARRAY_TASK_ID" in environment:
+            return f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
+        return environment.get("SLURM_JOB_ID", "")
 
 
 @dataclass
 class World:
-    """A round: the runs under `root`, and all that is to be known to disturb them."""
+    """A round: the runs under `root`, and the state needed to inject faults into them."""
 
     bed: Testbed
     site: Path
     disk: Path
     root: Path
-    states: list[State] = field(default_factory=list)
-    taken: set[str] = field(default_factory=set)  # what a fault has for itself
-    silent: set[str] = field(default_factory=set)  # nodes that are dead or frozen
+    states: list[RunState] = field(default_factory=list)
+    reserved: set[str] = field(default_factory=set)  # what an active fault has reserved
+    unreachable: set[str] = field(default_factory=set)  # dead or frozen nodes
     helpers: list[subprocess.Popen[str]] = field(default_factory=list)
     attempts: dict[tuple[str, int], str] = field(default_factory=dict)  # how each ended
-    seen: Counter[str] = field(default_factory=Counter)  # remarkable things
-    steps: int = 0  # made by all attempts, lost ones too
+    notes: Counter[str] = field(default_factory=Counter)  # notable events
+    steps: int = 0  # over all attempts, including lost steps
     launches: int = 0
     _reached: dict[tuple[str, int], int] = field(default_factory=dict)
     _launched: float = 0.0
     _administered: float = 0.0
 
-    # --- looking
+    # --- observing
 
     def look(self) -> None:
-        """See how the runs are, and how attempts ended."""
-        self.states = state.look(self.root, RUNS)
+        """Update the states of the runs, and how attempts ended."""
+        self.states = state.query(self.root, RUNS)
         for run in RUNS:
             for path in results.folder(self.root, run).glob("lease-*.json"):
                 with suppress(OSError, ValueError):
-                    self._note(run, records.read(path, dict[str, object]))
+                    self._record_attempt(run, records.read(path, dict[str, object]))
 
-    def _note(self, run: Run, content: Mapping[str, object]) -> None:
+    def _record_attempt(self, run: Run, content: Mapping[str, object]) -> None:
         key = run.id, int(str(content["generation"]))
         ended = "finished" if content.get("released") else "without a word"
         self.attempts[key] = str(content.get("cause", ended))
@@ -190,14 +192,14 @@ class World:
 
     @property
     def done(self) -> bool:
-        return all(s.settled for s in self.states)
+        return all(s.is_settled for s in self.states)
 
     @property
-    def in_order(self) -> bool:
-        return all(s.settled or s.is_under_way for s in self.states)
+    def is_settled(self) -> bool:
+        return all(s.is_settled or s.is_under_way for s in self.states)
 
-    def glance(self) -> str:
-        """A word on each run: its state, and how far which attempt is."""
+    def summary(self) -> str:
+        """Each run's state, with the generation and step of its attempt."""
         return ", ".join(
             f"{s.name} {s.facts.get('generation', 0)}:{s.facts.get('step', 0)}"
             + (f" ({s.note})" if s.note else "")
@@ -207,67 +209,68 @@ class World:
     def processes(self) -> list[Process]:
         return processes(self.bed.root)
 
-    def state_of(self, job: str) -> State:
-        """The state of a job's run; NotNow if the job is no run's newest."""
+    def state_of(self, job: str) -> RunState:
+        """The state of a job's run; NotPossible if the job is not its run's current one."""
         for found in self.states:
-            if found.job == job and not found.settled:
+            if found.job == job and not found.is_settled:
                 return found
-        raise NotNow
+        raise NotPossible
 
-    def some(self, chance: random.Random, *names: str) -> State:
-        """A run in one of these states that SLURM has; NotNow if there is none."""
+    def pick_run(self, chance: random.Random, *names: str) -> RunState:
+        """A submitted run in one of these states; NotPossible if there is none."""
         found = [s for s in self.states if s.name in names and s.job]
         if not found:
-            raise NotNow
+            raise NotPossible
         return chance.choice(found)
 
-    def some_rank(self, chance: random.Random, first: bool = True) -> tuple[Process, State]:
-        """A process that trains, or is about to; NotNow if there is none."""
+    def pick_rank(self, chance: random.Random, first: bool = True) -> tuple[Process, RunState]:
+        """A process that trains or starts; NotPossible if there is none."""
         ranks = [p for p in self.processes() if p.is_rank and p.is_first == first]
-        ranks = [p for p in ranks if p.node not in self.silent]
+        ranks = [p for p in ranks if p.node not in self.unreachable]
         if not ranks:
-            raise NotNow
+            raise NotPossible
         chosen = chance.choice(sorted(ranks, key=lambda p: p.pid))
         return chosen, self.state_of(chosen.job)
 
-    def some_training(self, chance: random.Random) -> State:
-        """The run of a job that trains, or is about to; NotNow if there is none."""
-        return self.some_rank(chance)[1]
+    def pick_training(self, chance: random.Random) -> RunState:
+        """The run of a job that trains or starts; NotPossible if there is none."""
+        return self.pick_rank(chance)[1]
 
     # --- acting
 
     @contextmanager
-    def alone(self, *things: str) -> Iterator[None]:
-        """Have something for oneself; NotNow if another fault has it."""
-        if self.taken & {*things}:
-            raise NotNow
-        self.taken |= {*things}
+    def reserve(self, *things: str) -> Iterator[None]:
+        """Reserve things for one fault; NotPossible if another fault has reserved one."""
+        if self.reserved & {*things}:
+            raise NotPossible
+        self.reserved |= {*things}
         try:
             yield
         finally:
-            self.taken -= {*things}
+            self.reserved -= {*things}
 
     @contextmanager
-    def silence(self, node: str) -> Iterator[None]:
-        """The node is dead or frozen."""
-        self.silent.add(node)
+    def mark_unreachable(self, node: str) -> Iterator[None]:
+        """Mark the node as dead or frozen."""
+        self.unreachable.add(node)
         try:
             yield
         finally:
-            self.silent.discard(node)
+            self.unreachable.discard(node)
 
     def slurm(self, *command: str) -> str:
-        """Ask SLURM; '' if it refuses, as it does if a job has just ended. NotNow if it is dead."""
-        if "controller" in self.taken:
-            raise NotNow
+        """Call a client of SLURM; '' if it fails, e.g. because a job has just ended. NotPossible
+        while the controller is down."""
+        if "controller" in self.reserved:
+            raise NotPossible
         try:
             return self.bed.ask(*command).strip()
         except TestbedError as error:
-            self.seen[f"refused: {re.sub(r'[0-9_]{4,}', 'JOB', str(error))}"] += 1
+            self.notes[f"refused: {re.sub(r'[0-9_]{4,}', 'JOB', str(error))}"] += 1
             return ""
 
     def launcher(self) -> subprocess.Popen[str]:
-        """A launcher that is ready to submit."""
+        """Start a launcher that waits for a line before it submits."""
         words = [str(self.site), str(self.root), str(CHECKPOINT_SECONDS)]
         process = self.start(LAUNCHER, *words, *map(spec.to_json, RUNS))
         assert process.stdout
@@ -286,25 +289,25 @@ class World:
         )
 
     def launch(self) -> None:
-        """What a user does who sees something neither done nor under way."""
-        if self.in_order or "launch" in self.taken or time.monotonic() < self._launched + 2:
+        """Launch again if a run is neither done nor under way, as a user would."""
+        if self.is_settled or "launch" in self.reserved or time.monotonic() < self._launched + 2:
             return
-        self.hear(self.launcher())
+        self.finish_launcher(self.launcher())
         self._launched = time.monotonic()
 
-    def hear(self, process: subprocess.Popen[str]) -> str:
-        """Let a launcher go, and take down what it says. Broken if it dies of it."""
-        said, _ = process.communicate("\n")
+    def finish_launcher(self, process: subprocess.Popen[str]) -> str:
+        """Let a launcher submit, and return its output. InvariantError if it crashes."""
+        output, _ = process.communicate("\n")
         if process.returncode not in (0, 2):
-            raise Broken(f"a launcher ended with {process.returncode}:\n{said}")
+            raise InvariantError(f"a launcher ended with {process.returncode}:\n{output}")
         if process.returncode:
-            words = re.sub(r"[0-9_]{4,}|/\S+|[0-9a-f]{8}", "...", said.strip().splitlines()[-1])
-            self.seen[f"a launch was refused: {words}"] += 1
-        return said
+            words = re.sub(r"[0-9_]{4,}|/\S+|[0-9a-f]{8}", "...", output.strip().splitlines()[-1])
+            self.notes[f"a launch was refused: {words}"] += 1
+        return output
 
     def administer(self) -> None:
-        """What an administrator does: release held jobs, take drained nodes into service."""
-        if "controller" in self.taken or time.monotonic() < self._administered + 1:
+        """Release held jobs and resume drained nodes, as an administrator would."""
+        if "controller" in self.reserved or time.monotonic() < self._administered + 1:
             return
         self._administered = time.monotonic()
         for line in self.slurm("squeue", "-h", "-o", "%i|%r", "--states=PD").splitlines():
@@ -314,57 +317,63 @@ class World:
         for name in self.bed.names:
             if self.bed.state(name).startswith("drained"):
                 self.slurm("scontrol", "update", f"NodeName={name}", "State=RESUME")
-                self.seen["the administrator took a drained node into service"] += 1
+                self.notes["the administrator took a drained node into service"] += 1
 
     def _release(self, job: str, reason: str) -> None:
-        found = next((s for s in state.look(self.root, RUNS) if s.job == job), None)
-        if found and not found.settled and found.name != "never started":
-            raise Broken(f"{job} is held ({reason}), but its run is {found.name}: {found.note}")
+        found = next((s for s in state.query(self.root, RUNS) if s.job == job), None)
+        if found and not found.is_settled and found.name != "never started":
+            raise InvariantError(
+                f"{job} is held ({reason}), but its run is {found.name}: {found.note}"
+            )
         self.slurm("scontrol", "release", job)
-        self.seen[f"the administrator released a job held for: {reason}"] += 1
+        self.notes[f"the administrator released a job held for: {reason}"] += 1
 
     # --- what counts as recovered
 
-    def now(self, run: Run) -> State:
+    def state_of_run(self, run: Run) -> RunState:
         return next(s for s in self.states if s.run == run)
 
-    def goes_on(self, found: State, attempt: str | None = None) -> Until:
-        """Until the run is trained by another attempt, or done."""
+    def until_resumed(self, found: RunState, attempt: str | None = None) -> Condition:
+        """Until another attempt trains the run, or it is done."""
         began, before = time.time(), attempt or found.facts.get("attempt", "")
 
-        def until() -> bool:
-            now = self.now(found.run)
-            facts = now.facts
+        def condition() -> bool:
+            state_of_run = self.state_of_run(found.run)
+            facts = state_of_run.facts
             later = facts.get("attempt") != before and facts.get("beat", 0) > began
-            return now.settled or (now.name == "running" and later and "step" in facts)
+            return state_of_run.is_settled or (
+                state_of_run.name == "running" and later and "step" in facts
+            )
 
-        return until
+        return condition
 
-    def beats(self, found: State) -> Until:
-        """Until the run is trained again, by whichever attempt, or done."""
-        return self.goes_on(found, "any other")
+    def until_training(self, found: RunState) -> Condition:
+        """Until any attempt trains the run again, or it is done."""
+        return self.until_resumed(found, "any other")
 
-    def taken_up(self, found: State) -> Until:
+    def until_resubmitted(self, found: RunState) -> Condition:
         """Until SLURM has another job for the run, or it is done."""
-        forgotten = after(15)  # a controller that is killed now has not cancelled the old one
+        forgotten = timeout(15)  # a killed controller may not have cancelled the old job
 
-        def until() -> bool:
-            now = self.now(found.run)
-            return now.settled or (now.is_under_way and (now.job != found.job or forgotten()))
+        def condition() -> bool:
+            state_of_run = self.state_of_run(found.run)
+            return state_of_run.is_settled or (
+                state_of_run.is_under_way and (state_of_run.job != found.job or forgotten())
+            )
 
-        return until
+        return condition
 
 
-def after(seconds: float) -> Until:
+def timeout(seconds: float) -> Condition:
     deadline = time.monotonic() + seconds
     return lambda: time.monotonic() >= deadline
 
 
 def processes(root: Path) -> list[Process]:
-    """All that belongs to the cluster with its files under `root`."""
+    """All processes of the cluster with its files under `root`."""
     mark, found = f"{root}/slurm.conf", []
     for path in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it has ended, or is not ours
+        with suppress(OSError):  # it has ended, or belongs to another user
             entries = (path / "environ").read_bytes().decode(errors="replace").split("\0")
             environment = dict(entry.partition("=")[::2] for entry in entries)
             if environment.get("SLURM_CONF") == mark and int(path.name) != os.getpid():
@@ -378,206 +387,211 @@ def kill(pid: int, number: signal.Signals) -> None:
         os.kill(pid, number)
 
 
-# --- the faults: each does harm, and yields what has to come true before it goes on -------------
+# --- the faults: each injects one, and yields conditions to wait for before it continues ---------
 
-Fault = Callable[[World, random.Random], Iterator[Until]]
+Fault = Callable[[World, random.Random], Iterator[Condition]]
 
 
-def _kill_rank(w: World, chance: random.Random) -> Iterator[Until]:
-    process, found = w.some_rank(chance)
+def _kill_rank(world: World, chance: random.Random) -> Iterator[Condition]:
+    process, found = world.pick_rank(chance)
     kill(process.pid, signal.SIGKILL)
-    yield w.goes_on(found)
+    yield world.until_resumed(found)
 
 
-def _kill_other_rank(w: World, chance: random.Random) -> Iterator[Until]:
-    process, found = w.some_rank(chance, first=False)
+def _kill_other_rank(world: World, chance: random.Random) -> Iterator[Condition]:
+    process, found = world.pick_rank(chance, first=False)
     kill(process.pid, signal.SIGKILL)
-    yield w.goes_on(found)
+    yield world.until_resumed(found)
 
 
-def _kill_step_daemon(w: World, chance: random.Random) -> Iterator[Until]:
-    """What SLURM has beside each of a job's steps, and beside its script."""
-    rank, found = w.some_rank(chance)
+def _kill_step_daemon(world: World, chance: random.Random) -> Iterator[Condition]:
+    """The slurmstepd of one of the job's steps, or of its script."""
+    rank, found = world.pick_rank(chance)
     name = f"slurmstepd: [{rank.environment['SLURM_JOB_ID']}."
-    daemons = [p for p in w.processes() if p.command[0].startswith(name)]
+    daemons = [p for p in world.processes() if p.command[0].startswith(name)]
     if not daemons:
-        raise NotNow
+        raise NotPossible
     chosen = chance.choice(sorted(daemons, key=lambda p: p.command))
-    w.seen[f"killed slurmstepd of {chosen.command[0].removeprefix(name).rstrip(']')}"] += 1
+    world.notes[f"killed slurmstepd of {chosen.command[0].removeprefix(name).rstrip(']')}"] += 1
     kill(chosen.pid, signal.SIGKILL)
-    yield w.goes_on(found)
+    yield world.until_resumed(found)
 
 
-def _kill_node(w: World, chance: random.Random) -> Iterator[Until]:
-    rank, found = w.some_rank(chance)
-    with w.alone("nodes"), w.silence(rank.node):
-        w.bed.kill_node(rank.node)
-        yield lambda: w.bed.state(rank.node).startswith("down")
-        yield after(chance.uniform(0, 5))
-        w.bed.start_node(rank.node)
-    yield w.goes_on(found)
+def _kill_node(world: World, chance: random.Random) -> Iterator[Condition]:
+    rank, found = world.pick_rank(chance)
+    with world.reserve("nodes"), world.mark_unreachable(rank.node):
+        world.bed.kill_node(rank.node)
+        yield lambda: world.bed.state(rank.node).startswith("down")
+        yield timeout(chance.uniform(0, 5))
+        world.bed.start_node(rank.node)
+    yield world.until_resumed(found)
 
 
-def _freeze_node(w: World, chance: random.Random) -> Iterator[Until]:
-    """Longer than the silence after which others take over."""
-    rank, found = w.some_rank(chance)
-    with w.alone("nodes"):
-        with w.silence(rank.node):
-            w.bed.freeze_node(rank.node)
-            yield after(SITE.silence_seconds + chance.uniform(1, 12))
-            w.bed.thaw_node(rank.node)
+def _freeze_node(world: World, chance: random.Random) -> Iterator[Condition]:
+    """For longer than the heartbeat timeout, so that another process takes over."""
+    rank, found = world.pick_rank(chance)
+    with world.reserve("nodes"):
+        with world.mark_unreachable(rank.node):
+            world.bed.freeze_node(rank.node)
+            yield timeout(SITE.silence_seconds + chance.uniform(1, 12))
+            world.bed.thaw_node(rank.node)
         up = ("idle", "mixed", "allocated", "completing")
-        yield lambda: w.bed.state(rank.node) in up
-    yield w.beats(found)
+        yield lambda: world.bed.state(rank.node) in up
+    yield world.until_training(found)
 
 
-def _requeue(w: World, chance: random.Random) -> Iterator[Until]:
-    found = w.some_training(chance)
-    w.slurm("scontrol", "requeue", found.job)
-    yield w.goes_on(found)
+def _requeue(world: World, chance: random.Random) -> Iterator[Condition]:
+    found = world.pick_training(chance)
+    world.slurm("scontrol", "requeue", found.job)
+    yield world.until_resumed(found)
 
 
-def _warn(w: World, chance: random.Random) -> Iterator[Until]:
-    found = w.some_training(chance)
-    w.slurm("scancel", "--signal=USR2", found.job)
-    yield w.goes_on(found)
+def _warn(world: World, chance: random.Random) -> Iterator[Condition]:
+    found = world.pick_training(chance)
+    world.slurm("scancel", "--signal=USR2", found.job)
+    yield world.until_resumed(found)
 
 
-def _terminate(w: World, chance: random.Random) -> Iterator[Until]:
-    found = w.some_training(chance)
-    w.slurm("scancel", "--signal=TERM", *chance.choice([[], ["--full"]]), found.job)
-    yield w.goes_on(found)
+def _terminate(world: World, chance: random.Random) -> Iterator[Condition]:
+    found = world.pick_training(chance)
+    world.slurm("scancel", "--signal=TERM", *chance.choice([[], ["--full"]]), found.job)
+    yield world.until_resumed(found)
 
 
-def _preempt(w: World, chance: random.Random) -> Iterator[Until]:
-    rank, found = w.some_rank(chance)
-    with w.alone("nodes"):  # on a dead node it would wait
-        job = w.slurm(
+def _preempt(world: World, chance: random.Random) -> Iterator[Condition]:
+    rank, found = world.pick_rank(chance)
+    with world.reserve("nodes"):  # on a dead node it would stay pending
+        job = world.slurm(
             "sbatch", "--parsable", "--partition=urgent", f"--nodelist={rank.node}",
             "--output=/dev/null", "--wrap", f"sleep {chance.uniform(0, 3):.1f}",
         )  # fmt: skip
         if not job:
-            raise NotNow
-        yield lambda: not w.slurm("squeue", "-h", f"--jobs={job}", "--states=PD,R")
-    yield w.goes_on(found)
+            raise NotPossible
+        yield lambda: not world.slurm("squeue", "-h", f"--jobs={job}", "--states=PD,R")
+    yield world.until_resumed(found)
 
 
-def _cancel(w: World, chance: random.Random) -> Iterator[Until]:
-    found = w.some_training(chance)
-    w.slurm("scancel", found.job)
-    yield w.taken_up(found)
+def _cancel(world: World, chance: random.Random) -> Iterator[Condition]:
+    found = world.pick_training(chance)
+    world.slurm("scancel", found.job)
+    yield world.until_resubmitted(found)
 
 
-def _cancel_waiting(w: World, chance: random.Random) -> Iterator[Until]:
-    found = w.some(chance, "queued")
-    w.slurm("scancel", found.job)
-    yield w.taken_up(found)
+def _cancel_waiting(world: World, chance: random.Random) -> Iterator[Condition]:
+    found = world.pick_run(chance, "queued")
+    world.slurm("scancel", found.job)
+    yield world.until_resubmitted(found)
 
 
-def _cancel_as_user(w: World, chance: random.Random) -> Iterator[Until]:
-    """As `repro cancel` does it; then the user wants it after all."""
-    found = w.some(chance, "running", "queued")
-    w.slurm("scontrol", "ping")  # NotNow if it is dead
-    lease.ask_to_stop(results.folder(w.root, found.run))
+def _cancel_as_user(world: World, chance: random.Random) -> Iterator[Condition]:
+    """Like `repro cancel`; then the user launches again."""
+    found = world.pick_run(chance, "running", "queued")
+    world.slurm("scontrol", "ping")  # NotPossible while it is down
+    lease.request_cancel(results.folder(world.root, found.run))
     with suppress(queue.QueueError):
         queue.cancel([found.job])
-    yield w.taken_up(found)
+    yield world.until_resubmitted(found)
 
 
-def _kill_controller(w: World, chance: random.Random) -> Iterator[Until]:
-    with w.alone("nodes", "controller"):
-        w.bed.kill_controller()
-        yield after(chance.uniform(0, 4))
-        w.bed.start_controller()
-    yield lambda: w.in_order
+def _kill_controller(world: World, chance: random.Random) -> Iterator[Condition]:
+    with world.reserve("nodes", "controller"):
+        world.bed.kill_controller()
+        yield timeout(chance.uniform(0, 4))
+        world.bed.start_controller()
+    yield lambda: world.is_settled
 
 
-def _kill_launcher(w: World, chance: random.Random) -> Iterator[Until]:
-    """At some moment of its submitting."""
-    found = w.some(chance, "running", "queued")
-    with w.alone("launch"):
-        w.slurm("scancel", found.job)
-        yield lambda: not w.now(found.run).is_under_way or w.now(found.run).job != found.job
-        launcher = w.launcher()
+def _kill_launcher(world: World, chance: random.Random) -> Iterator[Condition]:
+    """At a random moment while it submits."""
+    found = world.pick_run(chance, "running", "queued")
+    with world.reserve("launch"):
+        world.slurm("scancel", found.job)
+        yield (
+            lambda: (
+                not world.state_of_run(found.run).is_under_way
+                or world.state_of_run(found.run).job != found.job
+            )
+        )
+        launcher = world.launcher()
         assert launcher.stdin
         launcher.stdin.write("\n")
         launcher.stdin.flush()
         time.sleep(chance.uniform(0, 0.8))
         launcher.kill()
         launcher.communicate()
-    yield w.taken_up(found)
+    yield world.until_resubmitted(found)
 
 
-def _two_launchers(w: World, chance: random.Random) -> Iterator[Until]:
-    """At the same moment: one of them submits."""
-    found = w.some(chance, "running", "queued")
-    with w.alone("launch", "nodes"):
-        w.slurm("scancel", found.job)
-        yield lambda: not w.now(found.run).is_under_way
-        before = {s.token for s in submission.every(w.root)}
-        both = [w.launcher(), w.launcher()]
+def _two_launchers(world: World, chance: random.Random) -> Iterator[Condition]:
+    """At the same moment: only one of them may submit."""
+    found = world.pick_run(chance, "running", "queued")
+    with world.reserve("launch", "nodes"):
+        world.slurm("scancel", found.job)
+        yield lambda: not world.state_of_run(found.run).is_under_way
+        before = {s.token for s in submission.read_all(world.root)}
+        both = [world.launcher(), world.launcher()]
         for launcher in both:
             assert launcher.stdin
             launcher.stdin.write("\n")
             launcher.stdin.flush()
-        said = [w.hear(launcher) for launcher in both]
-        new = [s for s in submission.every(w.root) if s.token not in before]
+        output = [world.finish_launcher(launcher) for launcher in both]
+        new = [s for s in submission.read_all(world.root) if s.token not in before]
         if sum(found.run.id in a.runs for s in new for a in s.arrays) > 1:
-            raise Broken(f"{found.run.id} was submitted twice: {said}")
-    yield w.taken_up(found)
+            raise InvariantError(f"{found.run.id} was submitted twice: {output}")
+    yield world.until_resubmitted(found)
 
 
-def _train_here_too(w: World, chance: random.Random) -> Iterator[Until]:
-    """Locally, while SLURM trains it, or is about to: one of both is refused, or comes later."""
-    unfinished = [s for s in w.states if not s.settled and not s.run.starts_from]
+def _train_here_too(world: World, chance: random.Random) -> Iterator[Condition]:
+    """Locally, while SLURM trains or starts it: one is refused, or comes later."""
+    unfinished = [s for s in world.states if not s.is_settled and not s.run.starts_from]
     if not unfinished:
-        raise NotNow
+        raise NotPossible
     found = chance.choice(unfinished)
-    ranks = 2 if found.run == PAIR else 1  # of as many, or its sums have another order
-    words = [str(w.root), str(CHECKPOINT_SECONDS), str(SITE.silence_seconds), str(ranks)]
-    helper = w.start(LOCAL, *words, spec.to_json(found.run))
-    w.helpers.append(helper)
-    enough = after(chance.uniform(6, 25))
+    ranks = 2 if found.run == PAIR else 1  # the same number, for the same order of summation
+    words = [str(world.root), str(CHECKPOINT_SECONDS), str(SITE.silence_seconds), str(ranks)]
+    helper = world.start(LOCAL, *words, spec.to_json(found.run))
+    world.helpers.append(helper)
+    enough = timeout(chance.uniform(6, 25))
     yield lambda: helper.poll() is not None or enough()
     helper.kill()
-    said = helper.communicate()[0].split()
-    w.seen[f"trained locally as well: {' '.join(said) or 'killed at its start'}"] += 1
-    w.helpers.remove(helper)
-    yield lambda: w.in_order
+    output = helper.communicate()[0].split()
+    world.notes[f"trained locally as well: {' '.join(output) or 'killed at its start'}"] += 1
+    world.helpers.remove(helper)
+    yield lambda: world.is_settled
 
 
-def _fill_disk(w: World, chance: random.Random) -> Iterator[Until]:
-    with w.alone("disk"):
-        filler = w.disk / "filler"
+def _fill_disk(world: World, chance: random.Random) -> Iterator[Condition]:
+    with world.reserve("disk"):
+        filler = world.disk / "filler"
         with filler.open("wb", buffering=0) as file, suppress(OSError):
             while True:
                 file.write(bytes(4096))
-        yield after(chance.uniform(2, 6))
+        yield timeout(chance.uniform(2, 6))
         filler.unlink()
-    yield lambda: w.in_order
+    yield lambda: world.is_settled
 
 
-def _damage_checkpoint(w: World, chance: random.Random) -> Iterator[Until]:
-    process, found = w.some_rank(chance)
-    folder = results.folder(w.root, found.run) / "checkpoints"
-    kill(process.pid, signal.SIGSTOP)  # it would write a new one
+def _damage_checkpoint(world: World, chance: random.Random) -> Iterator[Condition]:
+    process, found = world.pick_rank(chance)
+    folder = results.folder(world.root, found.run) / "checkpoints"
+    kill(process.pid, signal.SIGSTOP)  # or it would write a new one
     try:
         whole = sorted(folder.glob("step*.pt"))
         if not whole:
-            raise NotNow
+            raise NotPossible
         data = bytearray(whole[-1].read_bytes())
         data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
         whole[-1].write_bytes(data)
         kill(process.pid, signal.SIGKILL)
     finally:
         kill(process.pid, signal.SIGCONT)
-    yield w.goes_on(found)
-    log = log_path(results.folder(w.root, found.run)).read_text(errors="replace")
-    told = f"{whole[-1].name} is damaged" in log
-    w.seen[f"a damaged checkpoint was {'told of' if told else 'not needed any more'}"] += 1
+    yield world.until_resumed(found)
+    log = log_path(results.folder(world.root, found.run)).read_text(errors="replace")
+    recorded = f"{whole[-1].name} is damaged" in log
+    world.notes[f"a damaged checkpoint was {'told of' if recorded else 'not needed any more'}"] += 1
 
 
-FAULTS: Mapping[str, tuple[Fault, int]] = {  # and how often, of a deck
+FAULTS: Mapping[str, tuple[Fault, int]] = {  # and how often per cycle
     "kill -9 the first rank": (_kill_rank, 2),
     "kill -9 another rank": (_kill_other_rank, 1),
     "kill -9 slurmstepd": (_kill_step_daemon, 1),
@@ -599,8 +613,8 @@ FAULTS: Mapping[str, tuple[Fault, int]] = {  # and how often, of a deck
 }
 
 
-def deck(faults: int, seed: int, without: Sequence[str] = ()) -> list[tuple[int, str]]:
-    """The faults of a seed, numbered: every kind before any comes again."""
+def draw_faults(faults: int, seed: int, without: Sequence[str] = ()) -> list[tuple[int, str]]:
+    """The numbered faults of a seed: every kind once before any is repeated."""
     chance, drawn = random.Random(seed), list[str]()
     while len(drawn) < faults:
         kinds = [n for n, (_, times) in FAULTS.items() for _ in range(times) if n not in without]
@@ -612,78 +626,78 @@ def deck(faults: int, seed: int, without: Sequence[str] = ()) -> list[tuple[int,
 
 
 @dataclass
-class Active:
-    """A fault that has been made, and from which the runs have not recovered yet."""
+class ActiveFault:
+    """An injected fault that the runs have not recovered from yet."""
 
     name: str
-    steps: Iterator[Until]
-    until: Until
+    steps: Iterator[Condition]
+    condition: Condition
     began: float = field(default_factory=time.monotonic)
 
     def advance(self) -> bool:
-        """Go on with it where it can; whether it is over."""
-        with suppress(NotNow):  # the controller is dead at this moment
-            while self.until():
+        """Advance the fault as far as possible; whether it is over."""
+        with suppress(NotPossible):  # the controller is down
+            while self.condition():
                 try:
-                    self.until = next(self.steps)
+                    self.condition = next(self.steps)
                 except StopIteration:
                     return True
         return False
 
 
 @dataclass
-class Watch:
-    """Whether things go on."""
+class StallDetector:
+    """Detects that nothing changes."""
 
     last: str = ""
     moved: float = field(default_factory=time.monotonic)
 
-    def is_stuck(self, now: str) -> bool:
-        """Whether it has been as now for too long."""
-        if now != self.last:
-            self.last, self.moved = now, time.monotonic()
+    def is_stuck(self, state_of_run: str) -> bool:
+        """Whether the summary has not changed for too long."""
+        if state_of_run != self.last:
+            self.last, self.moved = state_of_run, time.monotonic()
         return time.monotonic() > self.moved + STUCK_SECONDS
 
 
-def play(
-    w: World, faults: list[tuple[int, str]], seed: int, tell: Callable[[str], None]
+def run_round(
+    world: World, faults: list[tuple[int, str]], seed: int, log: Callable[[str], None]
 ) -> list[tuple[str, float]]:
-    """Train the runs, and make faults, taken from the list, until all are done.
+    """Train the runs, and inject faults from the list, until all are done.
 
-    Returns the faults with the seconds it took to recover from each. Broken if nothing moves.
+    Returns the faults with the seconds until recovery. InvariantError if nothing changes.
     """
-    chance, watch = random.Random(f"{seed} {len(faults)}"), Watch()
-    active, recovered = list[Active](), list[tuple[str, float]]()
+    chance, watch = random.Random(f"{seed} {len(faults)}"), StallDetector()
+    active, recovered = list[ActiveFault](), list[tuple[str, float]]()
     steps, due = chance.randint(*PACE_STEPS), time.monotonic() + PACE_SECONDS
     while True:
-        w.look()
-        w.administer()
-        w.launch()
+        world.look()
+        world.administer()
+        world.launch()
         for fault in [fault for fault in active if fault.advance()]:
             active.remove(fault)
             recovered.append((fault.name, time.monotonic() - fault.began))
-            tell(f"  recovered from {fault.name} in {recovered[-1][1]:.1f} s")
-        if w.done and not active and not w.slurm("squeue", "-h"):
+            log(f"  recovered from {fault.name} in {recovered[-1][1]:.1f} s")
+        if world.done and not active and not world.slurm("squeue", "-h"):
             return recovered
-        if faults and not w.done and (w.steps >= steps or time.monotonic() > due):
-            if made := _make(w, faults, seed):
-                tell(f"{len(faults)} to go: {made.name}; {w.glance()}")
-                active.append(made)
-            steps = w.steps + chance.randint(*PACE_STEPS)
+        if faults and not world.done and (world.steps >= steps or time.monotonic() > due):
+            if injected := _inject(world, faults, seed):
+                log(f"{len(faults)} to go: {injected.name}; {world.summary()}")
+                active.append(injected)
+            steps = world.steps + chance.randint(*PACE_STEPS)
             due = time.monotonic() + PACE_SECONDS
-        if watch.is_stuck(f"{w.glance()}; not recovered from: {[f.name for f in active]}"):
-            raise Broken(f"nothing moves: {watch.last}\n{w.slurm('squeue', '--array')}")
+        if watch.is_stuck(f"{world.summary()}; not recovered from: {[f.name for f in active]}"):
+            raise InvariantError(f"nothing moves: {watch.last}\n{world.slurm('squeue', '--array')}")
         time.sleep(POLL_SECONDS)
 
 
-def _make(w: World, faults: list[tuple[int, str]], seed: int) -> Active | None:
-    """Make the first of the next faults that can be made now."""
+def _inject(world: World, faults: list[tuple[int, str]], seed: int) -> ActiveFault | None:
+    """Inject the first of the next faults that is possible now."""
     for number, name in faults[:8]:
-        steps = FAULTS[name][0](w, random.Random(f"{seed} {number} {name}"))
-        with suppress(NotNow):
-            until = next(steps)
+        steps = FAULTS[name][0](world, random.Random(f"{seed} {number} {name}"))
+        with suppress(NotPossible):
+            condition = next(steps)
             faults.remove((number, name))
-            return Active(name, steps, until)
+            return ActiveFault(name, steps, condition)
     return None
 
 
@@ -698,26 +712,30 @@ def outputs(root: Path, run: Run) -> dict[str, str]:
         name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
         for name in (results.METRICS, results.PREDICTIONS, results.WEIGHTS)
     }
-    told = result["files"]
-    if any(told.get(name, digests[name]) != digests[name] for name in digests):
-        raise Broken(f"{folder}: a file is not the one that its result names")
+    recorded = result["files"]
+    if any(recorded.get(name, digests[name]) != digests[name] for name in digests):
+        raise InvariantError(f"{folder}: a file is not the one that its result names")
     return {"metrics": json.dumps(result["metrics"], sort_keys=True), **digests}
 
 
 def check(root: Path, expected: Mapping[Classification, Mapping[str, str]]) -> None:
-    """Broken unless every run has its one result, as expected, and nothing else is left."""
+    """InvariantError unless every run has one result, as expected, and nothing is left behind."""
     for run in RUNS:
         folder = results.folder(root, run)
         found = sorted(path.name for path in folder.glob("*result.json*"))
         if found != [results.RESULT]:
-            raise Broken(f"{folder}: results are {found}")
-        now = outputs(root, run)
-        if differing := [name for name in now if now[name] != expected[run][name]]:
-            raise Broken(f"{folder}: not as undisturbed: {', '.join(differing)}")
-        if left := [str(p) for p in folder.rglob("*") if ".tmp" in p.name or ".whole" in p.name]:
-            raise Broken(f"left behind: {', '.join(left)}")
+            raise InvariantError(f"{folder}: results are {found}")
+        state_of_run = outputs(root, run)
+        if differing := [
+            name for name in state_of_run if state_of_run[name] != expected[run][name]
+        ]:
+            raise InvariantError(f"{folder}: not as undisturbed: {', '.join(differing)}")
+        if leftovers := [
+            str(p) for p in folder.rglob("*") if ".tmp" in p.name or ".whole" in p.name
+        ]:
+            raise InvariantError(f"left behind: {', '.join(leftovers)}")
         if (folder / "checkpoints").exists():
-            raise Broken(f"{folder}: done, but its checkpoints are still there")
+            raise InvariantError(f"{folder}: done, but its checkpoints are still there")
 
 
 # --- the whole -----------------------------------------------------------------------------------
@@ -725,30 +743,32 @@ def check(root: Path, expected: Mapping[Classification, Mapping[str, str]]) -> N
 
 @dataclass
 class Report:
-    """What came of it."""
+    """The outcome of all rounds."""
 
     seed: int
-    quiet_seconds: float
+    undisturbed_seconds: float
     rounds: list[float] = field(default_factory=list)  # seconds
     recovered: list[tuple[str, float]] = field(default_factory=list)
     endings: Counter[str] = field(default_factory=Counter)
     attempts: list[int] = field(default_factory=list)  # of each run of each round
-    seen: Counter[str] = field(default_factory=Counter)
+    notes: Counter[str] = field(default_factory=Counter)
     launches: int = 0
     without: tuple[str, ...] = ()
 
-    def take(self, w: World, seconds: float, recovered: Sequence[tuple[str, float]]) -> None:
+    def add_round(
+        self, world: World, seconds: float, recovered: Sequence[tuple[str, float]]
+    ) -> None:
         """Add a round."""
         self.rounds.append(seconds)
         self.recovered += recovered
-        self.endings.update(w.attempts.values())
-        self.attempts += [sum(key[0] == run.id for key in w.attempts) for run in RUNS]
-        self.seen.update(w.seen)
-        self.launches += w.launches
+        self.endings.update(world.attempts.values())
+        self.attempts += [sum(key[0] == run.id for key in world.attempts) for run in RUNS]
+        self.notes.update(world.notes)
+        self.launches += world.launches
 
     def __str__(self) -> str:
         count, total = len(self.recovered), sum(self.rounds)
-        lost = total - len(self.rounds) * self.quiet_seconds
+        lost = total - len(self.rounds) * self.undisturbed_seconds
         by_name = defaultdict[str, list[float]](list)
         for name, seconds in self.recovered:
             by_name[name].append(seconds)
@@ -766,7 +786,7 @@ class Report:
             ),
             *(f"{name:34}   not on this machine" for name in self.without),
             "",
-            f"seconds of a round, undisturbed    {self.quiet_seconds:8.1f}",
+            f"seconds of a round, undisturbed    {self.undisturbed_seconds:8.1f}",
             f"seconds of a round, mean           {total / max(1, len(self.rounds)):8.1f}",
             f"seconds lost to a fault, mean      {lost / max(1, count):8.1f}",
             f"attempts of a run, mean and most   {statistics.mean(self.attempts):8.1f} "
@@ -776,55 +796,55 @@ class Report:
             "how attempts ended",
             *(f"  {number:5} {name}" for name, number in self.endings.most_common()),
             "seen on the way",
-            *(f"  {number:5} {name}" for name, number in sorted(self.seen.items())),
+            *(f"  {number:5} {name}" for name, number in sorted(self.notes.items())),
         ]
         return "\n".join(lines) + "\n"
 
 
-def disturb(
+def run_chaos(
     faults: int,
     seed: int,
     work: Path,
-    tell: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
     keep: bool = False,
 ) -> Report:
-    """Train the runs in `work`, in peace and then under so many faults; the report.
+    """Train the runs in `work`, undisturbed and then with this many faults; the report.
 
-    Broken if a run has not exactly the result that it has undisturbed, or if anything is left.
+    InvariantError if a result differs from the undisturbed one, or if anything is left behind.
     """
     disk = work / "disk"
     with ExitStack() as stack:
         may_fill = _mount(disk, stack)
         bed = stack.enter_context(Testbed(NODES, 1, 1))
         stack.enter_context(_environment(bed.whole_environment() | {"PYTHONPATH": _ROOT}))
-        stack.push(partial(_keep, bed, disk, work, keep))
+        stack.push(partial(_save_evidence, bed, disk, work, keep))
         site = work / "site.yaml"
         site.write_text(dump(replace(SITE, environment={"REPRO_DATA": str(work / "data")})))
 
         def round_of(name: str, pending: list[tuple[int, str]]) -> tuple[World, float]:
             world = World(bed, site, disk, disk / name)
             began = time.monotonic()
-            report.recovered += play(world, pending, seed, tell)
+            report.recovered += run_round(world, pending, seed, log)
             return world, time.monotonic() - began
 
         report = Report(seed, 0.0, without=() if may_fill else ("disk full",))
-        _, report.quiet_seconds = round_of("quiet", [])
-        tell(f"undisturbed: {report.quiet_seconds:.1f} s")
+        _, report.undisturbed_seconds = round_of("quiet", [])
+        log(f"undisturbed: {report.undisturbed_seconds:.1f} s")
         expected = {run: outputs(disk / "quiet", run) for run in RUNS}
         check(disk / "quiet", expected)
-        pending = deck(faults, seed, report.without)
+        pending = draw_faults(faults, seed, report.without)
         while pending:
             name = f"round-{len(report.rounds) + 1}"
             world, seconds = round_of(name, pending)
-            report.take(world, seconds, [])
-            tell(f"{name}: {seconds:.1f} s")
+            report.add_round(world, seconds, [])
+            log(f"{name}: {seconds:.1f} s")
             check(disk / name, expected)
             if keep:
                 shutil.copytree(disk / name, work / name)
             shutil.rmtree(disk / name)
         root = bed.root
-    if left := processes(root):
-        raise Broken(f"left behind: {', '.join(' '.join(p.command) for p in left)}")
+    if leftovers := processes(root):
+        raise InvariantError(f"left behind: {', '.join(' '.join(p.command) for p in leftovers)}")
     return report
 
 
@@ -832,7 +852,7 @@ _ROOT = str(Path(results.__file__).parents[1])
 
 
 def _mount(disk: Path, stack: ExitStack) -> bool:
-    """A file system for the results that can be filled, if we may have one."""
+    """Mount a file system for the results that can be filled, if permitted."""
     disk.mkdir(parents=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "tmpfs", str(disk)]
     if subprocess.run(mount, capture_output=True).returncode:
@@ -841,20 +861,20 @@ def _mount(disk: Path, stack: ExitStack) -> bool:
     return True
 
 
-def _keep(
+def _save_evidence(
     bed: Testbed, disk: Path, work: Path, always: bool, kind: type[BaseException] | None, *_: object
 ) -> None:
-    """What tells, after a failure, how it came to that."""
+    """Save results and logs after a failure."""
     if kind or always:
         shutil.copytree(disk, work / "left", dirs_exist_ok=True)
         shutil.copytree(bed.root / "log", work / "left/log")
 
 
 @contextmanager
-def _environment(laid_over: Mapping[str, str]) -> Iterator[None]:
+def _environment(overrides: Mapping[str, str]) -> Iterator[None]:
     kept = dict(os.environ)
     os.environ.clear()
-    os.environ.update(laid_over)
+    os.environ.update(overrides)
     try:
         yield
     finally:
@@ -869,23 +889,23 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the report there as well")
     parser.add_argument("--work", type=Path, help="a new folder, kept if this fails")
     parser.add_argument("--keep", action="store_true", help="keep it if all is well, too")
-    given = parser.parse_args()
-    work = given.work or Path(tempfile.mkdtemp(prefix="chaos-"))
+    args = parser.parse_args()
+    work = args.work or Path(tempfile.mkdtemp(prefix="chaos-"))
     began = time.monotonic()
 
-    def tell(line: str) -> None:
+    def log(line: str) -> None:
         print(f"{time.monotonic() - began:7.1f}  {line}", file=sys.stderr, flush=True)
 
     try:
-        report = disturb(given.faults, given.seed, work, tell, given.keep)
+        report = run_chaos(args.faults, args.seed, work, log, args.keep)
     except BaseException:
         print(f"what there was is kept in {work}", file=sys.stderr)
         raise
-    if not given.keep:
+    if not args.keep:
         shutil.rmtree(work)
     print(report, end="")
-    if given.out:
-        given.out.write_text(str(report))
+    if args.out:
+        args.out.write_text(str(report))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""How long training stops for its checkpoints: written in the loop, and in a thread.
+"""How long checkpoints stop training: written in the loop, and in a thread.
 
     python benchmarks/checkpoint.py [--gb 1.5] [--disk 150] [--interval 60] [--out FILE]
 
-A state of so many GB, on a disk of so many MB/s: `fsync` returns when such a disk would be done.
-After each checkpoint training goes on for `beside` seconds, and until its write has ended: steps of
-300 small operations, whose time is Python's, as it is where a GPU computes. The share of the
-time is that of a checkpoint every `interval` seconds, counted as training did: in the loop from the
-end of a write, now from its beginning.
+Simulates a state of some GB on a disk of some MB/s: `fsync` returns when such a disk would have
+finished. After each checkpoint training continues for `beside` seconds, and until the write has
+ended, with steps of 300 small operations dominated by Python, as on a GPU. The percentage assumes a
+checkpoint every `interval` seconds, counted as training did: in the loop from the end of a write,
+now from its start.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from torch import Tensor
 
 from repro.train import checkpoint
 
-State = dict[str, object]
-Write = Callable[[int, State], object]
-TENSORS = 600  # as many as a NesT-B has, three times
+TrainingState = dict[str, object]
+Write = Callable[[int, TrainingState], object]
+TENSORS = 600  # three times those of a NesT-B
 
 
-def state_of(gigabytes: float) -> State:
+def state_of(gigabytes: float) -> TrainingState:
     """fp32 tensors of equal size."""
     numbers = round(gigabytes * 1e9 / 4 / TENSORS)
     return {f"tensor{number}": torch.randn(numbers) for number in range(TENSORS)}
@@ -42,7 +42,7 @@ def step(values: Tensor) -> None:
 
 
 def slow_disk(bytes_a_second: float) -> Any:
-    """An `fsync` that takes as long as the file would take; returns when the bytes are there."""
+    """An `fsync` that takes as long as a disk of this speed."""
     fsync = os.fsync
 
     def slow(descriptor: int) -> None:
@@ -55,20 +55,25 @@ def slow_disk(bytes_a_second: float) -> Any:
 
 
 def train(
-    state: State, write: Write, busy: Callable[[], bool], seconds: float, count: int
+    state: TrainingState, write: Write, is_writing: Callable[[], bool], seconds: float, count: int
 ) -> tuple[list[float], list[float], list[float]]:
-    """Seconds that each checkpoint stops the loop, of steps beside a write, and of the others."""
-    values, stops, beside, alone = torch.randn(1000), list[float](), list[float](), list[float]()
+    """Seconds that each checkpoint stops the loop, of steps during a write, and of other steps."""
+    values, pauses, during_write, without_write = (
+        torch.randn(1000),
+        list[float](),
+        list[float](),
+        list[float](),
+    )
     for number in range(count):
         began = time.perf_counter()
         write(number, state)
-        stops.append(time.perf_counter() - began)
+        pauses.append(time.perf_counter() - began)
         began = time.perf_counter()
-        while (writes := busy()) or time.perf_counter() < began + seconds:
+        while (writes := is_writing()) or time.perf_counter() < began + seconds:
             start = time.perf_counter()
             step(values)
-            (beside if writes else alone).append(time.perf_counter() - start)
-    return stops, beside, alone
+            (during_write if writes else without_write).append(time.perf_counter() - start)
+    return pauses, during_write, without_write
 
 
 def main() -> None:
@@ -80,39 +85,45 @@ def main() -> None:
     parser.add_argument("--checkpoints", type=int, default=3, help="each way")
     parser.add_argument("--folder", type=Path, help="where to write")
     parser.add_argument("--out", type=Path, help="a file for what is printed")
-    given = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
-    os.fsync = slow_disk(given.disk * 1e6)
-    state = state_of(given.gb)
+    os.fsync = slow_disk(args.disk * 1e6)
+    state = state_of(args.gb)
     lines = [
-        f"A state of {given.gb:g} GB, a disk of {given.disk:g} MB/s, a checkpoint every "
-        f"{given.interval:g} s; {given.checkpoints} of them each way.",
+        f"A state of {args.gb:g} GB, a disk of {args.disk:g} MB/s, a checkpoint every "
+        f"{args.interval:g} s; {args.checkpoints} of them each way.",
         "",
     ]
-    with tempfile.TemporaryDirectory(dir=given.folder) as name:
+    with tempfile.TemporaryDirectory(dir=args.folder) as name:
         folder = Path(name)
         with checkpoint.Writer(folder, 0.0, lambda: True) as writer:
-            ways: dict[str, tuple[Write, Callable[[], bool]]] = {
+            methods: dict[str, tuple[Write, Callable[[], bool]]] = {
                 "in the loop": (
                     lambda number, state: checkpoint.save(folder, number, state),
                     lambda: False,
                 ),
                 "in a thread": (writer.write, lambda: not writer.due()),
             }
-            for way, (write, busy) in ways.items():
-                stops, beside, alone = train(state, write, busy, given.beside, given.checkpoints)
-                each = ", ".join(f"{seconds:.3f}" for seconds in stops)
-                later = median(stops[1:])  # the first one allocates the host's copy
-                whole = given.interval + later * (way == "in the loop")
+            for way, (write, is_writing) in methods.items():
+                pauses, during_write, without_write = train(
+                    state, write, is_writing, args.beside, args.checkpoints
+                )
+                each = ", ".join(f"{seconds:.3f}" for seconds in pauses)
+                later = median(pauses[1:])  # the first one allocates the host buffers
+                whole = args.interval + later * (way == "in the loop")
                 lines.append(
                     f"{way}: stops training for {each} s, {100 * later / whole:.2f} % of the time; "
-                    f"a step takes {1e3 * median(alone or beside):.2f} ms"
-                    + (f", beside a write {1e3 * median(beside):.2f} ms" if beside else "")
+                    f"a step takes {1e3 * median(without_write or during_write):.2f} ms"
+                    + (
+                        f", beside a write {1e3 * median(during_write):.2f} ms"
+                        if during_write
+                        else ""
+                    )
                 )
     text = "\n".join(lines)
     print(text)
-    if given.out:
-        given.out.write_text(text + "\n")
+    if args.out:
+        args.out.write_text(text + "\n")
 
 
 if __name__ == "__main__":

@@ -1,3 +1,3 @@
-"""The reproduction of the paper NesT (arXiv 2105.12723), as a program."""
+"""The reproduction of a paper as a program: an engine, the paper, and a library of parts."""
 
 __version__ = "0.1.0"

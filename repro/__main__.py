@@ -6,22 +6,26 @@ import sys
 
 
 def main() -> None:
-    """Carry out the command line. TERM, HUP and QUIT interrupt as Ctrl-C does."""
+    """Run the command line. TERM, HUP and QUIT interrupt it like Ctrl-C."""
     _open_closed_streams()
-    from repro import signals
-    from repro.cli import main as run
+    from repro.core import signals
 
+    signals.interrupt_once()
+    try:
+        from repro.cli import main as run  # takes a moment
+    except KeyboardInterrupt:
+        print("\nrepro: interrupted", file=sys.stderr)
+        sys.exit(130)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal without ± gets a ?
             stream.reconfigure(errors="replace")
-    signals.interrupt_once()
     status = run()
     signals.ignore()
     sys.exit(status)
 
 
 def _open_closed_streams() -> None:
-    """Open what the shell closed (`>&-`) on /dev/null: else the next file would take its place."""
+    """Open streams that the shell closed (`>&-`) on /dev/null, or other files would reuse them."""
     for number in (0, 1, 2):
         try:
             os.fstat(number)

@@ -1,6 +1,7 @@
-"""The command line: `repro ITEM...` reproduces items of the paper; verbs look, prepare and mend.
+"""The command line: `repro ITEM...` reproduces items of the paper; other commands inspect, prepare
+and repair.
 
-Nothing heavy is imported before a command needs it.
+Heavy packages are imported only when a command needs them.
 """
 
 from __future__ import annotations
@@ -15,36 +16,39 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
-from repro import __version__, experiments, output
-from repro.options import split_words
-from repro.verbs import VERBS
+from repro import __version__, paper
+from repro.commands.registry import COMMANDS, parse
+from repro.commands.usage import UsageError
+from repro.core import output
 
 STATUSES = {
     0: "success",
     1: "a run failed",
     2: "wrong usage, missing data, or a folder that cannot be used",
+    3: "verify: something does not follow from the runs; rerun: outside the spread of its seeds",
     70: "a fault in repro itself",
     130: "interrupted; a launch goes on when repeated",
     141: "the reader of the output went away",
 }
-# What the machine refuses, whoever asks: permission, space, length of names, open files.
+# Errors of the machine: permissions, space, length of names, open files.
 _OF_THE_MACHINE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO,
                    errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.ENFILE, errno.ESTALE,
                    errno.ENOTDIR, errno.EISDIR, errno.EBADF}  # fmt: skip
 
 USAGE = """\
-repro {version}: the paper NesT, reproduced as a program
+repro {version}: {title}
 
-usage: repro ITEM... [--launch local|slurm] [--scale paper|proxy|smoke] [--only METHOD] [--seeds N]
-       repro VERB [...]
+usage: repro ITEM... [--launch local|slurm] [--scale paper|proxy|demo|smoke] [--only METHOD]
+       repro COMMAND [...]
 
-Without --launch, ITEM is drawn from what results/ has; with it, what is missing is trained first.
+Without --launch, ITEM is rendered from results/; with it, missing runs are trained first.
 
 items  {items}
-verbs
-{verbs}
+commands
+{commands}
 
-`repro VERB --help` and `repro ITEM --help` tell the options, which may stand anywhere.
+`--paper PATH` (or REPRO_PAPER) takes another paper: a Python file or package that defines PAPER.
+`repro COMMAND --help` and `repro ITEM --help` list the options, which may stand anywhere.
 
 exit status
 {statuses}
@@ -52,11 +56,12 @@ exit status
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Carry out a command line; returns the exit status."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    """Run a command line; returns the exit status."""
+    argv = list(sys.argv[1:] if arguments is None else arguments)
     output.begin()
     try:
-        status = _dispatch(words)
+        with paper.of_command(argv) as rest:
+            status = _dispatch(rest)
         sys.stdout.flush()
     except KeyboardInterrupt as interrupt:
         return _end(130, "; ".join(["interrupted", *map(str, interrupt.args)]), before="\n")
@@ -68,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if line := line_for_user(error):
             return _end(2, line)
         _print(sys.stderr, traceback.format_exc())
-        command = shlex.join(["repro", *words]).encode(errors="backslashreplace").decode()
+        command = shlex.join(["repro", *argv]).encode(errors="backslashreplace").decode()
         return _end(
             70,
             f"this is a fault in repro {__version__}; please report it with the command, {command},"
@@ -78,14 +83,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _end(status: int, line: str, before: str = "") -> int:
-    """Say why a command ended; the status."""
+    """Print why a command ended; returns the status."""
     _print(sys.stdout)
     _print(sys.stderr, f"{before}repro: {output.line(line)}\n")
     return status
 
 
 def _print(stream: TextIO, text: str = "") -> None:
-    """Print a text, and whatever has been kept back; drop both where they cannot be printed."""
+    """Print a text after flushing the stream's buffer; drop both if printing fails."""
     try:
         stream.write(text)
         stream.flush()
@@ -94,22 +99,23 @@ def _print(stream: TextIO, text: str = "") -> None:
 
 
 def _discard(stream: TextIO) -> None:
-    """Drop what is not yet printed, so that Python does not try again when it ends."""
+    """Drop buffered output, so that Python does not try to print it again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def line_for_user(error: Exception) -> str:
-    """What a user is told of an error that they or their machine caused; '' for our own faults."""
+    """The message of an error that the user or the machine caused; '' for a bug."""
     from repro.bench import BenchError
-    from repro.launch.cluster import ClusterError
-    from repro.launch.queue import QueueError
-    from repro.launch.testbed import TestbedError
-    from repro.options import UsageError
+    from repro.launch.slurm.cluster import ClusterError
+    from repro.launch.slurm.queue import QueueError
+    from repro.launch.start import LaunchError
     from repro.results import ResultsError
     from repro.spec import SpecError
+    from repro.testbed.cluster import TestbedError
 
     ours = (
         UsageError
+        | LaunchError
         | ResultsError
         | SpecError
         | ClusterError
@@ -124,26 +130,20 @@ def line_for_user(error: Exception) -> str:
     return ""
 
 
-def _dispatch(words: list[str]) -> int:
-    others, _ = split_words(words)
-    if words in ([], ["help"], ["-h"], ["--help"]):
+def _dispatch(argv: list[str]) -> int:
+    if argv in ([], ["help"], ["-h"], ["--help"]):
         print(_usage(), end="")
         return 0
-    if words == ["--version"]:
+    if argv[0] == "help":
+        argv = [*argv[1:], "--help"]
+    if argv == ["--version"]:
         print(__version__)
         return 0
     _require_working_directory()
-    if others and others[0] in VERBS:
-        place = words.index(others[0])
-        return VERBS[others[0]](words[:place] + words[place + 1 :])
-    from repro.reproduce import reproduce
-
-    return reproduce(words)
+    return parse(argv).execute()
 
 
 def _require_working_directory() -> None:
-    from repro.options import UsageError
-
     try:
         Path.cwd()
     except FileNotFoundError:
@@ -151,11 +151,18 @@ def _require_working_directory() -> None:
 
 
 def _usage() -> str:
-    verbs = "\n".join(
-        f"  {name:8} {(verb.__doc__ or '').partition(chr(10))[0]}" for name, verb in VERBS.items()
+    commands = "\n".join(
+        f"  {name:10} {(command.__doc__ or '').partition(chr(10))[0]}"
+        for name, command in COMMANDS.items()
     )
     items = textwrap.fill(
-        ", ".join(experiments.names()), 100, subsequent_indent=" " * 7, initial_indent=" " * 7
+        ", ".join(paper.current().names()), 100, subsequent_indent=" " * 7, initial_indent=" " * 7
     ).lstrip()
     statuses = "\n".join(f"  {status:<8} {meaning}" for status, meaning in STATUSES.items())
-    return USAGE.format(version=__version__, items=items, verbs=verbs, statuses=statuses)
+    return USAGE.format(
+        version=__version__,
+        title=paper.current().title,
+        items=items,
+        commands=commands,
+        statuses=statuses,
+    )

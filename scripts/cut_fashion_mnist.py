@@ -1,7 +1,7 @@
 """Cut the embedded subset out of Fashion-MNIST: `python scripts/cut_fashion_mnist.py FOLDER`.
 
 FOLDER holds the four idx files, gzipped or not: Debian's /usr/share/datasets/fashion-mnist, or
-torchvision's FashionMNIST/raw. Which images are taken depends on the seed alone.
+torchvision's FashionMNIST/raw. The selection depends on the seed alone.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ def cut(
     splits, digests = {}, {}
     for split, count in per_class.items():
         images, labels = read(folder, PREFIX[split])
-        taken = select(labels, count, f"fashion-mnist-6k {seed} {split}")
-        splits[split] = images[taken], labels[taken]
-        digests[split] = hashlib.sha256(taken.astype("<i8").tobytes()).hexdigest()
-    about = {
+        indices = select(labels, count, f"fashion-mnist-6k {seed} {split}")
+        splits[split] = images[indices], labels[indices]
+        digests[split] = hashlib.sha256(indices.astype("<i8").tobytes()).hexdigest()
+    manifest = {
         "source": "Fashion-MNIST, https://github.com/zalandoresearch/fashion-mnist",
         "licence": "MIT, see fashion-mnist-6k.LICENSE",
         "script": "scripts/cut_fashion_mnist.py",
@@ -39,7 +39,7 @@ def cut(
         "indices_sha256": digests,  # of the positions in the full split, int64 little-endian
         "classes": FASHION_CLASSES,
     }
-    write_atlas(output, "fashion-mnist-6k", splits, about)
+    write_atlas(output, "fashion-mnist-6k", splits, manifest)
 
 
 def read(folder: Path, prefix: str) -> tuple[Bytes, Labels]:
@@ -52,14 +52,15 @@ def read(folder: Path, prefix: str) -> tuple[Bytes, Labels]:
 
 
 def select(labels: Labels, per_class: int, key: str) -> Labels:
-    """The positions of `per_class` images of every class: by class, then as in the full split."""
-    taken: list[int] = []
+    """The positions of `per_class` images of each class: by class, then in the order of the full
+    split."""
+    indices: list[int] = []
     for label in range(len(FASHION_CLASSES)):
         members = np.flatnonzero(labels == label).tolist()
         if len(members) < per_class:
-            raise ValueError(f"{len(members)} images of class {label}, where {per_class} are due")
-        taken += sorted(hash_order(members, key)[:per_class])
-    return np.array(taken, dtype=np.int64)
+            raise ValueError(f"{len(members)} images of class {label}, but {per_class} are needed")
+        indices += sorted(hash_order(members, key)[:per_class])
+    return np.array(indices, dtype=np.int64)
 
 
 if __name__ == "__main__":

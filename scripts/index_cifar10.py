@@ -1,6 +1,6 @@
-"""Write the index by which a tree of CIFAR-10's images finds its order: `... DATA_FOLDER`.
+"""Write the index that restores the order of CIFAR-10's images in a tree: `... DATA_FOLDER`.
 
-DATA_FOLDER holds CIFAR-10 as `repro prepare cifar10` leaves it; it is verified as it is read.
+DATA_FOLDER holds CIFAR-10 as `repro prepare cifar10` leaves it; reading verifies it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from repro.data.cifar import CIFAR10, load
-from repro.data.cifar_import import index
+from repro.data.cifar_import import short_digests
 
 
 def write(data: Path, output: Path) -> None:
@@ -21,9 +21,9 @@ def write(data: Path, output: Path) -> None:
         images = load("cifar10", split, data)
         labels = images.labels.numpy().astype(np.uint8)[:, None]
         parts.append(np.hstack([labels, images.pixels.flatten(1).numpy()]))
-    digests = index(np.concatenate(parts))
+    digests = short_digests(np.concatenate(parts))
     if len(np.unique(digests)) != len(digests):
-        raise ValueError("two images have the same digest: make it longer")
+        raise ValueError("two images have the same digest; use longer digests")
     np.save(output, digests)
 
 

@@ -1,9 +1,9 @@
-"""Render the embedded set 'glyphs': 100 characters in the open typefaces that Debian packages.
+"""Render the embedded set 'glyphs': 100 characters in open typefaces packaged by Debian.
 
-`python scripts/render_glyphs.py` needs fontTools and the packages named below (its error names what
-is missing). The test split has other families than the train split: a family lies in one
-split with all its cuts, its relatives and its metric-compatible copies. The same fonts and the same
-Pillow, which brings FreeType, give the same bytes; the committed set was drawn by Pillow 13.0.0.
+`python scripts/render_glyphs.py` needs fontTools and the packages named below; an error names what
+is missing. Train and test split have different families: a family is in one split with all its
+faces, its relatives and its metric-compatible copies. The same fonts and the same Pillow, which
+includes FreeType, give the same bytes; the committed set was rendered by Pillow 13.0.0.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 from repro.data.atlas import EMBEDDED, write_atlas
 from repro.data.images import Bytes
 
-# No two are taken that some typeface draws alike once they are scaled to one size: one of each of
+# Characters that some typeface draws alike at equal size appear once: one of each of
 # 0 O o, 1 I l | !, C c, J j, K k κ, P p ρ, S s, U u υ, V v ν, X x × χ, Y y γ, Z z, a α, n η, q 9,
 # A Λ, Θ θ, Φ φ Ф, Ψ ψ, З 3, Ь b, б 6, [ {, and of A, B, E, ... the Latin one of three alphabets.
 CHARACTERS = (
@@ -33,19 +33,19 @@ CHARACTERS = (
     '#$%&?@*+=<>{(/;^"§÷±¶~'
 )
 SIDE = 32  # px
-BODY = 24  # px; the longer side of a character when it is checked
+BODY = 24  # px; the longer side of a character for the checks
 SIZES = 17, 25  # px; the longer side in the picture
-TILT = 8  # degrees, to either side
+TILT = 8  # degrees, at most, either way
 SHIFT = 2  # px off the centre, at most, each way
-OVERSAMPLING = 8  # drawn this much larger, then averaged
+OVERSAMPLING = 8  # factor; drawn larger, then averaged
 
 
 class Typeface(NamedTuple):
-    """A family with its relatives: whatever could pass for it is in the same split."""
+    """A family with its relatives; similar typefaces are in the same split."""
 
     family: str
     licence: str
-    faces: tuple[str, ...]  # package/file; a collection gives its first font
+    faces: tuple[str, ...]  # package/file; of a collection, the first font
 
 
 TRAIN = (
@@ -235,9 +235,9 @@ def render(output: Path) -> None:
     splits, families, plain = {}, {}, {}
     for split, typefaces in (("train", TRAIN), ("test", TEST)):
         faces = [find(face) for typeface in typefaces for face in typeface.faces]
-        drawn = [draw_all(face) for face in faces]
-        plain[split] = np.stack([first for first, _ in drawn])  # (faces, 100, 32, 32)
-        glyphs = np.stack([second for _, second in drawn], axis=1)  # (100, faces, 32, 32)
+        pairs = [draw_all(face) for face in faces]
+        plain[split] = np.stack([first for first, _ in pairs])  # (faces, 100, 32, 32)
+        glyphs = np.stack([second for _, second in pairs], axis=1)  # (100, faces, 32, 32)
         labels = np.repeat(np.arange(len(CHARACTERS)), len(faces))
         splits[split] = glyphs.reshape(-1, SIDE, SIDE), labels
         families[split] = [about(typeface) for typeface in typefaces]
@@ -268,21 +268,23 @@ def find(face: str) -> Path:
 
 
 def about(typeface: Typeface) -> dict[str, object]:
-    """What the manifest says of a family: its licence, faces, and packages with their versions."""
+    """The manifest's entry for a family: its licence, faces, and packages with versions."""
     packages = sorted({face.partition("/")[0] for face in typeface.faces})
-    ask = ["dpkg-query", "--show", "--showformat=${Package} ${Version}\\n", *packages]
-    answer = subprocess.run(ask, capture_output=True, text=True, check=True).stdout
+    command = ["dpkg-query", "--show", "--showformat=${Package} ${Version}\\n", *packages]
+    output_text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return {
         "family": typeface.family,
         "licence": typeface.licence,
-        "packages": dict(line.split() for line in answer.splitlines()),
+        "packages": dict(line.split() for line in output_text.splitlines()),
         "faces": typeface.faces,
     }
 
 
 def draw_all(path: Path) -> tuple[Bytes, Bytes]:
-    """Twice (100, 32, 32): every character of a face, plain and varied. A face that lacks one ends
-    the script."""
+    """Two arrays (100, 32, 32): every character of a face, plain and varied.
+
+    A face without one of the characters ends the script.
+    """
     mapping = TTFont(path, fontNumber=0, lazy=True).getBestCmap()
     if missing := [c for c in CHARACTERS if mapping.get(ord(c), ".notdef") == ".notdef"]:
         raise SystemExit(f"{path}: has no {' '.join(missing)}")
@@ -294,7 +296,8 @@ def draw_all(path: Path) -> tuple[Bytes, Bytes]:
 
 
 def check(glyphs: Bytes, path: Path) -> None:
-    """End the script on a blank, clipped or repeated picture, such as a box for what is missing."""
+    """End the script on a blank, clipped or repeated picture, such as the box for a missing
+    glyph."""
     margin = (SIDE - BODY) // 2 - 1
     inner = glyphs[:, margin:-margin, margin:-margin].astype(int)
     for index, character in enumerate(CHARACTERS):
@@ -308,11 +311,11 @@ def check(glyphs: Bytes, path: Path) -> None:
 
 
 def check_copies(train: Bytes, test: Bytes) -> None:
-    """End the script if a test face repeats the outlines of a train face."""
+    """End the script if a test face has the outlines of a train face."""
     for face, glyphs in enumerate(test):
         distances = np.abs(train.astype(int) - glyphs).sum((2, 3)) / 255  # in white pixels
-        if (typical := np.median(distances, axis=1).min()) < 30:
-            raise SystemExit(f"test face {face} copies a train face (distance {typical:.0f})")
+        if (closest := np.median(distances, axis=1).min()) < 30:
+            raise SystemExit(f"test face {face} copies a train face (distance {closest:.0f})")
 
 
 def draw(font: ImageFont.FreeTypeFont, character: str) -> Bytes:
@@ -325,9 +328,9 @@ def draw(font: ImageFont.FreeTypeFont, character: str) -> Bytes:
 
 
 def vary(font: ImageFont.FreeTypeFont, face: str, character: str) -> Bytes:
-    """(32, 32): the character at a size, tilt and place of its own, drawn from its name.
+    """(32, 32): the character with a size, tilt and position derived from its name.
 
-    Without this a nearest neighbour in raw pixels knows 93 % of the test set.
+    Without this, a nearest neighbour on raw pixels classifies 93 % of the test set.
     """
     draws = np.random.default_rng(list(hashlib.sha256(f"{face} {character}".encode()).digest()))
     large = ink(font, character).rotate(
@@ -345,7 +348,7 @@ def vary(font: ImageFont.FreeTypeFont, face: str, character: str) -> Bytes:
 
 
 def ink(font: ImageFont.FreeTypeFont, character: str) -> Image.Image:
-    """The character cropped to its ink; `getbbox` alone would count the space beside it."""
+    """The character cropped to its ink; `getbbox` alone would include side bearings."""
     left, top, right, bottom = map(round, font.getbbox(character))
     margin = round(font.size)
     canvas = Image.new("L", (right - left + 2 * margin, bottom - top + 2 * margin))

@@ -24,6 +24,25 @@ for number in (signal.SIGHUP, signal.SIGQUIT):  # as nohup does
 # on a cluster, which on its end takes down all processes that know of it.
 resource_tracker.ensure_running()
 
+# These files take minutes each; one at the end would leave the other core idle.
+_LONGEST = (
+    "test_slurm.py",
+    "test_submit.py",
+    "test_chaos.py",
+    "test_local.py",
+    "test_ranks.py",
+    "test_probe.py",
+    "test_testbed.py",
+    "test_gpu.py",
+    "test_smoke.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the longest files first."""
+    order = {name: number for number, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
+
 
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from repro import artifacts, results
-from repro.measures import measure
+from repro import results
+from repro.core.measures import measure
+from repro.kinds import localization, traversal
 from repro.spec import Run
 
 _NOTHING: Mapping[str, Any] = {}
@@ -24,7 +25,7 @@ def npz(**arrays: Any) -> bytes:
 
 
 ARRAYS = {
-    artifacts.MAPS: npz(
+    localization.MAPS: npz(
         pixels=np.zeros((1, 8, 8, 3), np.uint8),
         maps=np.zeros((1, 2, 2), np.float32),
         shows=np.array(["Bag"]),
@@ -32,7 +33,7 @@ ARRAYS = {
         boxes=np.zeros((0, 4), np.int64),
         counts=np.zeros(1, np.int64),
     ),
-    artifacts.TREES: npz(
+    traversal.TREES: npz(
         pixels=np.zeros((1, 8, 8, 3), np.uint8),
         shows=np.zeros((1, 1), np.int64),
         classes=np.zeros((1, 1), np.int64),
@@ -44,32 +45,32 @@ ARRAYS = {
 }
 
 
-def metrics(run: Run, given: Mapping[str, float]) -> dict[str, float]:
-    """All that a result of the run must have; what is not given is 1, or within its interval."""
-    found = dict[str, float]()
+def metrics(run: Run, values: Mapping[str, float]) -> dict[str, float]:
+    """All metrics that a result of the run must have: `values`, or else 1."""
+    filled = dict[str, float]()
     for name in run.metrics:
         base = name.removesuffix("_low").removesuffix("_high")
-        found[name] = given.get(base, 1 if measure(base).whole else 1.0)
-    return found | dict(given)
+        filled[name] = values.get(base, 1 if measure(base).whole else 1.0)
+    return filled | dict(values)
 
 
-def files(run: Run, measured: Mapping[str, float]) -> dict[str, bytes]:
+def files(run: Run, metrics: Mapping[str, float]) -> dict[str, bytes]:
     """The files that a result of the run must have."""
-    lines = [json.dumps({**measured, "step": step}) + "\n" for step in run.evaluations]
-    every = {artifacts.METRICS: "".join(lines).encode(), **ARRAYS}
-    return {name: every[name] for name in artifacts.needed(run)}
+    lines = [json.dumps({**metrics, "step": step}) + "\n" for step in run.evaluations]
+    every = {results.METRICS: "".join(lines).encode(), **ARRAYS}
+    return {name: every[name] for name in run.required_files}
 
 
 def finish(
     root: Path,
     run: Run,
-    given: Mapping[str, float] = _NOTHING,
+    values: Mapping[str, float] = _NOTHING,
     *,
-    kept: Mapping[str, bytes] = _NOTHING,
+    extra_files: Mapping[str, bytes] = _NOTHING,
     provenance: Mapping[str, Any] = _NOTHING,
 ) -> Path:
-    """A finished run under `root`, with some of its metrics and its files; its folder."""
-    folder, measured = results.begin(root, run), metrics(run, given)
-    result = {"status": "done", "metrics": measured, "provenance": dict(provenance)}
-    results.finish(folder, result, files(run, measured) | dict(kept))
+    """Finish a run under `root` with these metrics and additional files; returns its folder."""
+    folder, all_metrics = results.begin(root, run), metrics(run, values)
+    result = {"status": "done", "metrics": all_metrics, "provenance": dict(provenance)}
+    results.finish(folder, result, files(run, all_metrics) | dict(extra_files))
     return folder

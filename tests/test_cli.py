@@ -1,4 +1,4 @@
-"""The command line as a user meets it: exit statuses, one-line errors, nothing lost."""
+"""The command line: exit statuses, one-line errors, and files that stay intact."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ from typing import Any
 
 import pytest
 
-from repro import cli, experiments, results, verbs
+from repro import cli, experiments, results
+from repro.commands.registry import COMMANDS
+from repro.commands.usage import hint
+from repro.core.scales import runs_at_scale
 from repro.experiments.scales import at_scale
 from repro.launch import lease
-from repro.options import hint
-from repro.spec import Run, with_seeds
+from repro.spec import SCALES, Run, Scale, with_seeds
 from tests import finished
+from tests.command_line import Capture, assert_one_line, error_of, run_command, stdout_of
 
+ROOT = Path(__file__).parents[1]
 TABLE1 = experiments.get("table1")
 RUNS: dict[str, Run] = {cell.row: cell.run for cell in TABLE1.cells if cell.column == "C10"}
-Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(autouse=True)
@@ -34,40 +37,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def call(capsys: Capture, line: str) -> tuple[int, str, str]:
-    """Exit status, output and errors of a command."""
-    try:
-        status = cli.main(line.split())
-    except SystemExit as left:  # help
-        status = int(left.code or 0)
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
-
-
-def works(capsys: Capture, line: str) -> str:
-    """The output of a command that has nothing to complain of."""
-    status, out, err = call(capsys, line)
-    assert (status, err) == (0, "")
-    return out
-
-
-def refused(capsys: Capture, line: str) -> str:
-    """The error of a command that is refused, which is one line."""
-    status, out, err = call(capsys, line)
-    assert (status, out) == (2, "")
-    assert_one_line(err)
-    return err
-
-
-def assert_one_line(err: str) -> None:
-    assert err.startswith("repro: ")
-    assert err.endswith("\n")
-    assert err.count("\n") == 1
-    assert "Traceback" not in err
-
-
 def snapshot(root: Path) -> dict[str, bytes | None]:
-    """Every folder and every file with its content."""
+    """Every folder and file, with the content of files."""
     return {str(p): None if p.is_dir() else p.read_bytes() for p in root.rglob("*")}
 
 
@@ -80,7 +51,7 @@ def finish(run: Run, **metrics: float) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("tabel1", "unknown item 'tabel1'; did you mean table1?"),
         ("Tabel1", "unknown item 'Tabel1'; did you mean table1?"),
@@ -114,12 +85,20 @@ def finish(run: Run, **metrics: float) -> Path:
         ("status --seeds 99999999999999999999", "--seeds: a whole number from 1 to 100"),
         ("table1 --launch local --ranks 999999999", "--ranks: a whole number from 1 to 1,024"),
         ("testbed --nodes 100000 -- true", "--nodes: a whole number from 1 to 64"),
-        # What would do nothing.
+        # Options without effect.
         ("table1 --jobs 2", "--jobs is for --launch local"),
         ("table1 --launch slurm --ranks 2", "--ranks is for --launch local"),
         ("table1 --launch local --per-gpu 2", "there is no GPU here; --jobs N"),
         ("table1 --launch local --per-gpu 2 --jobs 3", "--per-gpu and --jobs exclude each other"),
         ("table1 --launch local --per-gpu 2 --ranks 2", "--per-gpu and --ranks exclude each other"),
+        ("table2 --scale proxy", "table2: nothing at proxy scale; try --scale paper or demo or"),
+        ("figure5_right --scale demo --launch local --speed plain", "--speed would do nothing"),
+        ("figure5_left --launch local --speed compiled", "no run here is the training of a class"),
+        ("table_a1 --launch local --micro-batch 4", "--micro-batch would do nothing"),
+        ("table_a1 --launch slurm --checkpoint-seconds 0", "--checkpoint-seconds would do"),
+        ("table1 --launch local --decode nvjpeg", "no run here is a training on photographs"),
+        ("table2 --images 256px --launch local --decode nvjpeg", "--decode would do nothing"),
+        ("table1 --launch local --weights .", "no run here is of released weights"),
         ("table1 --wait", "--wait is for --launch slurm"),
         ("table1 --launch local --cluster site.yaml", "--cluster is for --launch slurm"),
         ("table1 --launch local --yes", "--yes is for --launch slurm"),
@@ -146,7 +125,7 @@ def finish(run: Run, **metrics: float) -> Path:
         ("retry table1 --launch none", "invalid choice: 'none'"),
         ("retry table1 --out elsewhere", "unrecognized arguments: --out"),
         ("why", "`repro why --decisions [ITEM...]`"),
-        ("table1 --scal proxy", "did you mean --scale?"),
+        ("table1 --scal demo", "did you mean --scale?"),
         ("table1 --results.x elsewhere", "unrecognized arguments: --results.x"),
         *(
             (
@@ -162,16 +141,16 @@ def finish(run: Run, **metrics: float) -> Path:
         ("prepare imagenette", "unknown dataset imagenette: did you mean imagenet"),
     ],
 )
-def test_wrong_usage(capsys: Capture, here: Path, line: str, said: str) -> None:
-    """One line that names the thing, exit status 2, and nothing is written."""
-    error = refused(capsys, line)
-    assert said in error
+def test_wrong_usage(capsys: Capture, here: Path, line: str, message: str) -> None:
+    """One line with the cause, exit status 2, and nothing is written."""
+    error = error_of(capsys, line)
+    assert message in error
     assert error.count("did you mean") <= 1
     assert "<" not in error  # no Python object shows through
     assert list(here.iterdir()) == []
 
 
-def test_the_nearest_name_is_looked_for_among_all_and_few_are_listed() -> None:
+def test_hint_searches_all_names_and_lists_few() -> None:
     known = [f"run-{number}" for number in range(100)]
     assert hint("rnu-97", known) == "did you mean run-97?"
     listed = hint("?", known)
@@ -180,30 +159,30 @@ def test_the_nearest_name_is_looked_for_among_all_and_few_are_listed() -> None:
     assert len(listed) < 320
 
 
-def test_an_option_that_is_right_is_not_suggested(capsys: Capture) -> None:
+def test_valid_options_are_not_suggested(capsys: Capture) -> None:
     for line in ("table1 --scale papr", "table1 --seeds 0", "table1 --only"):
-        assert "did you mean" not in refused(capsys, line)
+        assert "did you mean" not in error_of(capsys, line)
 
 
 @pytest.mark.parametrize(
     "line", ["--help", "-h", "help", "", "table1 --help", "plan --help", "plan table1 -h"]
-    + [f"{verb} --help" for verb in verbs.VERBS],
+    + [f"{verb} --help" for verb in COMMANDS],
 )  # fmt: skip
 def test_help(capsys: Capture, here: Path, line: str) -> None:
-    out = works(capsys, line)
+    out = stdout_of(capsys, line)
     assert out.strip()
     assert "<function" not in out
     assert "<class" not in out
     assert "null" not in out
-    told = re.findall(r"[(; ]default:", out)
-    assert len(told) == out.count("default:") <= len(re.findall(r"^  -", out, re.MULTILINE))
+    defaults = re.findall(r"[(; ]default:", out)
+    assert len(defaults) == out.count("default:") <= len(re.findall(r"^  -", out, re.MULTILINE))
     assert list(here.iterdir()) == []
 
 
-def test_every_verb_and_status_is_in_the_help(capsys: Capture) -> None:
-    out = works(capsys, "--help")
-    for verb in verbs.VERBS:
-        assert re.search(rf"^  {verb} +\w", out, re.MULTILINE)
+def test_every_command_and_status_is_in_the_help(capsys: Capture) -> None:
+    out = stdout_of(capsys, "--help")
+    for command in COMMANDS:
+        assert re.search(rf"^  {command} +\w", out, re.MULTILINE)
     assert "table1" in out
     for number, meaning in cli.STATUSES.items():
         assert re.search(rf"^  {number} +{meaning}", out, re.MULTILINE)
@@ -218,19 +197,23 @@ def test_help_imports_nothing_heavy() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-# --- looking -------------------------------------------------------------------------------------
+# --- list, plan and status -----------------------------------------------------------------------
 
 
 def test_list(capsys: Capture) -> None:
-    found = {item["name"]: item for item in json.loads(works(capsys, "list --json"))}
+    found = {item["name"]: item for item in json.loads(stdout_of(capsys, "list --json"))}
     assert list(found)[:3] == ["table1", "table2", "table3"]
     table1 = found["table1"]
-    assert (table1["name"], table1["place"], len(table1["rows"])) == ("table1", "Table 1", 15)
-    assert "CCT-7/3×1" in works(capsys, "list")
+    assert (table1["name"], table1["place"], len(table1["rows"])) == ("table1", "Table 1", 16)
+    text = " ".join(stdout_of(capsys, "list").split())
+    assert "CCT-7/3×1" in text
+    more = len(found["table_a1"]["rows"]) - 24
+    assert text.count("more (--json has all)") == 1
+    assert f"; and {more} more (--json has all)" in text
 
 
-def planned(capsys: Capture, options: str) -> list[dict[str, Any]]:
-    found = json.loads(works(capsys, f"plan table1 --json {options}"))
+def plan_rows(capsys: Capture, options: str) -> list[dict[str, Any]]:
+    found = json.loads(stdout_of(capsys, f"plan table1 --json {options}"))
     assert isinstance(found, list)
     return found
 
@@ -242,27 +225,27 @@ def test_a_gpu_of_unknown_speed_is_named(
     capsys: Capture, here: Path, gpu: str, is_known: bool
 ) -> None:
     assert cli.main(["plan", "table1", "--gpu", gpu]) == 0
-    said = f"gpu: the speed of {gpu} is not known; it is of V100, A100,"
-    assert (said not in capsys.readouterr().out) == is_known
+    message = f"gpu: the speed of {gpu} is not known; known are V100, A100,"
+    assert (message not in capsys.readouterr().out) == is_known
 
 
 def test_plan(capsys: Capture, here: Path) -> None:
-    lines = works(capsys, "plan table1").splitlines()
-    heading, *rows_told, counts, price, _disk, memory, peak, ten, hundred = lines
+    lines = stdout_of(capsys, "plan table1").splitlines()
+    heading, *methods, counts, price, _disk, memory, peak, ten, hundred = lines
     assert heading == "table1"
-    assert rows_told[0] == "  Pyramid-164-48  6 missing  price unknown"
-    assert len(rows_told) == 15
-    assert counts == "90 runs: 90 missing"
-    assert price.startswith("price: not known for 90")
+    assert methods[0].split() == ["Pyramid-164-48", "6", "missing", "price", "unknown"]
+    assert len(methods) == 16
+    assert counts == "96 runs: 96 missing"
+    assert price.startswith("price: 96 runs unpriced: ")
     assert memory.startswith("memory: 80 GB of one H100, ")
     assert peak.startswith("  all: at most ")
     assert "`repro prepare cifar10 --data data`" in ten
     assert "`repro prepare cifar100 --data data`" in hundred
-    told = works(capsys, "plan table1 --runs --scale smoke")
-    assert len(re.findall(r"^    [\w-]+-s0-[0-9a-f]{8} +missing", told, re.MULTILINE)) == 30
-    assert "data:" not in told  # smoke sets are made
-    rows = planned(capsys, "")
-    assert len({row["run"] for row in rows}) == 90
+    out = stdout_of(capsys, "plan table1 --runs --scale smoke")
+    assert len(re.findall(r"^    [\w-]+-s0-[0-9a-f]{8} +missing", out, re.MULTILINE)) == 32
+    assert "data:" not in out  # smoke datasets are generated
+    rows = plan_rows(capsys, "")
+    assert len({row["run"] for row in rows}) == 96
     assert {row["state"] for row in rows} == {"missing"}
     assert list(here.iterdir()) == []
 
@@ -275,7 +258,7 @@ def test_plan(capsys: Capture, here: Path) -> None:
         ("--only swin-t", 1),
         ("--only showcase", 4),
         ("--only *-T", 4),
-        ("--only *T*", 11),
+        ("--only *T*", 12),
         ("--only ?est-[ST]", 2),
         ("--only CCT-7/3x1", 1),
         ("--only CCT-7/3×1", 1),
@@ -286,56 +269,62 @@ def test_plan(capsys: Capture, here: Path) -> None:
     ],
 )
 def test_only(capsys: Capture, only: str, methods: int) -> None:
-    """Two datasets a method, three seeds of each."""
-    assert len(planned(capsys, only)) == methods * 2 * 3
-    assert len(planned(capsys, f"{only} --seeds 1")) == methods * 2
+    """Two datasets per method, three seeds each."""
+    assert len(plan_rows(capsys, only)) == methods * 2 * 3
+    assert len(plan_rows(capsys, f"{only} --seeds 1")) == methods * 2
 
 
-def test_only_a_name_s_beginning_up_to_its_dash(capsys: Capture) -> None:
+def test_only_matches_a_prefix_up_to_a_hyphen(capsys: Capture) -> None:
     """'Nes' is not a family, and no method is chosen by accident."""
-    assert "did you mean NesT-" in refused(capsys, "plan table1 --only Nes")
+    assert "did you mean NesT-" in error_of(capsys, "plan table1 --only Nes")
 
 
-def test_squares_are_asked_for(capsys: Capture) -> None:
-    told = works(capsys, "plan table2 --images 256px --only NesT-T --seeds 1 --runs")
-    assert "nest-tiny-imagenet-imagenet-256px-300ep-s0-" in told
-    told = works(capsys, "table2 --images 256px --dry-run --out .")
-    assert "tables/table2_256px.md" in told
-    assert "from squares of 256 px" in told
-    assert "the proxy scale has embedded" in refused(capsys, "table2 --images 256px --scale proxy")
+def test_images_256px(capsys: Capture) -> None:
+    out = stdout_of(capsys, "plan table2 --images 256px --only NesT-T --seeds 1 --runs")
+    assert "nest-tiny-imagenet-imagenet-256px-300ep-s0-" in out
+    out = stdout_of(capsys, "table2 --images 256px --dry-run --out .")
+    assert "tables/table2_256px.md" in out
+    assert "from squares of 256 px" in out
+    assert "which the demo scale does not have" in error_of(
+        capsys, "table2 --images 256px --scale demo"
+    )
 
 
-def test_states_are_told(capsys: Capture) -> None:
+def test_states_in_plan_and_status(capsys: Capture) -> None:
     finish(RUNS["NesT-T"], top1=90.0)
     results.begin(Path("results"), RUNS["NesT-S"])
     damaged = finish(RUNS["NesT-B"], top1=90.0)
     damaged.write_text("{")
-    states = {row["run"]: row["state"] for row in planned(capsys, "--only NesT --seeds 1")}
+    states = {row["run"]: row["state"] for row in plan_rows(capsys, "--only NesT --seeds 1")}
     assert states[RUNS["NesT-T"].id] == "done"
     assert states[RUNS["NesT-S"].id] == "started"
     assert states[RUNS["NesT-B"].id] == "damaged"
-    (paper, *others) = json.loads(works(capsys, "status table1 --json --seeds 1"))
+    (paper, *others) = json.loads(stdout_of(capsys, "status table1 --json --seeds 1"))
     assert (paper["item"], paper["scale"]) == ("table1", "paper")
-    assert paper["counts"] == {"missing": 27, "done": 1, "started": 1, "damaged": 1}
+    assert paper["counts"] == {"missing": 29, "done": 1, "started": 1, "damaged": 1}
     (broken,) = (row for row in paper["runs"] if row["state"] == "damaged")
     assert str(damaged) in broken["note"]
-    assert [row["counts"] for row in others] == [{"missing": 30}] * 2
-    out = works(capsys, "status table1 --seeds 1")
+    assert {row["scale"]: row["counts"] for row in others} == {
+        "proxy": {},
+        "demo": {"missing": 30},
+        "smoke": {"missing": 32},
+    }
+    out = stdout_of(capsys, "status table1 --seeds 1")
     assert re.search(r"^item +scale +done +damaged +started +missing$", out, re.MULTILINE)
-    assert re.search(r"^table1 +paper +1 +1 +1 +27$", out, re.MULTILINE)
+    assert re.search(r"^table1 +paper +1 +1 +1 +29$", out, re.MULTILINE)
     assert str(damaged) in out
 
 
-def test_a_running_run_is_told_with_its_holder(capsys: Capture) -> None:
-    held = lease.acquire(results.begin(Path("results"), RUNS["NesT-T"]))
-    assert {row["state"] for row in planned(capsys, "--only NesT-T --seeds 1")} == {
+def test_a_running_run_is_shown_with_its_process(capsys: Capture) -> None:
+    own_lease = lease.acquire(results.begin(Path("results"), RUNS["NesT-T"]))
+    assert {row["state"] for row in plan_rows(capsys, "--only NesT-T --seeds 1")} == {
         "running",
         "missing",
     }
-    assert f"starting, process {os.getpid()} on " in works(capsys, "plan table1 --only NesT-T")
-    assert f"process {os.getpid()} on " in works(capsys, "status")
-    held.release()
-    assert "process" not in works(capsys, "status")
+    assert f"starting, process {os.getpid()} on " in stdout_of(capsys, "plan table1 --only NesT-T")
+    assert f"process {os.getpid()} on " in stdout_of(capsys, "status")
+    own_lease.release()
+    assert "process" not in stdout_of(capsys, "status")
 
 
 def test_results_elsewhere(
@@ -344,31 +333,31 @@ def test_results_elsewhere(
     finish(RUNS["NesT-T"], top1=90.0)
     Path("results").rename("elsewhere")
     for option in ("--results elsewhere", f"--results={tmp_path}/elsewhere"):
-        assert "1 done" in works(capsys, f"plan table1 {option}")
+        assert "1 done" in stdout_of(capsys, f"plan table1 {option}")
     monkeypatch.setenv("REPRO_RESULTS", "elsewhere")
-    assert "1 done" in works(capsys, "plan table1")
-    assert "1 done" not in works(capsys, "plan table1 --results results")
+    assert "1 done" in stdout_of(capsys, "plan table1")
+    assert "1 done" not in stdout_of(capsys, "plan table1 --results results")
 
 
-def test_results_that_are_not_there(capsys: Capture, here: Path) -> None:
-    """Looking says so; drawing does not put empty tables over those that are here."""
+def test_missing_results_folder(capsys: Capture, here: Path) -> None:
+    """plan and status warn; rendering does not overwrite tables with empty ones."""
     table = here / "tables" / "table1.md"
     table.parent.mkdir()
     table.write_text("kept")
     (here / "a-file").write_text("kept")
     before = snapshot(here)
     for line in ("plan table1", "status", "failures"):
-        status, _, err = call(capsys, f"{line} --results typo")
+        status, _, err = run_command(capsys, f"{line} --results typo")
         assert status == 0
         assert_one_line(err)
         assert "there is no folder typo" in err
     for line in ("table1", "table1 --dry-run", "table1 --results typo"):
-        error = refused(capsys, line)
+        error = error_of(capsys, line)
         assert "so the tables would be empty; train with --launch local" in error
     for verb in ("table1", "plan table1", "status", "doctor", "retry table1 --launch local"):
-        assert "a-file is a file" in refused(capsys, f"{verb} --results a-file")
+        assert "a-file is a file" in error_of(capsys, f"{verb} --results a-file")
     assert snapshot(here) == before
-    works(capsys, "table1 --results typo --out elsewhere")
+    stdout_of(capsys, "table1 --results typo --out elsewhere")
     assert "not run" in (here / "elsewhere/tables/table1.md").read_text()
     assert table.read_text() == "kept"
 
@@ -376,64 +365,66 @@ def test_results_that_are_not_there(capsys: Capture, here: Path) -> None:
 def test_results_of_a_new_user(
     capsys: Capture, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A folder that is yet to be made is one to plan for, and to train into."""
+    """A results folder need not exist for a plan or a launch."""
     monkeypatch.setenv("REPRO_RESULTS", str(here / "new"))
-    assert "90 runs: 90 missing" in call(capsys, "plan table1")[1]
-    assert "2 missing" in works(
+    assert "96 runs: 96 missing" in run_command(capsys, "plan table1")[1]
+    assert "2 missing" in stdout_of(
         capsys, "table1 --launch local --scale smoke --only NesT-T --dry-run"
     )
     monkeypatch.setenv("REPRO_RESULTS", "")
-    assert "90 runs: 90 missing" in works(capsys, "plan table1")
+    assert "96 runs: 96 missing" in stdout_of(capsys, "plan table1")
     monkeypatch.setenv("REPRO_RESULTS", "/dev/null")
-    works(capsys, "plan table1 --results .")  # what is not needed may be wrong
+    stdout_of(capsys, "plan table1 --results .")  # an unused variable may be invalid
     assert list(here.iterdir()) == []
 
 
 @pytest.mark.parametrize("value", ["a-file", "~nobodyhere", "x" * 300])
 @pytest.mark.parametrize("variable", ["REPRO_DATA", "REPRO_WEIGHTS", "REPRO_CLUSTER"])
-def test_a_variable_that_names_no_place_is_named_where_it_is_needed(
+def test_an_unusable_path_in_a_variable_is_an_error_when_needed(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
 ) -> None:
     Path("a-file").write_text("kept")
     monkeypatch.setenv(variable, value)
-    works(capsys, "table_a6 --out .")  # it is not
-    works(capsys, "plan --help")
+    stdout_of(capsys, "table_a6 --out .")  # not needed here
+    stdout_of(capsys, "plan --help")
     if (variable, value) == ("REPRO_CLUSTER", "a-file"):
-        return  # a file is what it is to be
+        return  # a file is expected
     where = "slurm" if variable == "REPRO_CLUSTER" else "local"
     for line in (f"table_a6 --launch {where}", f"retry table_a6 --launch {where}"):
         Path("results").mkdir(exist_ok=True)
-        assert refused(capsys, line).startswith(f"repro: {variable}: {value}")
+        assert error_of(capsys, line).startswith(f"repro: {variable}: {value}")
 
 
-def test_a_site_s_file_that_is_not_there_is_named_with_its_variable(
+def test_a_missing_site_file_is_named_with_its_variable(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REPRO_CLUSTER", "nowhere.yaml")
-    error = refused(capsys, "plan table1")
+    error = error_of(capsys, "plan table1")
     assert error.startswith("repro: REPRO_CLUSTER: nowhere.yaml: no such file; `repro doctor")
 
 
-# --- drawing -------------------------------------------------------------------------------------
+# --- rendering -----------------------------------------------------------------------------------
 
 
-def test_drawing_writes_three_files_and_shows_the_table(capsys: Capture, here: Path) -> None:
+def test_rendering_writes_three_files_and_prints_the_table(capsys: Capture, here: Path) -> None:
     finish(RUNS["NesT-T"], top1=90.0)
-    out = works(capsys, "table1")
+    out = stdout_of(capsys, "table1")
     paths = [Path(f"tables/table1.{ending}") for ending in ("md", "tex", "csv")]
     assert out.splitlines()[-3:] == list(map(str, paths))
     assert out.startswith(paths[0].read_text())
     drawn = {p for p in here.rglob("*") if p.is_file() and not p.is_relative_to(here / "results")}
     assert drawn == {here / path for path in paths}
-    works(capsys, "table1 --scale proxy --out elsewhere")
-    assert Path("elsewhere/tables/proxy/table1.md").read_text() != paths[0].read_text()
+    stdout_of(capsys, "table1 --scale demo --out elsewhere")
+    assert Path("elsewhere/tables/demo/table1.md").read_text() != paths[0].read_text()
 
 
-@pytest.mark.parametrize("scale", ["paper", "proxy", "smoke"])
-def test_every_item_is_drawn_where_nothing_ran(capsys: Capture, here: Path, scale: str) -> None:
-    works(capsys, f"{' '.join(experiments.names())} --scale {scale} --out .")
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_item_renders_without_results(capsys: Capture, here: Path, scale: Scale) -> None:
+    stdout_of(capsys, f"all --scale {scale} --out .")
     folder = here / "tables" / ("" if scale == "paper" else scale)
-    for item in map(experiments.get, experiments.names()):
+    found = [e for e in map(experiments.get, experiments.names()) if runs_at_scale(e.cells, scale)]
+    assert found
+    for item in found:
         text = (folder / f"{item.name}.md").read_text()
         assert "not run" in text.lower(), item.name
         drawn = here / "figures" / folder.relative_to(here / "tables") / f"{item.name}.svg"
@@ -442,45 +433,45 @@ def test_every_item_is_drawn_where_nothing_ran(capsys: Capture, here: Path, scal
 
 @pytest.mark.parametrize(
     "options",
-    ["", "--launch local", "--launch local --scale proxy", "--launch local --scale smoke"],
+    ["", "--launch local", "--launch local --scale demo", "--launch local --scale smoke"],
 )
 def test_a_dry_run_writes_nothing(capsys: Capture, here: Path, options: str) -> None:
     finish(RUNS["NesT-T"], top1=90.0)
     before = snapshot(here)
     only = "--only NesT" if options else ""
-    out = works(capsys, f"table1 {only} --seeds 2 --dry-run {options}")
+    out = stdout_of(capsys, f"table1 {only} --seeds 2 --dry-run {options}")
     assert "would write tables/" in out
     if options:
-        wanted = 11 if options == "--launch local" else 12
-        assert f"\n{wanted} runs: {wanted} missing\n" in out
+        count = 11 if options == "--launch local" else 12
+        assert f"\n{count} runs: {count} missing\n" in out
     assert snapshot(here) == before
 
 
-def test_as_many_seeds_are_drawn_as_there_are(capsys: Capture) -> None:
-    """Five that were trained are not drawn over by three."""
+def test_all_existing_seeds_are_rendered(capsys: Capture) -> None:
+    """Three default seeds do not hide five trained ones."""
     for run in with_seeds(RUNS["NesT-T"], 5):
         finish(run, top1=90.0)
-    assert "(5)" in works(capsys, "table1")
-    assert "(2)" in works(capsys, "table1 --seeds 2")
+    assert "(5)" in stdout_of(capsys, "table1")
+    assert "(2)" in stdout_of(capsys, "table1 --seeds 2")
 
 
-def test_a_damaged_result_is_skipped_in_drawing_and_stops_a_launch(
+def test_a_damaged_result_is_skipped_in_tables_and_stops_a_launch(
     capsys: Capture, here: Path
 ) -> None:
     finish(RUNS["NesT-S"], top1=91.5)
     damaged = finish(RUNS["NesT-T"], top1=90.0)
     damaged.write_text('{"status": "done", "metr')
     before = snapshot(here / "results")
-    status, out, err = call(capsys, "table1")
+    status, out, err = run_command(capsys, "table1")
     assert status == 0
     assert_one_line(err)
     assert err.startswith(f"repro: warning: {damaged} is damaged")
     assert "91.50" in out
     assert "90.00" not in out
-    error = refused(capsys, "table1 --launch local --only NesT")
+    error = error_of(capsys, "table1 --launch local --only NesT")
     assert str(damaged) in error
     assert "away and run again" in error
-    assert str(damaged) in refused(capsys, "table1 --launch local --dry-run")
+    assert str(damaged) in error_of(capsys, "table1 --launch local --dry-run")
     assert snapshot(here / "results") == before
 
 
@@ -490,27 +481,27 @@ def test_another_spec_under_a_known_id_is_refused(capsys: Capture, here: Path) -
     stored["recipe"]["drop_path"] = 0.5
     path.write_text(json.dumps(stored))
     before = snapshot(here / "results")
-    error = refused(capsys, "table1 --launch local --only NesT-T")
+    error = error_of(capsys, "table1 --launch local --only NesT-T")
     assert "recipe.drop_path: 0.5 stored, 0.1 now" in error
     assert str(path.parent) in error
     assert "move the folder away" in error
-    status, out, err = call(capsys, "table1")
+    status, out, err = run_command(capsys, "table1")
     assert status == 0
     assert "recipe.drop_path" in err
     assert "90.00" not in out
     assert snapshot(here / "results") == before
 
 
-def test_a_place_for_the_tables_that_cannot_be_written(capsys: Capture, here: Path) -> None:
+def test_an_output_folder_that_cannot_be_written(capsys: Capture, here: Path) -> None:
     finish(RUNS["NesT-T"], top1=90.0)
     (here / "a-file").write_text("kept")
-    assert "a-file is a file, where a folder is expected" in refused(capsys, "table1 --out a-file")
+    assert "a-file is a file, where a folder is expected" in error_of(capsys, "table1 --out a-file")
     (here / "tables").write_text("kept")
-    error = refused(capsys, "table1")
+    error = error_of(capsys, "table1")
     assert "cannot write to tables: File exists; choose --out DIR" in error
     (here / "tables").unlink()
     (here / "tables" / "table1.tex").mkdir(parents=True)
-    status, _, err = call(capsys, "table1")
+    status, _, err = run_command(capsys, "table1")
     assert status == 2
     assert_one_line(err)
     assert "tables/table1.tex" in err
@@ -519,29 +510,29 @@ def test_a_place_for_the_tables_that_cannot_be_written(capsys: Capture, here: Pa
 # --- the price of a launch -----------------------------------------------------------------------
 
 
-def test_a_dear_launch_is_confirmed(capsys: Capture, here: Path) -> None:
-    """Nothing of an unknown price, nor of more than the site's limit, is submitted unasked."""
+def test_an_expensive_launch_needs_confirmation(capsys: Capture, here: Path) -> None:
+    """A launch of unknown price, or above the site's limit, needs --yes or --budget."""
     (here / "site.yaml").write_text("limit_gpu_hours: 50\n")
     line = "table1 --launch slurm --cluster site.yaml"
-    assert "90 runs: unknown price; this site's limit_gpu_hours is 50. Add --yes, or " in refused(
+    assert "96 runs: unknown price; this site's limit_gpu_hours is 50. Add --yes, or " in error_of(
         capsys, line
     )
     for run in with_seeds(RUNS["NesT-T"], 3):
         device = {"device": "NVIDIA H100 80GB HBM3", "seconds": 3600.0 * 20}
         finished.finish(Path("results"), run, provenance=device)
     only = f"{line} --only NesT-T"
-    assert "3 runs: unknown price" in refused(capsys, only)
+    assert "3 runs: unknown price" in error_of(capsys, only)
     more = "table1 --launch slurm --cluster site.yaml --only NesT-T --seeds 6"
-    assert "up to 60 GPU-hours and 6 of unknown price" in refused(capsys, more)
+    assert "up to 60 GPU-hours and 6 of unknown price" in error_of(capsys, more)
     before = snapshot(here)
-    assert "Add --yes, or --budget 50gpuh" in works(capsys, f"{more} --dry-run")
-    assert "Add --yes" not in works(capsys, f"{more} --dry-run --yes")
-    told = works(capsys, f"{more} --dry-run --budget 60gpuh")
-    assert "would submit 3 of 6 runs" in told
-    assert "0 of 14 claims are decided, with 3 runs" in told  # what NesT-T is compared with is not
+    assert "Add --yes, or --budget 50gpuh" in stdout_of(capsys, f"{more} --dry-run")
+    assert "Add --yes" not in stdout_of(capsys, f"{more} --dry-run --yes")
+    out = stdout_of(capsys, f"{more} --dry-run --budget 60gpuh")
+    assert "would submit 3 of 6 runs" in out
+    assert "1 of 37 claims are decided, with 3 runs" in out  # of the others, rivals are missing
     assert snapshot(here) == before
     for confirmed in (f"{more} --yes", f"{more} --budget 50gpuh", f"{line} --scale smoke"):
-        _, _, err = call(capsys, confirmed)
+        _, _, err = run_command(capsys, confirmed)
         assert "Add --yes" not in err
 
 
@@ -552,29 +543,27 @@ def test_a_damaged_archive_is_named_and_kept(capsys: Capture, here: Path) -> Non
     archive = here / "data" / "cifar-10-python.tar.gz"
     archive.parent.mkdir()
     archive.write_bytes(b"truncated")
-    error = refused(capsys, "prepare cifar10")
+    error = error_of(capsys, "prepare cifar10")
     assert "data/cifar-10-python.tar.gz" in error
     assert "repro prepare cifar10" in error
     assert archive.read_bytes() == b"truncated"
 
 
-def test_prepare_says_what_is_there(capsys: Capture) -> None:
-    assert "nothing to fetch" in works(capsys, "prepare fashion-mnist-6k")
-    assert "verified" in works(capsys, "prepare cifar10-smoke --data elsewhere")
+def test_prepare_of_embedded_and_smoke_datasets(capsys: Capture) -> None:
+    assert "nothing to fetch" in stdout_of(capsys, "prepare fashion-mnist-6k")
+    assert "verified" in stdout_of(capsys, "prepare cifar10-smoke --data elsewhere")
     assert Path("elsewhere").is_dir()
 
 
-def test_doctor_tells_what_is_here_and_what_keeps_from_training(
-    capsys: Capture, here: Path
-) -> None:
-    out = works(capsys, "doctor")
+def test_doctor(capsys: Capture, here: Path) -> None:
+    out = stdout_of(capsys, "doctor")
     absent = [line for line in out.splitlines() if line.startswith("--")]
     for name in ("cifar10", "cifar100", "fashion-mnist"):
         assert any(f"repro prepare {name} " in line for line in absent)
     assert len(absent) == 8
     Path("results").write_text("")
-    assert "results is a file" in refused(capsys, "doctor")
-    status, out, err = call(capsys, "doctor --results /proc/1/fdinfo")
+    assert "results is a file" in error_of(capsys, "doctor")
+    status, out, err = run_command(capsys, "doctor --results /proc/1/fdinfo")
     assert (status, err) == (2, "")
     (missing,) = (line for line in out.splitlines() if line.startswith("MISS"))
     assert "/proc/1/fdinfo" in missing
@@ -583,8 +572,8 @@ def test_doctor_tells_what_is_here_and_what_keeps_from_training(
 # --- training, in processes of its own -----------------------------------------------------------
 
 
-def started(line: str) -> subprocess.Popen[str]:
-    """A command in a terminal's stead: its process group gets what Ctrl-C sends."""
+def start_command(line: str) -> subprocess.Popen[str]:
+    """Start a command in its own process group, as a terminal does, so that it gets Ctrl-C."""
     return subprocess.Popen(
         [sys.executable, "-m", "repro", *line.split()],
         stdout=subprocess.PIPE,
@@ -595,7 +584,7 @@ def started(line: str) -> subprocess.Popen[str]:
     )
 
 
-def ended(process: subprocess.Popen[str]) -> tuple[int, str, list[str]]:
+def finish_process(process: subprocess.Popen[str]) -> tuple[int, str, list[str]]:
     """Exit status, output, and the lines of errors of a process."""
     with process:
         out, err = process.communicate(timeout=300)
@@ -603,8 +592,10 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str, list[str]]:
     return process.returncode, out, err.splitlines()
 
 
-def test_a_launch_without_its_data_trains_nothing(here: Path) -> None:
-    status, out, lines = ended(started("table1 --launch local --only NesT-T --seeds 1"))
+def test_a_launch_without_data_trains_nothing(here: Path) -> None:
+    status, out, lines = finish_process(
+        start_command("table1 --launch local --only NesT-T --seeds 1")
+    )
     assert (status, out) == (2, "")
     assert sum(line.startswith("repro: ") for line in lines) == 1
     assert lines[-1].startswith("repro: ")
@@ -615,58 +606,105 @@ def test_a_launch_without_its_data_trains_nothing(here: Path) -> None:
 
 def test_a_launch_into_results_that_cannot_be_written(here: Path) -> None:
     (here / "a-file").write_text("kept")
-    line = "table1 --launch local --scale proxy --only NesT-T --results a-file/results"
-    status, out, lines = ended(started(line))
+    line = "table1 --launch local --scale demo --only NesT-T --results a-file/results"
+    status, out, lines = finish_process(start_command(line))
     assert (status, out) == (2, "")
     assert lines[-1] == ("repro: a-file/results: Not a directory; name another path")
     assert (here / "a-file").read_text() == "kept"
 
 
 def test_cancel_stops_a_launcher_s_waiting_runs(capsys: Capture) -> None:
-    line = "table1 --launch local --scale proxy --only NesT-T --seeds 2 --jobs 1"
-    first = started(f"{line} --checkpoint-seconds 0")
+    line = "table1 --launch local --scale demo --only NesT-T --seeds 2 --jobs 1"
+    first = start_command(f"{line} --checkpoint-seconds 0")
     while not list(Path("results").glob("*/checkpoints/step*.pt")):
-        assert first.poll() is None, ended(first)
+        assert first.poll() is None, finish_process(first)
         time.sleep(0.05)
-    told = works(capsys, "cancel table1 --scale proxy")
-    assert (told.count("running  "), told.count("queued   ")) == (1, 3)
-    assert "cancelled 4 runs; those in training save their state" in told
-    status, _, lines = ended(first)
+    out = stdout_of(capsys, "cancel table1 --scale demo")
+    assert (out.count("running  "), out.count("queued   ")) == (1, 3)
+    assert "cancelled 4 runs; those in training save their state" in out
+    status, _, lines = finish_process(first)
     assert status == 1
     assert sum(line.endswith(" cancelled") or " cancelled: " in line for line in lines) == 4
     assert len(list(Path("results").glob("*/log.txt"))) == 1
-    states = Counter(row["state"] for row in json.loads(works(capsys, "failures --json")))
+    states = Counter(row["state"] for row in json.loads(stdout_of(capsys, "failures --json")))
     assert states == {"cancelled": 4}
-    assert "4 cancelled" in works(capsys, f"retry {line.replace('--jobs 1', '--dry-run')}")
+    assert "4 cancelled" in stdout_of(capsys, f"retry {line.replace('--jobs 1', '--dry-run')}")
 
 
-def test_ctrl_c_saves_and_a_second_launcher_is_told_who_trains(capsys: Capture) -> None:
-    fashion, glyphs = (at_scale(c.run, "proxy") for c in TABLE1.cells if c.row == "NesT-T")
+def test_ctrl_c_saves_and_a_second_launcher_names_the_first(capsys: Capture) -> None:
+    fashion, glyphs = (at_scale(c.run, "demo") for c in TABLE1.cells if c.row == "NesT-T")
     finish(glyphs, top1=50.0)  # leaves one run to train
     folder = results.folder(Path("results"), fashion)
-    line = "table1 --launch local --scale proxy --only NesT-T --seeds 1"
-    first = started(f"{line} --checkpoint-seconds 0")
+    line = "table1 --launch local --scale demo --only NesT-T --seeds 1"
+    first = start_command(f"{line} --checkpoint-seconds 0")
     while not list(folder.glob("checkpoints/step*.pt")):
-        assert first.poll() is None, ended(first)
+        assert first.poll() is None, finish_process(first)
         time.sleep(0.05)
     holder = (lease.read(folder) or {})["pid"]
-    assert f"process {holder} on " in works(capsys, "status")
+    assert f"process {holder} on " in stdout_of(capsys, "status")
 
-    # The same command beside it trains nothing, says who does, and draws what there is.
-    status, out, lines = ended(started(line))
+    # The same command at the same time trains nothing, names the process, and renders.
+    status, out, lines = finish_process(start_command(line))
     assert status == 1
     assert " 50.00 (1) " in out  # alone in its column, so not bold
-    (told,) = (line for line in lines if " held: " in line)
-    assert f"{fashion.id} is being trained by process {holder} on " in told
+    (locked,) = (line for line in lines if " locked: " in line)
+    assert f"{fashion.id} is being trained by process {holder} on " in locked
 
     # Ctrl-C reaches the launcher and all of its processes, again and again.
     for _ in range(3):
         os.killpg(first.pid, signal.SIGINT)
         time.sleep(0.1)
-    status, out, lines = ended(first)
+    status, out, lines = finish_process(first)
     assert (status, out) == (130, "")
-    assert lines[-1] == "repro: interrupted; the same command goes on where it stopped"
+    assert lines[-1] == "repro: interrupted; the same command resumes"
     assert list(folder.glob("checkpoints/step*.pt"))
-    assert not lease.seems_held(lease.read(folder) or {})
-    plan = works(capsys, "plan table1 --scale proxy --only NesT-T --seeds 1")
+    assert not lease.seems_locked(lease.read(folder) or {})
+    plan = stdout_of(capsys, "plan table1 --scale demo --only NesT-T --seeds 1")
     assert "2 runs: 1 done, 1 interrupted" in plan
+
+
+# Runs a program, and interrupts it where it imports a module.
+INTERRUPTED = """
+import os, runpy, signal, sys
+program, module = sys.argv[1:3]
+class Interruption:
+    def find_spec(self, name, *_):
+        if name == module:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interruption())
+sys.argv[1:] = sys.argv[3:]
+run = runpy.run_path if os.path.exists(program) else runpy.run_module
+run(program, run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "module", "words"),
+    [
+        ("repro", "repro.cli", "list"),
+        ("repro", "jsonargparse", "plan table1"),
+        (str(ROOT / "scripts/gpu_check"), "torch", "--device cpu"),
+        (str(ROOT / "scripts/gpu_check"), "timm", "--device cpu"),
+    ],
+)
+def test_ctrl_c_while_a_program_loads_is_one_line(program: str, module: str, words: str) -> None:
+    command = [sys.executable, "-c", INTERRUPTED, program, module, *words.split()]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "table1 --scale demo --speed compiled --checkpoint-seconds 0",
+        "figure5_left --speed plain --micro-batch 4",
+        "figure5_left --scale demo --speed compiled",  # the classifier that measures is compiled
+        "figure2 --scale demo --micro-batch 4",  # its classifiers are trained on the way
+        "table2 --decode nvjpeg --weights .",
+    ],
+)
+def test_an_option_that_applies_to_some_run_is_accepted(
+    capsys: Capture, here: Path, line: str
+) -> None:
+    stdout_of(capsys, f"{line} --launch local --dry-run --out .")

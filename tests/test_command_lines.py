@@ -10,20 +10,21 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from repro import cli, options, verbs
-from repro.reproduce import reproduce
+from repro import cli
+from repro.commands import parsing
+from repro.commands.items import List
+from repro.commands.registry import COMMANDS, SWITCHES
 from tests.launch import full_disk
 
 ITEMS = ("table1", "table2", "figure3_left", "figure_a5", "table_a6", "table")
-VERBS = (*verbs.VERBS, "table1")
+NAMES = (*COMMANDS, "table1")
 VALUES = ("", "0", "1", "-1", "2", "101", "1e9", "nan", "inf", "null", "[1]", "{", "~nobodyhere",
-          "a" * 300, "a-file/x", "a-file", "here", "\udcff", "--", "-", "paper", "proxy", "smoke",
+          "a" * 300, "a-file/x", "a-file", "here", "\udcff", "--", "-", "paper", "demo", "smoke",
           "256px", "NesT", "showcase", "*", "none", "local", "slurm", "H100", "500gpuh", "../..",
           "results", "table1")  # fmt: skip
 STAYING = {"--watch", "--follow", "-f", "--wait"}
@@ -47,7 +48,7 @@ def options_of(verb: str) -> list[str]:
     return sorted({*found, "--no-such", "-x", "--scale.x"} - STAYING)
 
 
-OPTIONS = {verb: options_of(verb) for verb in VERBS}
+OPTIONS = {name: options_of(name) for name in NAMES}
 
 
 @st.composite
@@ -57,7 +58,7 @@ def lines(draw: st.DrawFn, of: Sequence[str]) -> list[str]:
     words = [[verb]]
     some_text = st.sampled_from(VALUES) | st.text(max_size=8).filter(lambda text: "\0" not in text)
     for option in draw(st.lists(st.sampled_from(OPTIONS[verb]), max_size=4)):
-        words.append([option] if option in options.FLAGS else [option, draw(some_text)])
+        words.append([option] if option in SWITCHES else [option, draw(some_text)])
     words += [[word] for word in draw(st.lists(st.sampled_from(ITEMS) | some_text, max_size=2))]
     line = [word for part in draw(st.permutations(words)) for word in part]
     if verb == "testbed":  # without a command, it starts nothing
@@ -84,7 +85,7 @@ TOLERANT = settings(
 
 
 @settings(TOLERANT, max_examples=300)
-@given(line=lines([verb for verb in VERBS if verb != "doctor"]))
+@given(line=lines([name for name in NAMES if name != "doctor"]))
 def test_every_line_ends_well_or_in_one_line(here: Path, line: list[str]) -> None:
     check(line, here)
 
@@ -96,35 +97,32 @@ def test_every_line_of_doctor(here: Path, line: list[str]) -> None:
 
 
 def check(line: list[str], here: Path) -> None:
-    """Its status is documented, its error is one line, and nothing is written but tables."""
-    before = sorted(here.rglob("*"))
+    """Its status is documented, its error is one line, nothing is written but renders."""
+    drawn = {here / name for name in ("tables", "figures", "results", "build")}
+
+    def others() -> list[Path]:
+        return [p for p in sorted(here.rglob("*")) if not drawn & {p, *p.parents}]
+
+    before = others()
     status, err = outcome(line)
     assert status in (0, 2), (line, err)
     if status == 2 and (err or "doctor" not in line):  # which prints what is amiss
         assert re.fullmatch(r"repro: .+\n", err), line
-    drawn = {here / "tables", here / "figures", here / "results"}
-    assert [p for p in sorted(here.rglob("*")) if not drawn & {p, *p.parents}] == before or any(
-        word.startswith("--out") for word in line
-    )
+    assert others() == before or any(word.startswith(("--out", "--folder")) for word in line)
 
 
-def test_options_without_a_value_are_listed() -> None:
-    """`options.FLAGS` against every parser there is."""
-    flags, valued = set[str](), set[str]()
-    for run in (*verbs.VERBS.values(), reproduce):
-        with pytest.MonkeyPatch.context() as patch:
-
-            def parse(parser: Any, _: object) -> None:
-                for action in parser._actions:
-                    (flags if action.nargs == 0 else valued).update(action.option_strings)
-                raise options.UsageError
-
-            for module in ("repro.options", *(run.__module__,)):
-                patch.setattr(f"{module}.parse", parse, raising=False)
-            with pytest.raises(options.UsageError):
-                run(["table1", "--", "true"] if run is verbs.VERBS["testbed"] else ["table1"])
-    assert flags | {"--version"} == options.FLAGS
-    assert not flags & valued
+def test_an_option_has_a_value_in_every_command_or_in_none() -> None:
+    """So that a word is a value or not before the command is known."""
+    valued = {
+        flag
+        for command in COMMANDS.values()
+        for name, found in parsing.fields(command).items()
+        if not (found.is_switch or found.is_positional)
+        for flag in parsing.flags(name, found)
+    }
+    assert {"--seeds", "--run"} <= valued
+    assert {"--json", "-f", "--help"} <= SWITCHES
+    assert not SWITCHES & valued
 
 
 # --- streams and places, of a process of its own -------------------------------------------------
@@ -143,7 +141,7 @@ ROOT = str(Path(cli.__file__).parent.parent)
 
 
 @pytest.mark.parametrize(
-    ("command", "status", "said"),
+    ("command", "status", "message"),
     [
         ("$R list > /dev/full", 2, "cannot print the output: No space left on device"),
         ("$R > /dev/full", 2, "cannot print the output: No space left on device"),
@@ -158,19 +156,19 @@ ROOT = str(Path(cli.__file__).parent.parent)
         ("mkdir -p results/$'x\\xff'; $R logs y", 2, r"there are x\udcff"),
     ],
 )
-def test_streams_and_places(tmp_path: Path, command: str, status: int, said: str) -> None:
+def test_streams_and_places(tmp_path: Path, command: str, status: int, message: str) -> None:
     found, _, err = shell(command, tmp_path)
     assert found == status, err
-    assert said in err
-    assert err.count("\n") == bool(said), err
+    assert message in err
+    assert err.count("\n") == bool(message), err
 
 
 def test_help_on_a_full_device(tmp_path: Path) -> None:
-    """Every verb's, which a parser prints."""
-    for verb in VERBS:
-        status, out, err = shell(f"$R {verb} --help > /dev/full", tmp_path)
-        assert (status, out) == (2, ""), verb
-        assert err == "repro: cannot print the output: No space left on device\n", verb
+    """Every command's, which a parser prints."""
+    for name in NAMES:
+        status, out, err = shell(f"$R {name} --help > /dev/full", tmp_path)
+        assert (status, out) == (2, ""), name
+        assert err == "repro: cannot print the output: No space left on device\n", name
 
 
 def test_tables_on_a_full_disk(tmp_path: Path) -> None:
@@ -184,10 +182,10 @@ def test_tables_on_a_full_disk(tmp_path: Path) -> None:
 def test_a_fault_of_ours_has_a_status_of_its_own(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(words: object) -> int:
+    def broken(command: object) -> int:
         raise ValueError("our fault")
 
-    monkeypatch.setitem(verbs.VERBS, "list", broken)
+    monkeypatch.setattr(List, "execute", broken)
     assert cli.main(["list", "--json"]) == 70
     err = capsys.readouterr().err
     assert "ValueError: our fault" in err

@@ -1,4 +1,4 @@
-"""Whatever lies in results/: no verb ends with a traceback, and what is sound is still drawn."""
+"""Damaged files in results/: no command ends with a traceback, and valid runs are still shown."""
 
 from __future__ import annotations
 
@@ -17,23 +17,26 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from repro import artifacts, experiments, output, plan, results
+from repro import experiments, results
 from repro.cli import main
-from repro.experiments.scales import asked
-from repro.launch import cluster, lease, submission
+from repro.core import artifacts, output, plan
+from repro.core.scales import runs_at_scale
+from repro.kinds import traversal
+from repro.launch import lease
+from repro.launch.slurm import cluster, submission
 from repro.spec import Run
 
 COMMITTED = Path(__file__).parents[1] / "results"
 ITEMS = ("figure6_bottom", "figure4", "figure3_left", "figure5_left", "table_a6")
 TEXTS = ("", "x\x1b[2J\x07", "# Mine\n\n<script>alert(1)</script>|[a](b)", "\u202e\x00", "9" * 5000)
-CHECKED = (results.SPEC, results.RESULT, *artifacts.READ)
+CHECKED = (results.SPEC, results.RESULT, *artifacts.checked_files())
 EVIL = ("\x1b", "\x07", "\x00", "\u202e")
 
 Spoiled = tuple[Path, bytes | None, str]  # a file, its content; without any, what is in its place
 
 
 def runs_of(item: str) -> list[Run]:
-    return plan.runs(experiments.get(item).cells, "proxy", 1)
+    return plan.runs(experiments.get(item).cells, "demo", 1)
 
 
 CELLS = {item: experiments.get(item).cells for item in ITEMS}
@@ -71,8 +74,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def said(root: Path, command: str) -> tuple[str, str]:
-    """What a command prints; it works, or refuses in one line."""
+def run_command(root: Path, command: str) -> tuple[str, str]:
+    """Run a command; returns its output and errors. It must succeed or be refused."""
     out, err = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.TextIOWrapper(io.BytesIO(), "utf-8")
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         status = main([*command.split(), "--results", str(root / "results")])
@@ -85,13 +88,13 @@ def said(root: Path, command: str) -> tuple[str, str]:
 
 
 def states(root: Path, verb: str) -> dict[str, tuple[str, str]]:
-    found = json.loads(said(root, verb)[0])
+    found = json.loads(run_command(root, verb)[0])
     rows = [row for item in found for row in item["runs"]] if verb.startswith("status") else found
     return {row["run"]: (row["state"], row["note"]) for row in rows}
 
 
 @contextlib.contextmanager
-def spoiled(path: Path, content: bytes | None, place: str, forged: bool) -> Iterator[None]:
+def spoil_file(path: Path, content: bytes | None, place: str, forged: bool) -> Iterator[None]:
     """A file with another content, or with something else in its place. `forged`: the result has
     the digest of it."""
     folder = path.parent
@@ -229,35 +232,35 @@ def test_one_run_s_folder_may_hold_anything(root: Path, data: st.DataObject) -> 
     commands = [f"logs {name}", f"failures {item}", "list", f"cancel {item} --dry-run",
                 f"retry {item} --dry-run", f"why --decisions {item}"]  # fmt: skip
     command = data.draw(st.sampled_from(commands))
-    with spoiled(path, content, place, data.draw(st.booleans())):
-        looked = states(root, f"status {item} --scale proxy --seeds 1 --json")
-        planned = states(root, f"plan {item} --scale proxy --seeds 1 --json")
+    with spoil_file(path, content, place, data.draw(st.booleans())):
+        looked = states(root, f"status {item} --scale demo --seeds 1 --json")
+        planned = states(root, f"plan {item} --scale demo --seeds 1 --json")
         assert looked == {**looked, **planned}
         assert {state for run, (state, _) in looked.items() if run != name} == {"done"}
-        said(root, command)
+        run_command(root, command)
         state, note = looked[name]
         wrong = state in ("damaged", "stale")
         assert bool(note) == wrong
         assert str(path.parent) in note or not wrong
         assert "\n" not in note
-        frame, warnings = results.frame(root / "results", plan.runs(CELLS[item], "proxy", 1))
+        frame, warnings = results.measurements(root / "results", plan.runs(CELLS[item], "demo", 1))
         assert warnings == [note] * wrong
         known = dict(zip(frame["run"], frame["status"], strict=True))
         assert known.get(name, "") == (state if state not in ("missing", "started") else "")
         if item == "table_a6" or (not wrong and data.draw(st.integers(0, 3)) == 0):
-            draw(root, item, note if wrong and is_drawn(item, run) else "")
+            draw(root, item, note if wrong and is_stochastic(item, run) else "")
     assert results.outcome(root / "results", run).state == "done"
 
 
-def is_drawn(item: str, run: Run) -> bool:
-    return run in {here for _, here in asked(CELLS[item], "proxy")}
+def is_stochastic(item: str, run: Run) -> bool:
+    return run in {here for _, here in runs_at_scale(CELLS[item], "demo")}
 
 
 def draw(root: Path, item: str, note: str) -> None:
     """Draws an item; a warning has the note, and nothing drawn has markup from a file."""
-    _, err = said(root, f"{item} --scale proxy --seeds 1 --out {root}")
+    _, err = run_command(root, f"{item} --scale demo --seeds 1 --out {root}")
     assert not note or f"warning: {output.line(note)}" in err
-    drawn = (root / f"tables/proxy/{item}.md").read_text()
+    drawn = (root / f"tables/demo/{item}.md").read_text()
     assert "<script" not in drawn
     assert drawn.count("\n# ") == 0
     assert not [sign for sign in EVIL if sign in drawn]
@@ -267,17 +270,17 @@ def draw(root: Path, item: str, note: str) -> None:
 def test_weights_of_a_damaged_run_are_not_used(root: Path, name: str) -> None:
     cases = ((FID, f"sample {FID}"), (CLASSIFIER, f"explain {PICTURE} --run {CLASSIFIER}"))
     for run, command in cases:
-        with spoiled(root / "results" / run / name, b"{", "", forged=False):
-            error = said(root, command)[1]
+        with spoil_file(root / "results" / run / name, b"{", "", forged=False):
+            error = run_command(root, command)[1]
             assert run in error
             assert "damaged" in error
 
 
 @pytest.mark.parametrize(("item", "name"), [("figure3_left", "trees.npz"), ("figure4", "maps.npz")])
 def test_a_figure_without_a_damaged_run_is_drawn(root: Path, item: str, name: str) -> None:
-    path = next(p for run in plan.runs(CELLS[item], "proxy", 1)
+    path = next(p for run in plan.runs(CELLS[item], "demo", 1)
                 if (p := root / "results" / run.id / name).exists())  # fmt: skip
-    with spoiled(path, b"PK", "", forged=True):
+    with spoil_file(path, b"PK", "", forged=True):
         note = next(note for state, note in states(root, f"status {item} --json").values() if note)
         assert str(path) in note
         draw(root, item, note)
@@ -292,13 +295,15 @@ def test_leases_submissions_and_sites_may_hold_anything(root: Path, data: st.Dat
     content, place = data.draw(spoils(path))
     begun = [run.id for run in runs_of("table1")[:4]]
     commands = ["failures table1", "cancel table1 --dry-run", "retry table1 --dry-run",
-                f"logs {begun[0]}", f"plan table1 --scale proxy --cluster {root / 'site.yaml'}",
-                "table1 --scale proxy --launch slurm --dry-run "
+                f"logs {begun[0]}", f"plan table1 --scale demo --cluster {root / 'site.yaml'}",
+                "table1 --scale demo --launch slurm --dry-run "
                 f"--cluster {root / 'site.yaml'}"]  # fmt: skip
-    with spoiled(path, content, place, forged=False):
-        looked = states(root, "status table1 --scale proxy --seeds 1 --json")
+    with spoil_file(path, content, place, forged=False):
+        looked = states(root, "status table1 --scale demo --seeds 1 --json")
         assert {state for run, (state, _) in looked.items() if run not in begun} == {"missing"}
-        said(root, commands[-1] if path.suffix == ".yaml" else data.draw(st.sampled_from(commands)))
+        run_command(
+            root, commands[-1] if path.suffix == ".yaml" else data.draw(st.sampled_from(commands))
+        )
 
 
 def problem(reader: Callable[[], object]) -> str:
@@ -344,7 +349,7 @@ def test_what_a_launch_writes_may_be_cut_at_every_byte(root: Path, tmp_path: Pat
         for end in range(len(content.rstrip())):
             path.write_bytes(content[:end])
             if file is held:
-                assert str(path) in lease.look(folder)[1]
+                assert str(path) in lease.read_or_explain(folder)[1]
                 continue
             with pytest.raises(results.ResultsError, match=str(path)):
                 submission.read(folder)
@@ -361,22 +366,22 @@ def test_text_of_a_result_is_escaped_in_every_output(root: Path, text: str) -> N
     table1 = runs_of("table1")
     lease_path = root / "results" / table1[1].id / "lease-1.json"
     content = json.loads(lease_path.read_text()) | {"note": text, "host": text}
-    with spoiled(lease_path, json.dumps(content).encode(), "", forged=False):
-        for command in ("status table1", "failures table1", "plan table1 --scale proxy --runs"):
-            found = "".join(said(root, command))
+    with spoil_file(lease_path, json.dumps(content).encode(), "", forged=False):
+        for command in ("status table1", "failures table1", "plan table1 --scale demo --runs"):
+            found = "".join(run_command(root, command))
             assert text.splitlines()[0].replace("\x1b", "\\x1b").replace("\x07", "\\x07") in found
-    path = root / "results" / TREES / artifacts.TREES
+    path = root / "results" / TREES / traversal.TREES
     arrays = dict(np.load(path))
     arrays["names"] = np.full(arrays["names"].shape, text)
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
-    with spoiled(path, buffer.getvalue(), "", forged=True):
-        said(root, f"figure3_left --scale proxy --seeds 1 --out {root}")
-        svg = (root / "figures/proxy/figure3_left.svg").read_text()
+    with spoil_file(path, buffer.getvalue(), "", forged=True):
+        run_command(root, f"figure3_left --scale demo --seeds 1 --out {root}")
+        svg = (root / "figures/demo/figure3_left.svg").read_text()
         assert "<script" not in svg
         assert not [sign for sign in EVIL if sign in svg]
     path = root / "results" / FID / results.RESULT
     result = json.loads(path.read_text())
     result["provenance"]["reference"]["extractor"] = text
-    with spoiled(path, json.dumps(result).encode(), "", forged=False):
+    with spoil_file(path, json.dumps(result).encode(), "", forged=False):
         assert results.outcome(root / "results", RUNS[FID][1]).state == "damaged"

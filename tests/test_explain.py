@@ -16,14 +16,14 @@ from safetensors.torch import save, save_file
 
 from repro import experiments, results
 from repro.cli import main
+from repro.core.scales import runs_at_scale
 from repro.data import composed
-from repro.experiments import scales
 from repro.interpret.gradcat import gradcat
 from repro.launch import explanation
 from repro.models.weights import WRAPPERS
 from repro.spec import Classification, Explanation, Model, Profiling, Recipe
 from repro.tasks.classification import create
-from repro.tasks.explained import load_classifier
+from repro.tasks.explanation import load_classifier
 from tests.finished import finish
 from tests.interpret.small_models import shaken
 
@@ -34,7 +34,7 @@ SMALL = Model.of(
 VIT = Model.of("deit_small_patch16_224", img_size=64, depth=2, embed_dim=16, num_heads=2)
 
 
-def trained(model: Model) -> Classification:
+def training_of(model: Model) -> Classification:
     return Classification(
         model=model, dataset=composed.SINGLES, recipe=Recipe(epochs=1, batch_size=4, lr=1e-3)
     )
@@ -55,16 +55,16 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a photograph, and results with a NesT and a ViT in them."""
     monkeypatch.chdir(tmp_path)
     for model in (SMALL, VIT):
-        run = trained(model)
+        run = training_of(model)
         state = save(create(model, 10, 0.0, 0).state_dict())
-        finish(tmp_path / "results", run, kept={results.WEIGHTS: state})
+        finish(tmp_path / "results", run, extra_files={results.WEIGHTS: state})
     save_photo(tmp_path)
     return tmp_path
 
 
 def test_a_photograph_has_a_tree_and_maps(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert repro("explain photo.jpg --run nest-small --classes Bag,8,boot --out drawn") == 2
-    assert "class '8' is asked for twice" in capsys.readouterr().err
+    assert "duplicate class '8'" in capsys.readouterr().err
     assert repro("explain photo.jpg --run nest-small --classes Bag,boot --out drawn") == 0
     names = ["gradcat.svg", "gradcat.png", "maps.svg", "maps.png"]
     assert capsys.readouterr().out.split() == [f"drawn/photo-{name}" for name in names]
@@ -81,7 +81,7 @@ def test_a_photograph_has_a_tree_and_maps(here: Path, capsys: pytest.CaptureFixt
 
 
 def test_the_tree_is_that_of_the_squeezed_picture(here: Path) -> None:
-    run = trained(SMALL)
+    run = training_of(SMALL)
     place = (here / "photo.jpg", run, None, ["8"], 1, here / "results", here)
     found = explanation.explain(*place)
     assert found.trees
@@ -108,9 +108,9 @@ NOT_AVERAGED = ("cct", "pvt", "regnety-002-glyphs", "regnety-004-glyphs", "resne
 
 
 def classifiers() -> list[Classification]:
-    """A classifier of every architecture that is trained here, as it is at proxy scale."""
+    """A classifier of every architecture that is trained here, as it is at demo scale."""
     runs = [run for name in experiments.names()
-            for _, run in scales.asked(experiments.get(name).cells, "proxy")]  # fmt: skip
+            for _, run in runs_at_scale(experiments.get(name).cells, "demo")]  # fmt: skip
     runs += [run.trained for run in runs if isinstance(run, Explanation) and run.trained]
     found = {run.model: run for run in runs if isinstance(run, Classification)}
     return list(found.values())
@@ -133,15 +133,14 @@ def test_every_classifier_trained_here_explains(run: Classification, tmp_path: P
     assert found.note.startswith("no tree: 1×1 tokens") == has_one_token
 
 
-def test_the_readme_explains_by_weights_that_are_in_git(
+def test_the_docs_explain_by_weights_that_are_in_git(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = Path(__file__).parents[1]
     monkeypatch.chdir(tmp_path)
     save_photo(tmp_path)
-    lines = [
-        line.partition("#")[0].split() for line in (root / "README.md").read_text().splitlines()
-    ]
+    page = (root / "docs/interpretability.md").read_text()
+    lines = [line.partition("#")[0].split() for line in page.splitlines()]
     here = [line[1:] for line in lines if line[:2] == ["repro", "explain"] and "-s0" in line[4]]
     assert here
     for words in here:
@@ -188,12 +187,12 @@ def test_weights_in_a_wrapper_are_understood(wrapper: str, tmp_path: Path) -> No
     state = shaken(create(VIT, 10, 0.0, 0)).state_dict()
     inner = {f"{wrapper}{name}": tensor for name, tensor in state.items()}
     save_file({**inner, "optimizer.step": torch.zeros(1)}, tmp_path / "mine.safetensors")
-    net = load_classifier(trained(VIT), 10, tmp_path / "mine.safetensors")
+    net = load_classifier(training_of(VIT), 10, tmp_path / "mine.safetensors")
     assert all(torch.equal(tensor, state[name]) for name, tensor in net.state_dict().items())
 
 
 def test_a_damaged_spec_is_named(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    spec_file = results.folder(here / "results", trained(SMALL)) / results.SPEC
+    spec_file = results.folder(here / "results", training_of(SMALL)) / results.SPEC
     for content in (b"", b"\xff", b"[]", b'{"class": "Classification"}', b"{" * 100_000):
         spec_file.write_bytes(content)
         for verb in ("explain photo.jpg --run", "sample"):
@@ -207,7 +206,7 @@ def test_a_damaged_spec_is_named(here: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_weights_of_another_place(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = results.folder(here / "results", trained(SMALL)) / results.WEIGHTS
+    source = results.folder(here / "results", training_of(SMALL)) / results.WEIGHTS
     os.replace(source, here / "mine.safetensors")
     assert repro("explain photo.jpg --run nest-small") == 2
     assert "weights are not in git; train the run in another" in capsys.readouterr().err
@@ -237,7 +236,7 @@ def lay_out_bad_files(here: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ("nothing.jpg --run nest", "nothing.jpg: No such file or directory; name an image file"),
         ("text.jpg --run nest", "text.jpg: text, not an image; name an image file"),
@@ -248,13 +247,13 @@ def lay_out_bad_files(here: Path) -> None:
         ("photo.jpg --run nest --classes tench", "class 'tench' is none of the 10 classes"),
         ("photo.jpg --run nest --classes 10", "class '10' is none of the 10 classes"),
         ("photo.jpg --run nest --classes ²", "class '²' is none of the 10 classes"),
-        ("photo.jpg --run nest --classes o", "class 'o' may be 0 T-shirt/top, 1 Trouser"),
+        ("photo.jpg --run nest --classes o", "class 'o' is ambiguous: 0 T-shirt/top, 1 Trouser"),
         ("photo.jpg --run nest --classes 1,2,3,4,5", "at most 4 classes"),
         ("photo.jpg --run nest --top 5", "--top: a whole number from 1 to 4"),
         ("photo.jpg --run nest --out text.jpg", "--out text.jpg is a file"),
         ("photo.jpg --run vgg", "no run 'vgg'"),
         ("photo.jpg --run counted", "counted by nobody"),
-        ("photo.jpg --run timm:resnet18", "none of the released weights of Table 2: resnet50.tv"),
+        ("photo.jpg --run timm:resnet18", "none of the released weights of the paper: resnet50.tv"),
         ("photo.jpg --run nest --weights text.jpg", "text.jpg is not a safetensors file"),
         ("photo.jpg --run nest --weights .", ". is not a regular file"),
         ("photo.jpg --run nest --weights pipe", "pipe is not a regular file"),
@@ -271,7 +270,7 @@ def lay_out_bad_files(here: Path) -> None:
         ),
         (
             "photo.jpg --run deit --weights overflow.safetensors",
-            "cannot be asked: the classifier's logits are not finite",
+            "cannot be explained: the classifier's logits are not finite",
         ),
         (
             "photo.jpg --run deit --weights nan.safetensors",
@@ -285,15 +284,15 @@ def lay_out_bad_files(here: Path) -> None:
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(
-    words: str, said: str, here: Path, capsys: pytest.CaptureFixture[str]
+    words: str, message: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lay_out_bad_files(here)
     if "counted" in words:
         run = Profiling(model=VIT, classes=10, image_size=64)
         folder = results.begin(here / "results", run)
-        words, said = words.replace("counted", folder.name), f"{folder.name} is no classifier"
+        words, message = words.replace("counted", folder.name), f"{folder.name} is not a classifier"
     assert main(["explain", *words.split()]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1, error
-    assert said in error
+    assert message in error
     assert not list(here.glob("*.svg"))

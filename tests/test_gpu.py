@@ -7,15 +7,17 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from repro.data import augment, prepare, randomness
-from repro.data.augment import Augmentation
+from repro.data import prepare, randomness
+from repro.data.augment import augment
+from repro.data.augment.augment import Augmentation
+from repro.execution import ExecutionOptions
 from repro.spec import Classification, Profiling, Recipe, Run
 from repro.tasks import (
     Interrupted,
@@ -26,9 +28,8 @@ from repro.tasks import (
     profiling,
     traversal,
 )
-from repro.tasks.explained import load_classifier
+from repro.tasks.explanation import load_classifier
 from repro.train import optim
-from repro.train.speed import Speed
 from tests.pretended_gpu import GPU, Event, GPUTensor, Log, MixedDevices, Race, pretended_gpu
 from tests.tasks import test_classification as small
 from tests.tasks import test_explanations as explanations
@@ -70,37 +71,32 @@ INPUTS = torch.randn(2, 3, 64, 64), torch.tensor([3, 4])  # images and their cla
 class Job:
     """A job without a launcher, with initial weights for trained ones."""
 
-    data: Path
+    options: ExecutionOptions
     checkpoints: Path
     log: Log
     stops_at: int = 0  # the call that is answered by yes
     steps: list[set[Event]] = field(default_factory=list)  # what happened between two calls
-    weights: Path | None = None
-    decode: Literal["cpu", "nvjpeg"] = "cpu"
-    checkpoint_seconds: float = 60.0
-    micro_batch: int | None = None
     halvings: int = 0
-    speed: Speed = "fast"
 
-    def stopping(self) -> bool:
+    def should_stop(self) -> bool:
         self.steps.append(self.log.take())
         return len(self.steps) == self.stops_at
 
-    def ours(self) -> bool:
+    def still_owner(self) -> bool:
         return True
 
-    def weights_of(self, run: Run) -> Path:
+    def weights_path(self, run: Run) -> Path:
         assert isinstance(run, Classification)
         path = self.checkpoints / f"{run.id}.safetensors"
         if not path.exists():
             save_file(classification.create(run.model, 10, 0.0, run.seed).state_dict(), path)
         return path
 
-    def keep(self, name: str, data: bytes) -> None: ...
+    def save_preview(self, name: str, data: bytes) -> None: ...
 
-    def progress(self, step: int, steps: int, line: object) -> None: ...
+    def report_progress(self, step: int, steps: int, line: object) -> None: ...
 
-    def history(self, lines: object) -> None: ...
+    def write_metrics(self, lines: object) -> None: ...
 
 
 def resumed(execute: Callable[[Any, Job], Result], run: Run) -> Callable[[Job], Result]:
@@ -121,7 +117,7 @@ def attributed(method: str) -> Callable[[Job], None]:
 
     def explain(job: Job) -> None:
         run = explanations.classifier(explanations.MODELS[method])
-        net = load_classifier(run, 10, job.weights_of(run)).to(GPU)
+        net = load_classifier(run, 10, job.weights_path(run)).to(GPU)
         maps = localization.METHODS[method](net, *(each.to(GPU) for each in INPUTS))
         assert isinstance(maps, GPUTensor)
 
@@ -159,8 +155,8 @@ CASES: dict[str, Callable[[Job], object]] = {
 
 NOW_AND_THEN = {
     # Numbers and images that stay on the GPU.
-    ("torch.tensor", "repro/data/transfer.py:_constant"),
-    ("to gpu", "repro/data/loader.py:_resident"),
+    ("torch.tensor", "repro/data/loading/transfer.py:_constant"),
+    ("to gpu", "repro/data/loading/loader.py:_in_memory_batches"),
     # Classification: the model, the loss every ten steps, an evaluation.
     ("to gpu", "repro/tasks/classification.py:_test_weights"),
     ("to gpu", "repro/tasks/classification.py:_train"),
@@ -173,49 +169,49 @@ NOW_AND_THEN = {
     # Generation: the models, the losses, samples and how they are measured.
     ("to gpu", "repro/tasks/generation.py:_train"),
     ("tolist", "repro/tasks/generation.py:_train"),
-    ("item", "repro/tasks/generation.py:draw"),
-    ("to gpu", "repro/tasks/generation.py:features_of"),
-    ("to gpu", "repro/tasks/generation.py:portraits"),
+    ("item", "repro/tasks/generation.py:generate"),
+    ("to gpu", "repro/tasks/generation.py:make_extractor"),
+    ("to gpu", "repro/tasks/generation.py:sample_sheets"),
     ("to gpu", "repro/tasks/generation.py:sample"),
-    ("to cpu", "repro/data/pictures.py:grid"),
+    ("to cpu", "repro/data/image_grid.py:grid"),
     ("to gpu", "repro/fidelity/features.py:__call__"),
-    ("to gpu", "repro/fidelity/features.py:of_classifier"),
+    ("to gpu", "repro/fidelity/features.py:from_classifier"),
     ("item", "repro/fidelity/metrics.py:spread"),
     ("to gpu", "repro/fidelity/moments.py:add"),
-    ("to cpu", "repro/tasks/generation.py:_on_cpu"),
+    ("to cpu", "repro/tasks/generation.py:_features_on_cpu"),
     ("to cpu", "repro/fidelity/moments.py:statistics"),
     # Explanations: checks of inputs and maps, and results that are scored on the CPU.
     ("item", "repro/interpret/cam.py:_check"),
     ("item", "repro/interpret/cam.py:_maps_and_gradients"),
     ("item", "repro/interpret/faithfulness.py:_curve"),
     ("to gpu", "repro/interpret/faithfulness.py:cascade"),
-    ("to gpu", "repro/interpret/metrics.py:_block_hit"),
+    ("to gpu", "repro/interpret/pointing.py:_block_hit"),
     ("item", "repro/interpret/rollout.py:gradient_rollout"),
-    ("mask as index", "repro/interpret/taps.py:checked_classes"),
-    ("item", "repro/interpret/taps.py:checked_finite"),
-    ("item", "repro/tasks/explained.py:checked_finite"),
-    ("to gpu", "repro/tasks/explained.py:classifier_of"),
-    ("to cpu", "repro/tasks/localization.py:_probed"),
-    ("to gpu", "repro/tasks/localization.py:_probed"),
-    ("to cpu", "repro/tasks/localization.py:_shown"),
-    ("to gpu", "repro/tasks/localization.py:_shown"),
-    ("to gpu", "repro/tasks/localization.py:seen"),
+    ("mask as index", "repro/interpret/taps.py:check_classes"),
+    ("item", "repro/interpret/taps.py:check_finite"),
+    ("item", "repro/tasks/explanation.py:require_finite"),
+    ("to gpu", "repro/tasks/explanation.py:load_run_classifier"),
+    ("to cpu", "repro/tasks/localization.py:_faithfulness_metrics"),
+    ("to gpu", "repro/tasks/localization.py:_faithfulness_metrics"),
+    ("to cpu", "repro/tasks/localization.py:_example_maps"),
+    ("to gpu", "repro/tasks/localization.py:_example_maps"),
+    ("to gpu", "repro/tasks/localization.py:score_images"),
     ("to cpu", "repro/tasks/localization.py:work"),
-    ("index on the CPU", "repro/tasks/traversal.py:_faithful"),
-    ("to cpu", "repro/tasks/traversal.py:_faithful"),
-    ("to gpu", "repro/tasks/traversal.py:_faithful"),
+    ("index on the CPU", "repro/tasks/traversal.py:_ablation_results"),
+    ("to cpu", "repro/tasks/traversal.py:_ablation_results"),
+    ("to gpu", "repro/tasks/traversal.py:_ablation_results"),
     ("to cpu", "repro/tasks/traversal.py:_hits"),
-    ("to cpu", "repro/tasks/traversal.py:_holds"),
-    ("index on the CPU", "repro/tasks/traversal.py:_kept"),
-    ("to cpu", "repro/tasks/traversal.py:_kept"),
-    ("index on the CPU", "repro/tasks/traversal.py:_followed"),
-    ("to cpu", "repro/tasks/traversal.py:_followed"),
-    ("to gpu", "repro/tasks/traversal.py:_of_four_cut_out"),
+    ("to cpu", "repro/tasks/traversal.py:_contains_object"),
+    ("index on the CPU", "repro/tasks/traversal.py:_example_trees"),
+    ("to cpu", "repro/tasks/traversal.py:_example_trees"),
+    ("index on the CPU", "repro/tasks/traversal.py:_evaluate_batches"),
+    ("to cpu", "repro/tasks/traversal.py:_evaluate_batches"),
+    ("to gpu", "repro/tasks/traversal.py:_composed_images"),
     ("to gpu", "repro/tasks/traversal.py:trace"),
-    ("to cpu", "repro/tasks/traversal.py:trees_of"),
+    ("to cpu", "repro/tasks/traversal.py:tree_arrays"),
     # Profiling: the model and its inputs, and the end of a timed block.
-    ("synchronize", "repro/tasks/profiling.py:_wait"),
-    ("to gpu", "repro/tasks/profiling.py:inputs"),
+    ("synchronize", "repro/tasks/profiling.py:_synchronize"),
+    ("to gpu", "repro/tasks/profiling.py:make_inputs"),
     ("to gpu", "repro/tasks/profiling.py:measure"),
 }
 
@@ -228,13 +224,17 @@ def data() -> Path:
     return folder
 
 
+def options() -> ExecutionOptions:
+    return ExecutionOptions(data())
+
+
 @cache
 def events(case: str) -> tuple[set[Event], set[Event]]:
     """What the host waits for in the whole of a case, and in the third step of a training."""
     with pytest.MonkeyPatch.context() as patch, pretended_gpu() as log:
         patch.setattr(profiling, "_SECONDS", 0.01)
         patch.setattr(generation, "COLLAPSED", 0.0)  # it is not going to learn in four steps
-        job = Job(data(), Path(mkdtemp(prefix="gpu-job-")), log)
+        job = Job(options(), Path(mkdtemp(prefix="gpu-job-")), log)
         result = CASES[case](job)
         job.steps.append(log.take())
     assert not isinstance(result, Result) or result.status == "done"
@@ -292,9 +292,9 @@ def test_a_batch_is_augmented_in_few_kernels_to_the_same_pixels(policy: str) -> 
 
 def test_a_training_augments_on_a_stream_of_its_own() -> None:
     with pretended_gpu() as log:
-        result = classification.execute(NEST, Job(data(), Path(mkdtemp(prefix="gpu-job-")), log))
+        result = classification.execute(NEST, Job(options(), Path(mkdtemp(prefix="gpu-job-")), log))
     assert result.status == "done"
-    assert log.streams["repro/data/augment.py:mix"] == {1}
+    assert log.streams["repro/data/augment/augment.py:mix"] == {1}
     assert log.streams["repro/models/attention.py:forward"] == {0}
 
 
@@ -304,7 +304,7 @@ def test_a_race_of_two_streams_is_found(fault: str, monkeypatch: pytest.MonkeyPa
         method = "wait_event" if fault == "no event" else "wait_stream"
         patch.setattr(torch.cuda.Stream, method, lambda self, other: None)
         with pytest.raises(Race, match="written by another"):
-            classification.execute(NEST, Job(data(), Path(mkdtemp(prefix="gpu-job-")), log))
+            classification.execute(NEST, Job(options(), Path(mkdtemp(prefix="gpu-job-")), log))
 
 
 # --- what is planted is found --------------------------------------------------------------------
@@ -322,8 +322,10 @@ def with_planted(fault: Callable[[Tensor], object], monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(optim, "soft_cross_entropy", faulty)
     with pretended_gpu() as log:
-        job = Job(data(), Path(mkdtemp(prefix="gpu-job-")), log)
-        job.micro_batch = 10  # else the loss would be computed once more, to measure its memory
+        job = Job(options(), Path(mkdtemp(prefix="gpu-job-")), log)
+        job.options = replace(
+            options(), micro_batch=10
+        )  # else the loss would be computed once more, to measure its memory
         classification.execute(PLAIN, job)
     return job.steps[2]
 

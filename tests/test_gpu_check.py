@@ -16,7 +16,7 @@ from typing import Any, TypedDict
 import pytest
 import torch
 
-from repro import records
+from repro.core import records
 from tests.pretended_gpu import GPU, pretended_gpu
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "gpu_check"
@@ -82,10 +82,10 @@ def test_its_items_on_a_pretended_gpu(
     monkeypatch.syspath_prepend(str(SCRIPT))
     sections = importlib.import_module("sections")
     with pretended_gpu() as log:
-        asked = sections.Asked(GPU, tmp_path, tmp_path, small=True)
-        asked.deadline = time.monotonic()
-        every = dict(sections.SECTIONS[section][1](asked))
-        found = [every[item]() for item in items]
+        context = sections.Context(GPU, tmp_path, tmp_path, small=True)
+        context.deadline = time.monotonic()
+        items_of = dict(sections.SECTIONS[section][1](context))
+        found = [items_of[item]() for item in items]
     assert all(each.well in (True, None) for each in found)
     assert log.kernels
 
@@ -108,16 +108,16 @@ def test_what_fails_ends_nothing_else(
 ) -> None:
     """An item, a section that cannot even say what it would do, and Ctrl-C."""
 
-    def broken(asked: Any) -> Iterator[Any]:
+    def broken(context: Any) -> Iterator[Any]:
         raise ImportError("no such library")
 
     sections = {
-        "A": (0.5, lambda asked: iter([("fails", fails), ("measures", measures)])),
+        "A": (0.5, lambda context: iter([("fails", fails), ("measures", measures)])),
         "B": (0.5, broken),
-        "C": (0.0, lambda asked: iter([("first", measures), ("second", measures)])),
-        "D": (0.5, lambda asked: iter([("last", last)])),
+        "C": (0.0, lambda context: iter([("first", measures), ("second", measures)])),
+        "D": (0.5, lambda context: iter([("last", last)])),
     }
-    stub = SimpleNamespace(SECTIONS=sections, Asked=_Asked)
+    stub = SimpleNamespace(SECTIONS=sections, Context=_Context)
     monkeypatch.setitem(sys.modules, "sections", stub)
     words = ["gpu_check", "--device", "cpu", "--out", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", words)
@@ -136,12 +136,52 @@ def test_what_fails_ends_nothing_else(
     assert content["about"]["stopped"] is (last is is_stopped)
     assert content["sections"]["A"][1]["numbers"] == {"rate": 7.0}
     text = (tmp_path / "REPORT.md").read_text()
+    assert text.startswith(
+        f"# A check on a GPU{', stopped before its end' * (last is is_stopped)}\n"
+    )
     assert "| fails | RuntimeError: CUDA error: an illegal memory access | FAILED |" in text
     assert r"| measures | 7 \| 8 |  |" in text
 
 
-class _Asked:
-    """What the driver knows of it."""
+@pytest.mark.parametrize("at", ["options", "folder", "section", "item"])
+def test_stopped_before_anything_was_found(
+    at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line, and the report of an earlier check stays."""
+    (tmp_path / "REPORT.md").write_text("of an earlier check")
+
+    def stopped(*_: object) -> Any:
+        raise KeyboardInterrupt
+
+    one = {"A": (0.5, stopped if at == "section" else lambda context: iter([("first", stopped)]))}
+    monkeypatch.setitem(sys.modules, "sections", SimpleNamespace(SECTIONS=one, Context=_Context))
+    monkeypatch.setattr(sys, "argv", ["gpu_check", "--device", "cpu", "--out", str(tmp_path)])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    if at == "options":
+        monkeypatch.setattr("argparse.ArgumentParser.parse_args", stopped)
+    if at == "folder":
+        monkeypatch.setattr("repro.results.require_writable", stopped)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == (
+        "gpu_check: stopped before the first result; no report was written\n"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["REPORT.md"]
+    assert (tmp_path / "REPORT.md").read_text() == "of an earlier check"
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    """It is found before anything is checked."""
+    (tmp_path / "a-file").touch()
+    done = gpu_check("--device", "cpu", "--out", str(tmp_path / "a-file/x"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.endswith("a-file/x: Not a directory; name another with --out DIR\n")
+    assert done.stderr.count("\n") == 1
+
+
+class _Context:
+    """What the driver uses of the real one."""
 
     def __init__(self, device: torch.device, data: Path, scratch: Path, small: bool) -> None:
         self.deadline = 0.0

@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from repro import experiments, ledger
+from repro import experiments
 from repro.cli import main
+from repro.core import ledger
 from repro.spec import Classification
 
 Capture = pytest.CaptureFixture[str]
@@ -17,14 +18,14 @@ Capture = pytest.CaptureFixture[str]
 def test_nothing_open_is_left_out(name: str) -> None:
     """Against a count from the cells: each value of each row, and of the run before it."""
     experiment = experiments.get(name)
-    told = {
+    listed = {
         (row, value_name)
         for entry in ledger.values(experiment)
         for value_name in entry.values
         for row in entry.rows
     }
     for cell in experiment.cells:
-        assert set(cell.choices) <= {n for row, n in told if row == cell.row} | {
+        assert set(cell.choices) <= {n for row, n in listed if row == cell.row} | {
             n for n in cell.choices if n.startswith("pretrained.")
         }
     for entry in ledger.values(experiment):
@@ -58,8 +59,21 @@ def test_what_the_paper_leaves_open_is_told(capsys: Capture) -> None:
         "label smoothing where CutMix and Mixup are removed",
         "colour jitter where RandAugment is removed",
         "warm-up of the short trainings",
-        "the block plane's border",
+        "border of the block plane",
         "PVT-B: the official Large",
+        "the fourth design of Figure 7: PatchMerge",
+        "content of Figure A4",
+        "DeiT-B without RandomErasing, 4.3",
+        "CCT's dropout of 0.1 on attention: none",
+        "initial weights of the new head: zero",
+        "clip_norm = 5.0",
+        "parameters without weight decay in the compared transformers",
+        "PyramidNet's weight decay: 1e-4",
+        "batch sizes: the official per-device batches",
+        "the choice between Mixup and CutMix: one per pair",
+        "posterize to 0 bits",
+        "random crops on ImageNet: each method's own",
+        "grey levels after resizing",
     ):
         assert question in out, question
     assert "instead of: " in out

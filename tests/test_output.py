@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repro import output
+from repro.core import output
 
 
 @given(st.text())

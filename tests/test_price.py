@@ -13,10 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repro import experiments, gpus, plan, price, results, steps
+from repro import experiments, results
+from repro.core import datasets, plan
+from repro.cost import gpus, price, steps
+from repro.cost.price import Price
 from repro.data.atlas import EMBEDDED
 from repro.data.cifar import CIFARS
-from repro.price import Price
+from repro.kinds.classification import AUGMENTATION_LAUNCHES
 from repro.spec import (
     SCALES,
     Classification,
@@ -43,7 +46,7 @@ RATES = {"train_images_per_second": 2000.0, "forward_images_per_second": 6000.0}
 TRAINED, TESTED = 300 * 1_281_167, 30 * 50_000  # after every tenth epoch, the last one included
 
 
-def finished(
+def save_result(
     root: Path, run: Run, metrics: Mapping[str, float] | None = None, **facts: Any
 ) -> None:
     finish(root, run, metrics or {}, provenance=facts)
@@ -52,31 +55,29 @@ def finished(
 # --- hours, by what is known ---------------------------------------------------------------------
 
 
-def test_nothing_is_known_of_what_never_ran(tmp_path: Path) -> None:
-    """But it is known which profile would tell."""
+def test_price_without_results(tmp_path: Path) -> None:
+    """Except for the profile that would measure it."""
     found = price.price(tmp_path, NEST, "H100")
-    assert found == Price(NEST, None, f"{COUNTED.id} would tell", None)
+    assert found == Price(NEST, None, f"run {COUNTED.id} to measure it", None)
     assert found.hours is None
     assert "-a30-bf16-" in price.price(tmp_path, NEST, "a30").origin  # no peak: to be measured
     assert "-cpu-fp32-" in price.price(tmp_path, NEST, "cpu").origin
     assert not (tmp_path / COUNTED.id).exists()
 
 
-@pytest.mark.parametrize("told", ["H100 would", "a30 would", "cpu would"])
-def test_what_would_tell_does_tell(tmp_path: Path, told: str) -> None:
-    """The profile that is named is found when it is there."""
-    gpu = told.split()[0]
-    named = price.price(tmp_path, NEST, gpu).origin.removesuffix(" would tell")
+@pytest.mark.parametrize("gpu", ["H100", "a30", "cpu"])
+def test_the_named_profile_gives_the_price(tmp_path: Path, gpu: str) -> None:
+    _, name, *_ = price.price(tmp_path, NEST, gpu).origin.split()
     probes = [COUNTED, replace(COUNTED, device="cpu", batch_size=64),
               replace(COUNTED, device="a30", precision="bf16", batch_size=128)]  # fmt: skip
-    (probe,) = (p for p in probes if p.id == named)
-    finished(tmp_path, probe, COUNTS | (RATES if probe.device else {}))
+    (probe,) = (p for p in probes if p.id == name)
+    save_result(tmp_path, probe, COUNTS | (RATES if probe.device else {}))
     assert price.price(tmp_path, NEST, gpu).gpu_hours
 
 
 def test_multiply_adds_of_nest_tiny(tmp_path: Path) -> None:
     """300 epochs are 1.34e19 operations: 12.5 H100-hours at 30 % of the peak, 63 at 6 %."""
-    finished(tmp_path, COUNTED, COUNTS)
+    save_result(tmp_path, COUNTED, COUNTS)
     found = price.price(tmp_path, NEST, "h100")
     assert found.gpu_hours is not None
     operations = 2 * COUNTS["macs"] * (3 * TRAINED + TESTED)
@@ -90,8 +91,8 @@ def test_multiply_adds_of_nest_tiny(tmp_path: Path) -> None:
 
 
 def test_a_measured_rate_comes_before_multiply_adds(tmp_path: Path) -> None:
-    finished(tmp_path, COUNTED, COUNTS)
-    finished(tmp_path, ON_H100, COUNTS | RATES)
+    save_result(tmp_path, COUNTED, COUNTS)
+    save_result(tmp_path, ON_H100, COUNTS | RATES)
     found = price.price(tmp_path, NEST, "nvidia_h100_80gb_hbm3")
     hours = (TRAINED / 2000 + TESTED / 6000) / 3600
     assert found.gpu_hours == pytest.approx((hours, 1.25 * hours))
@@ -109,9 +110,10 @@ CIFAR = next(
 
 def test_more_gpus_are_no_faster_than_the_host(tmp_path: Path) -> None:
     """By the operations that it launches a step, each in six microseconds."""
-    finished(tmp_path, price.counted(CIFAR), COUNTS | {"macs": 2_275_000_000})
-    step = steps.measured()[price.key(CIFAR)]
-    launches = step["launches"] + price.AUGMENTATION_LAUNCHES
+    save_result(tmp_path, CIFAR.cost_profile, COUNTS | {"macs": 2_275_000_000})
+    assert CIFAR.training_steps
+    step = steps.table()[CIFAR.training_steps.key]
+    launches = step["launches"] + AUGMENTATION_LAUNCHES
     floor = 300 * 50_000 / CIFAR.recipe.batch_size * launches * 6e-6 / 3600
     assert price.host_hours(CIFAR) == pytest.approx(floor)
 
@@ -129,7 +131,7 @@ def test_more_gpus_are_no_faster_than_the_host(tmp_path: Path) -> None:
     last = price.price(tmp_path, CIFAR, "H100", alone.useful_gpus).hours
     assert last == pytest.approx((floor, floor))
     words = f"bound by the host: no faster than on {alone.useful_gpus} GPUs"
-    assert price.told(many, "H100").endswith(words)
+    assert price.describe(many, "H100").endswith(words)
     *_, counted, bound = price.summary([many, alone], "H100")
     assert counted == (
         "launches: 1 run priced by the time that the host takes to launch GPU operations, at 6 µs "
@@ -141,13 +143,13 @@ def test_more_gpus_are_no_faster_than_the_host(tmp_path: Path) -> None:
 def test_the_host_is_in_what_was_measured_on_one_gpu(tmp_path: Path) -> None:
     """A rate on one GPU counts as it is; and a large batch is the GPU's affair."""
     fast = {"train_images_per_second": 1e9, "forward_images_per_second": 1e9}
-    probe = replace(price.counted(CIFAR), device="H100", precision="bf16", batch_size=128)
-    finished(tmp_path, probe, COUNTS | fast)
+    probe = replace(CIFAR.cost_profile, device="H100", precision="bf16", batch_size=128)
+    save_result(tmp_path, probe, COUNTS | fast)
     alone, four = (price.price(tmp_path, CIFAR, "H100", count) for count in (1, 4))
     assert alone.hours
     assert alone.hours[1] < price.host_hours(CIFAR) / 100
     assert four.hours == pytest.approx([price.host_hours(CIFAR)] * 2)
-    finished(tmp_path, COUNTED, COUNTS)
+    save_result(tmp_path, COUNTED, COUNTS)
     large = [price.price(tmp_path, NEST, "H100", count) for count in (1, 8)]
     assert large[0].gpu_hours == large[1].gpu_hours
     assert not large[1].bound_by_host
@@ -156,16 +158,16 @@ def test_the_host_is_in_what_was_measured_on_one_gpu(tmp_path: Path) -> None:
 def test_of_several_rates_the_one_most_like_training(tmp_path: Path) -> None:
     slow = replace(ON_H100, precision="fp32", batch_size=1024)
     for probe in (slow, *(replace(ON_H100, batch_size=2**n) for n in range(10))):
-        finished(tmp_path, probe, COUNTS | RATES)
+        save_result(tmp_path, probe, COUNTS | RATES)
     assert price.price(tmp_path, NEST, "H100").origin == "rate measured in bf16, batch 512"
 
 
 def test_done_seeds_come_before_everything(tmp_path: Path) -> None:
     """From the fastest to the slowest of them, over all of their GPUs."""
-    finished(tmp_path, ON_H100, COUNTS | RATES)
+    save_result(tmp_path, ON_H100, COUNTS | RATES)
     h100: dict[str, Any] = {"device": "NVIDIA H100 80GB HBM3", "ranks": 8}
-    finished(tmp_path, replace(NEST, seed=1), seconds=3600.0, **h100)
-    finished(tmp_path, replace(NEST, seed=2), seconds=7200.0, **h100)
+    save_result(tmp_path, replace(NEST, seed=1), seconds=3600.0, **h100)
+    save_result(tmp_path, replace(NEST, seed=2), seconds=7200.0, **h100)
     for seed in (0, 5):
         found = price.price(tmp_path, replace(NEST, seed=seed), "h100")
         assert (found.gpu_hours, found.origin) == ((8.0, 16.0), "seeds done here")
@@ -175,12 +177,12 @@ def test_done_seeds_come_before_everything(tmp_path: Path) -> None:
 
 
 def test_hours_of_a_cpu_are_not_those_of_a_gpu(tmp_path: Path) -> None:
-    finished(tmp_path, RUN, seconds=1800.0, ranks=1, device="CPU x86_64 AVX512, 1 threads")
+    save_result(tmp_path, RUN, seconds=1800.0, ranks=1, device="CPU x86_64 AVX512, 1 threads")
     other = replace(RUN, seed=1)
     assert price.price(tmp_path, other, "").gpu_hours is None
     found = price.price(tmp_path, other, "cpu")
     assert found.gpu_hours == (0.5, 0.5)
-    assert price.line([found], "cpu") == "about 0.5 CPU-hours for 1 of them"
+    assert price.line([found], "cpu") == "about 0.5 CPU-hours"
 
 
 def test_a_run_that_diverged_early_tells_nothing(tmp_path: Path) -> None:
@@ -191,7 +193,7 @@ def test_a_run_that_diverged_early_tells_nothing(tmp_path: Path) -> None:
 
 
 def test_released_weights_cost_a_test_and_a_profile_a_minute(tmp_path: Path) -> None:
-    finished(tmp_path, replace(COUNTED, image_size=288), COUNTS)
+    save_result(tmp_path, replace(COUNTED, image_size=288), COUNTS)
     released = replace(
         NEST,
         recipe=Recipe(epochs=0, batch_size=0, lr=0.0),
@@ -206,7 +208,7 @@ def test_released_weights_cost_a_test_and_a_profile_a_minute(tmp_path: Path) -> 
 
 
 def test_options_that_cost_nothing_do_not_hide_a_profile(tmp_path: Path) -> None:
-    finished(tmp_path, COUNTED, COUNTS)
+    save_result(tmp_path, COUNTED, COUNTS)
     same = replace(NEST, model=NEST.model.updated(gelu="erf", proj_drop_rate=0.1))
     assert price.price(tmp_path, same, "H100").gpu_hours
     other = replace(NEST, model=NEST.model.updated(depths=(2, 2, 20)))
@@ -222,8 +224,8 @@ def test_a_generator_and_its_discriminator(tmp_path: Path) -> None:
         {"parameters": 1_000_000, "macs": 5 * 10**9},
     ]
     assert price.price(tmp_path, run, "H100").gpu_hours is None
-    for model, counts in zip(price.pair(run), sizes, strict=True):
-        finished(tmp_path, model, counts)
+    for model, counts in zip(run.profiles, sizes, strict=True):
+        save_result(tmp_path, model, counts)
     found = price.price(tmp_path, run, "H100")
     flop = 2 * (3 * 7e9 + 9 * 5e9) * 256 * 1_000_000
     assert found.gpu_hours is not None
@@ -251,20 +253,20 @@ def test_a_generator_and_its_discriminator(tmp_path: Path) -> None:
 )
 def test_images_of_a_run(changes: dict[str, object], expected: tuple[float, float]) -> None:
     changed = replace(NEST, **changes)  # type: ignore[arg-type]
-    assert price.images(changed) == pytest.approx(expected)
+    assert changed.images == pytest.approx(expected)
 
 
 def test_the_sizes_of_datasets_are_those_of_their_files() -> None:
     for name, cifar in CIFARS.items():
         if not name.endswith("-smoke"):
             counts = (cifar.counts["train"], cifar.counts["test"], cifar.classes)
-            assert price.DATASETS[name] == counts
+            assert datasets.DATASETS[name] == counts
         else:
-            assert set(cifar.counts.values()) == {price.SMOKE_IMAGES}
+            assert set(cifar.counts.values()) == {datasets.SMOKE_IMAGES}
     for name in ("fashion-mnist-6k", "glyphs"):
         about = json.loads((EMBEDDED / f"{name}.json").read_text(encoding="utf-8"))
         splits = about["splits"]
-        assert price.DATASETS[name] == (
+        assert datasets.DATASETS[name] == (
             splits["train"]["images"],
             splits["test"]["images"],
             len(about["classes"]),
@@ -278,27 +280,27 @@ def everything() -> list[Run]:
 
 def test_every_dataset_of_the_paper_has_a_size() -> None:
     runs = [run for run in everything() if isinstance(run, Classification)]
-    assert not [run.dataset for run in runs if price.images(run) is None]
+    assert not [run.dataset for run in runs if run.images is None]
 
 
 def test_what_counts_the_model_of_a_run() -> None:
     """At the side of its training, and as one model whatever costs nothing."""
-    assert price.counted(NEST) == COUNTED
-    assert price.counted(replace(NEST, evaluation=Evaluation(image_size=288))) == COUNTED
+    assert NEST.cost_profile == COUNTED
+    assert replace(NEST, evaluation=Evaluation(image_size=288)).cost_profile == COUNTED
     released = replace(
         NEST, recipe=replace(NEST.recipe, epochs=0), model=NEST.model.updated(gelu="erf")
     )
-    assert price.counted(released) == COUNTED
+    assert released.cost_profile == COUNTED
     larger = replace(released, evaluation=Evaluation(image_size=288))
-    assert price.counted(larger).image_size == 288
-    assert price.counted(RUN).image_size == 32
+    assert larger.cost_profile.image_size == 288
+    assert RUN.cost_profile.image_size == 32
     with pytest.raises(KeyError, match="nowhere"):
-        price.counted(replace(NEST, dataset="nowhere"))
+        replace(NEST, dataset="nowhere").cost_profile  # noqa: B018
     assert price.price(Path("none"), replace(NEST, dataset="nowhere"), "H100").gpu_hours is None
 
 
 def test_a_damaged_profile_is_none(tmp_path: Path) -> None:
-    finished(tmp_path, COUNTED, COUNTS)
+    save_result(tmp_path, COUNTED, COUNTS)
     (tmp_path / COUNTED.id / results.SPEC).write_text("{")
     assert price.price(tmp_path, NEST, "H100").gpu_hours is None
 
@@ -307,8 +309,8 @@ def test_files_are_read_once_however_many_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of what has no folder none is looked for."""
-    finished(tmp_path, COUNTED, COUNTS)
-    finished(tmp_path, replace(NEST, seed=1), seconds=3600.0, device="NVIDIA H100")
+    save_result(tmp_path, COUNTED, COUNTS)
+    save_result(tmp_path, replace(NEST, seed=1), seconds=3600.0, device="NVIDIA H100")
     read, outcome = list[str](), results.outcome
 
     def counted(root: Path, run: Run) -> results.Outcome:
@@ -343,7 +345,7 @@ def test_files_are_read_once_however_many_runs(
     ],
 )
 def test_names_of_gpus(text: str, name: str) -> None:
-    assert gpus.named(text) == name
+    assert gpus.canonical_name(text) == name
 
 
 @pytest.mark.parametrize(
@@ -367,7 +369,7 @@ def test_what_was_computed_on_a_gpu(gpu: str, device: str, is_it: bool) -> None:
 
 def test_disk_of_a_run(tmp_path: Path) -> None:
     """fp32 weights; then, beside them, two checkpoints of three numbers a weight."""
-    finished(tmp_path, COUNTED, COUNTS)
+    save_result(tmp_path, COUNTED, COUNTS)
     found = price.price(tmp_path, NEST, "H100")
     assert found.disk_bytes == 4 * 17_057_608
     assert found.peak_bytes == (4 + 2 * 12) * 17_057_608
@@ -386,21 +388,21 @@ def test_sums(tmp_path: Path) -> None:
 
 
 def test_in_words(tmp_path: Path) -> None:
-    finished(tmp_path, COUNTED, COUNTS)
+    save_result(tmp_path, COUNTED, COUNTS)
     unknown = replace(NEST, model=Model("nest_base_imagenet"))
     found = price.prices(tmp_path, [NEST, unknown], "h100", lambda _: 8)
-    assert price.told(found[NEST], "h100") == (
+    assert price.describe(found[NEST], "h100") == (
         "13 to 63 GPU-hours by multiply-adds, 1.6 to 7.8 h on 8"
     )
-    assert price.told(found[unknown], "h100").endswith("would tell")
+    assert price.describe(found[unknown], "h100").endswith("to measure it")
     assert price.summary([*found.values()], "h100") == [
-        "price: about 13 to 63 GPU-hours for 1 of them; not known for 1, of which neither a seed "
-        "is done here nor a profile",
-        "disk: 0.0682 GB stay; at most 0.478 GB, if all train at the same time; not known for 1",
+        "price: about 13 to 63 GPU-hours for 1 run; 1 run unpriced: no finished seed or profile",
+        "disk: 0.0682 GB stay; at most 0.478 GB, if all train at the same time; unknown for 1",
         "multiply-adds: at 6% to 30%, our assumption, of the 989 TFLOP/s of one H100 (H100 data "
         "sheet, SXM, without sparsity)",
     ]
-    assert price.line([found[unknown]], "h100").startswith("not known for 1,")
+    assert price.line([found[unknown]], "h100").startswith("1 run unpriced: ")
+    assert price.line([found[NEST]], "h100") == "about 13 to 63 GPU-hours"
 
 
 # --- a budget ------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import resource
@@ -13,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from repro import artifacts, results, spec
+from repro import experiments, results, spec
+from repro.core import artifacts
 from repro.results import Result, ResultsError
 from repro.spec import Classification, Model, Profiling, Recipe, SpecError
-from tests.finished import ARRAYS, npz
+from tests.finished import ARRAYS, finish, npz
 
 RUN = Classification(
     model=Model.of("nest_tiny_cifar", img_size=32),
@@ -36,7 +38,7 @@ FILES = {
 }
 
 
-def finished(root: Path, run: Classification = RUN, result: object = DONE) -> Path:
+def save_result(root: Path, run: Classification = RUN, result: object = DONE) -> Path:
     """A run's folder with a result in it; the path of the result."""
     assert isinstance(result, dict)
     folder = results.begin(root, run)
@@ -75,7 +77,7 @@ def test_a_disk_that_fills_up_keeps_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "file.txt"
     results.write(path, "before")
     code = (
-        "import sys; from pathlib import Path; from repro import results\n"
+        "import sys; from pathlib import Path; from repro import experiments, results\n"
         "try: results.write(Path(sys.argv[1]), 'x' * 100_000)\n"
         "except results.ResultsError as error: print(error)\n"
     )
@@ -123,10 +125,13 @@ def test_states_of_a_run(tmp_path: Path) -> None:
     folder = results.begin(tmp_path, RUN)
     assert results.outcome(tmp_path, RUN) == results.Outcome("started")
     results.finish(folder, DONE)
-    assert results.outcome(tmp_path, RUN) == results.Outcome("done", DONE)
+    found = results.outcome(tmp_path, RUN)
+    sha256 = hashlib.sha256((folder / results.RESULT).read_bytes()).hexdigest()
+    assert found == results.Outcome("done", DONE, sha256=sha256)
     other = replace(RUN, seed=1)
-    finished(tmp_path, other, DIVERGED)
-    assert results.outcome(tmp_path, other) == results.Outcome("diverged", DIVERGED)
+    save_result(tmp_path, other, DIVERGED)
+    found = results.outcome(tmp_path, other)
+    assert (found.state, found.result) == ("diverged", DIVERGED)
 
 
 DAMAGED = {
@@ -186,7 +191,7 @@ DAMAGED = {
 
 @pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
 def test_a_damaged_result_is_named_skipped_and_kept(tmp_path: Path, content: str) -> None:
-    path = finished(tmp_path)
+    path = save_result(tmp_path)
     path.write_bytes(content.encode(errors="surrogateescape"))
     before = tree(tmp_path)
     found = results.outcome(tmp_path, RUN)
@@ -195,7 +200,7 @@ def test_a_damaged_result_is_named_skipped_and_kept(tmp_path: Path, content: str
     assert found.note.endswith(f"; move {path.parent} away and run again")
     assert "\n" not in found.note
     assert len(found.note) - 2 * len(str(path)) < 300
-    frame, warnings = results.frame(tmp_path, [RUN])
+    frame, warnings = results.measurements(tmp_path, [RUN])
     assert (list(frame["status"]), warnings) == ([found.state], [found.note])
     with pytest.raises(ResultsError, match="away and run again"):
         results.begin(tmp_path, RUN)
@@ -225,7 +230,7 @@ def test_a_file_that_is_not_the_result_s_is_named(tmp_path: Path, name: str, cha
     assert found.state == "damaged"
     assert found.note.startswith(f"{path} is damaged (")
     assert found.note.endswith(f"move {folder} away and run again")
-    frame, warnings = results.frame(tmp_path, [OTHER_KIND])
+    frame, warnings = results.measurements(tmp_path, [OTHER_KIND])
     assert (list(frame["status"]), warnings) == ([found.state], [found.note])
 
 
@@ -300,12 +305,12 @@ DEVICES = (
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_device_has_the_name_that_its_driver_gives(tmp_path: Path, device: str) -> None:
-    finished(tmp_path, RUN, DONE | {"provenance": {"device": device}})
+    save_result(tmp_path, RUN, DONE | {"provenance": {"device": device}})
     assert results.outcome(tmp_path, RUN).state == "done"
 
 
 @pytest.mark.parametrize(
-    ("metrics", "said"),
+    ("metrics", "message"),
     [
         ({"top1": 250}, "top1: 250 is not within 0 to 100"),
         ({"top1": 10**400}, "top1: 1e+400 is not within 0 to 100"),
@@ -316,14 +321,14 @@ def test_a_device_has_the_name_that_its_driver_gives(tmp_path: Path, device: str
     ],
 )
 def test_what_is_wrong_with_a_metric_is_said_shortly(
-    tmp_path: Path, metrics: dict[str, float], said: str
+    tmp_path: Path, metrics: dict[str, float], message: str
 ) -> None:
-    finished(tmp_path, RUN, DONE | {"metrics": DONE["metrics"] | metrics})
-    assert f" is damaged ({said}); move " in results.outcome(tmp_path, RUN).note
+    save_result(tmp_path, RUN, DONE | {"metrics": DONE["metrics"] | metrics})
+    assert f" is damaged ({message}); move " in results.outcome(tmp_path, RUN).note
 
 
 def test_a_damaged_spec_is_named_and_kept(tmp_path: Path) -> None:
-    path = finished(tmp_path).with_name(results.SPEC)
+    path = save_result(tmp_path).with_name(results.SPEC)
     path.write_text(path.read_text()[:50])
     before = tree(tmp_path)
     assert results.outcome(tmp_path, RUN).state == "damaged"
@@ -334,7 +339,7 @@ def test_a_damaged_spec_is_named_and_kept(tmp_path: Path) -> None:
 
 def test_a_result_without_its_spec_is_not_adopted(tmp_path: Path) -> None:
     """Nobody knows what it was a result of."""
-    path = finished(tmp_path).with_name(results.SPEC)
+    path = save_result(tmp_path).with_name(results.SPEC)
     path.unlink()
     assert results.outcome(tmp_path, RUN).state == "damaged"
     with pytest.raises(ResultsError, match=str(path)):
@@ -356,7 +361,7 @@ def test_begin_writes_the_spec_first_and_once(tmp_path: Path) -> None:
 
 
 def test_another_spec_under_the_same_id_is_refused_with_the_field(tmp_path: Path) -> None:
-    path = finished(tmp_path).with_name(results.SPEC)
+    path = save_result(tmp_path).with_name(results.SPEC)
     stored = json.loads(path.read_text())
     stored["recipe"]["lr"] = 1.0
     path.write_text(json.dumps(stored))
@@ -366,13 +371,13 @@ def test_another_spec_under_the_same_id_is_refused_with_the_field(tmp_path: Path
     found = results.outcome(tmp_path, RUN)
     assert (found.state, found.result) == ("stale", None)
     assert str(path.parent) in found.note
-    frame, warnings = results.frame(tmp_path, [RUN])
+    frame, warnings = results.measurements(tmp_path, [RUN])
     assert (list(frame["status"]), warnings) == ([found.state], [found.note])
     assert tree(tmp_path) == before
 
 
 def test_a_result_is_written_once(tmp_path: Path) -> None:
-    path = finished(tmp_path)
+    path = save_result(tmp_path)
     before = path.read_bytes()
     assert json.loads(before) == DONE
     with pytest.raises(ResultsError, match=rf"{path} is there already"):
@@ -401,13 +406,13 @@ def test_the_frame_has_a_row_a_result(tmp_path: Path) -> None:
     results.finish(results.begin(tmp_path, runs[0]), DONE)
     results.finish(results.begin(tmp_path, runs[2]), DIVERGED)
     results.begin(tmp_path, runs[3])
-    frame, warnings = results.frame(tmp_path, runs)
+    frame, warnings = results.measurements(tmp_path, runs)
     assert warnings == []
     assert list(frame["run"]) == [runs[0].id, runs[2].id]
     assert list(frame["seed"]) == [0, 2]
     assert list(frame["status"]) == ["done", "diverged"]
     assert frame["top1"][0] == 71.25
-    empty, warnings = results.frame(tmp_path / "nowhere", runs)
+    empty, warnings = results.measurements(tmp_path / "nowhere", runs)
     assert (len(empty), warnings) == (0, [])
     assert {"run", "seed", "status"} <= set(empty.columns)
 
@@ -418,7 +423,54 @@ def test_the_frame_at_a_share_of_the_training(tmp_path: Path) -> None:
     results.write_metrics(folder, [{"step": 5, "top1": 20.0}, {"step": 10, "top1": 30.0}])
     results.finish(folder, DONE)
     for at, top1 in ((0.5, 20.0), (1.0, 71.25)):
-        frame, _ = results.frame(tmp_path, [RUN], at)
+        frame, _ = results.measurements(tmp_path, [RUN], at)
         assert list(frame["top1"]) == [top1]
-    frame, _ = results.frame(tmp_path, [RUN], 0.2)  # where nothing was measured
+    frame, _ = results.measurements(tmp_path, [RUN], 0.2)  # where nothing was measured
     assert "top1" not in frame.dropna(axis=1)
+
+
+# --- the tidy frame ------------------------------------------------------------------------------
+
+
+def test_a_tidy_frame_has_a_row_a_cell_and_seed(tmp_path: Path) -> None:
+    cells = experiments.get("table1").cells
+    nest = next(c.run for c in cells if (c.row, c.column) == ("NesT-T", "C10"))
+    for seed, run in enumerate(spec.with_seeds(nest, 4)):
+        finish(tmp_path, run, {"top1": 96.0 + seed})
+    table = results.frame("table1", root=tmp_path)
+    assert len(table) == len(cells) * 4  # as many seeds as there are of one of them
+    rows = table[(table.method == "NesT-T") & (table.dataset == "cifar10")]
+    assert list(rows.seed) == [0, 1, 2, 3]
+    assert list(rows.top1) == [96.0, 97.0, 98.0, 99.0]
+    assert set(rows.status) == {"done"}
+    assert isinstance(nest, Classification)
+    assert set(rows["recipe.lr"]) == {nest.recipe.lr}
+    assert set(rows.item) == {"table1"}
+    others = table[table.method != "NesT-T"]
+    assert set(others.status) == {"missing"}
+    assert others.top1.isna().all()
+    assert set(table["recipe.optimizer"]) == {"adamw", "sgd"}
+    assert len(results.frame("table1", seeds=1, root=tmp_path)) == len(cells)
+
+
+def test_a_tidy_frame_has_the_points_of_a_curve(tmp_path: Path) -> None:
+    cells = experiments.get("figure5_left").cells
+    first, last = cells[0], next(c for c in cells if c.training_fraction == 1)
+    assert first.training_fraction < 1
+    finish(tmp_path, last.run, {"fid": 30.0})
+    table = results.frame("figure5_left", seeds=1, root=tmp_path)
+    assert len(table) == len(cells)
+    rows = table[table.run == last.run.id].set_index("training_fraction")
+    assert rows.fid[1.0] == 30.0
+    assert len(rows) == sum(cell.run == last.run for cell in cells)
+
+
+def test_a_tidy_frame_of_several_items_and_of_none(tmp_path: Path) -> None:
+    both = results.frame(["table1", "figure5_right"], "smoke", root=tmp_path)
+    assert list(dict.fromkeys(both.item)) == ["table1", "figure5_right"]
+    assert {"method", "seed", "status"} <= set(both.columns)
+    empty = results.frame("table2", "proxy", root=tmp_path)
+    assert len(empty) == 0
+    assert {"item", "method", "seed", "status"} <= set(empty.columns)
+    with pytest.raises(KeyError):
+        results.frame("tabel1", root=tmp_path)

@@ -6,14 +6,24 @@ import json
 import re
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repro import experiments, plan, spec
-from repro.spec import SCALES, Classification, Model, Recipe, Run, SpecError
+from repro import experiments, spec
+from repro.core import plan
+from repro.spec import (
+    SCALES,
+    Classification,
+    Evaluation,
+    Localization,
+    Model,
+    Recipe,
+    Run,
+    SpecError,
+)
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden_ids.txt"
@@ -23,6 +33,27 @@ RUN = Classification(
     dataset="cifar10",
     recipe=Recipe(epochs=300, batch_size=192, lr=1.875e-4),
 )
+
+
+@dataclass(frozen=True)
+class Settings:
+    rate: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probing(Run):
+    kind: ClassVar[str] = "probing"
+    task: ClassVar[str] = "tests.probing"
+    classifier: Classification
+    settings: Settings
+
+    @property
+    def slug(self) -> str:
+        return f"probing-s{self.seed}"
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return ("top1",)
 
 
 def all_runs() -> list[Run]:
@@ -39,8 +70,8 @@ def test_golden_ids() -> None:
     assert [run.id for run in all_runs()] == GOLDEN.read_text().split()
 
 
-def test_the_readme_names_a_run_that_there_is() -> None:
-    named = re.findall(r"[a-z0-9-]+-s\d+-[0-9a-f]{8}", (ROOT / "README.md").read_text())
+def test_the_docs_name_a_run_that_there_is() -> None:
+    named = re.findall(r"[a-z0-9-]+-s\d+-[0-9a-f]{8}", (ROOT / "docs/usage.md").read_text())
     assert named
     assert set(named) <= set(GOLDEN.read_text().split())
 
@@ -98,6 +129,19 @@ def test_a_field_missing_from_a_stored_spec_counts_as_its_default() -> None:
     assert spec.difference(stored, changed) == "recipe.randaugment_std: 0.5 stored, 0.25 now"
 
 
+def test_a_field_that_a_stored_run_lacks_deep_inside_is_no_difference() -> None:
+    """Of a run within a run, where the field that holds it has the default None."""
+    judge = replace(RUN, evaluation=Evaluation(image_size=32))
+    run = Localization(classifier=judge, dataset="imagenet", attribution="cam")
+    stored = json.loads(spec.to_json(run))
+    del stored["classifier"]["recipe"]["crop_rule"]
+    del stored["classifier"]["evaluation"]["crop_rule"]
+    assert spec.difference(stored, run) is None
+    changed = replace(run, classifier=replace(judge, recipe=replace(RUN.recipe, zero_head=True)))
+    found = spec.difference(stored, changed)
+    assert found == "classifier.recipe.zero_head: false stored, true now"
+
+
 def test_a_removed_field_is_a_difference() -> None:
     stored = json.loads(spec.to_json(RUN)) | {"gone": 1}
     assert spec.difference(stored, RUN) == "gone: 1 stored, absent now"
@@ -141,6 +185,28 @@ def test_released_weights_are_tested_and_never_trained() -> None:
         replace(tested, recipe=RUN.recipe)
     with pytest.raises(SpecError, match="'nest_tiny'; a name is 'timm:<tag>'"):
         replace(tested, pretrained="nest_tiny")
+
+
+def test_a_kind_of_another_paper_is_stored_and_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the dataclasses that only it has."""
+    run = Probing(classifier=RUN, settings=Settings(rate=2.0))
+    assert spec.from_json(spec.to_json(run)) == run
+    assert run.id.startswith("probing-s0-")
+    monkeypatch.delitem(spec.RUN_KINDS, "Probing")
+    with pytest.raises(SpecError, match="'Probing' is not known"):
+        spec.from_json(spec.to_json(run))
+
+
+def test_a_second_kind_of_the_same_name_is_refused() -> None:
+    with pytest.raises(
+        TypeError, match=r"repro\.kinds\.profiling has a kind of run called Profiling"
+    ):
+        type("Profiling", (Run,), {"kind": "profiling", "task": "profiling"})
+
+
+def test_a_kind_without_a_task_is_refused() -> None:
+    with pytest.raises(TypeError, match="Counting has no task; name the module"):
+        type("Counting", (Run,), {"kind": "counting"})
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Benchmarks: the project beside what a user would otherwise take, on the same work, in turns.
+"""Benchmarks: this project against alternatives on the same work, in alternating rounds.
 
-A benchmark is a module of this folder. Its `measure(how)` yields a `Comparison` as soon as it is
-known; `record` keeps them on file, and `page` draws docs/performance.md from the files.
+A benchmark is a module of this package. Its `measure(options)` yields a `Comparison` as soon as it
+is known; `record` stores them, and `page` renders docs/performance.md from the files.
 """
 
 from __future__ import annotations
@@ -10,26 +10,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 BENCHMARKS: Mapping[str, str] = {
-    "machine": "what this machine does at best: matrix products and memory",
-    "nest": "NesT, inference and training step, beside timm's port",
-    "small": "training steps of Table 1 at proxy scale, beside those of another commit",
-    "augmentation": "augmentation of whole batches, beside timm and torchvision image by image",
-    "loader": "decoding and cropping of photographs, beside timm's pipeline for DeiT",
-    "localization": "scoring of attribution maps by boxes, beside a sweep over all thresholds",
-    "memory": "activations that a training step keeps, beside timm's port",
-    "startup": "commands that only look, beside an import of timm",
-    "submission": "a launch of a thousand runs on SLURM, beside submitit alone",
+    "machine": "this machine's peak rates: matrix products and memory",
+    "nest": "NesT, inference and training step, vs timm's port",
+    "small": "training steps of Table 1 at demo scale, vs another commit",
+    "augmentation": "augmentation of whole batches, vs timm and torchvision image by image",
+    "loader": "decoding and cropping of photographs, vs timm's pipeline for DeiT",
+    "localization": "scoring of attribution maps by boxes, vs a sweep over all thresholds",
+    "memory": "activations stored by a training step, vs timm's port",
+    "startup": "read-only commands, vs an import of timm",
+    "submission": "a launch of a thousand runs on SLURM, vs submitit alone",
 }
+OF_MODELS = ("nest", "small")  # those that `--only` selects models of
+AGAINST_COMMITS = ("small",)  # those that can compare with another commit
+UNTIMED = ("memory",)  # no round differs from another
 
 
 class BenchError(Exception):
-    """A benchmark cannot be measured here; one line that names the thing and the next step."""
+    """A benchmark cannot run here; one line that names the reason and the next step."""
 
 
 @dataclass(frozen=True)
-class How:
+class BenchOptions:
     """How to measure."""
 
     rounds: int = 5
-    only: tuple[str, ...] = ()  # models of `nest` and `small`; none: all
-    against: str = ""  # the commit beside which `small` measures
+    only: tuple[str, ...] = ()  # of OF_MODELS; empty: all
+    against: str = ""  # the commit that AGAINST_COMMITS compare with

@@ -1,9 +1,9 @@
 """Augmentation of 32 x 32 px images: in whole batches (`repro.data`), and image by image.
 
-All do what the recipe asks for: crop, flip, RandAugment (2 layers, magnitude 9, probability 0.5 of
-each), normalisation, erasing, Mixup or CutMix. timm's way is DeiT's: its transform factory with a
-padded crop in front, an image at a time as in a DataLoader's worker. torchvision's v2 has no
-probability of a layer, so that half as many layers do as much. Both peers are a CPU's.
+All perform the recipe: crop, flip, RandAugment (2 layers, magnitude 9, probability 0.5 each),
+normalisation, erasing, Mixup or CutMix. timm's side is DeiT's transform factory, preceded by a
+padded crop, one image at a time as in a DataLoader worker. torchvision's v2 has no probability per
+layer; it gets half as many layers for the same work. Both peers run on the CPU.
 """
 
 from __future__ import annotations
@@ -19,42 +19,44 @@ from torch import Tensor
 from torchvision import transforms
 from torchvision.transforms import v2
 
-from repro.bench import How
-from repro.bench.measure import device_here, in_turns, seconds
+from repro.bench import BenchOptions
+from repro.bench.measure import device_here, interleave, seconds
 from repro.bench.record import Comparison
-from repro.data.augment import Augmentation, augment, mix
+from repro.data.augment.augment import Augmentation, augment, mix
 from repro.data.datasets import Images, load
 from repro.data.randomness import sample_keys
 
 IMAGES = 1024
 BATCH_SIZES = (128, 512)
-MOVED = 3.0 * 32 * 32 * (1 + 4)  # bytes of an image: read as uint8, written as fp32
+MOVED = 3.0 * 32 * 32 * (1 + 4)  # bytes per image: read as uint8, written as fp32
 SPEC = Augmentation()
 CLASSES = 10
 CPU = torch.device("cpu")
 
 
-def measure(how: How) -> Iterator[Comparison]:
+def measure(options: BenchOptions) -> Iterator[Comparison]:
     data = load("fashion-mnist-6k", "train")
     images = replace(data, pixels=data.pixels[:IMAGES], labels=data.labels[:IMAGES])
     device = device_here()
-    there = replace(images, pixels=images.pixels.to(device), labels=images.labels.to(device))
+    device_images = replace(
+        images, pixels=images.pixels.to(device), labels=images.labels.to(device)
+    )
     peers = {
         "timm": partial(_one_by_one, images, _timm(images)),
         "torchvision v2": partial(_one_by_one, images, _torchvision(images)),
     }
-    ours = {f"batches of {size}": partial(_batched, there, size) for size in BATCH_SIZES}
-    ways = {name: partial(_microseconds, work, CPU) for name, work in peers.items()}
-    ways |= {name: partial(_microseconds, work, device) for name, work in ours.items()}
-    taken = in_turns(ways, how.rounds)
+    ours = {f"batches of {size}": partial(_batched, device_images, size) for size in BATCH_SIZES}
+    timers = {name: partial(_microseconds, work, CPU) for name, work in peers.items()}
+    timers |= {name: partial(_microseconds, work, device) for name, work in ours.items()}
+    times = interleave(timers, options.rounds)
     for name in ours:
         for peer in peers:
             yield Comparison(
                 name=name,
                 unit="µs an image",
-                ours=taken[name],
+                ours=times[name],
                 peer=f"{peer}, image by image",
-                theirs=taken[peer],
+                theirs=times[peer],
                 per_second=1e6,
                 bytes=MOVED,
             )
@@ -94,12 +96,12 @@ def _timm(images: Images) -> Callable[[Image.Image], Tensor]:
         re_mode="pixel",
     )
     transform.transforms[0] = transforms.RandomCrop(32, padding=SPEC.crop_padding)
-    found: Callable[[Image.Image], Tensor] = transform
-    return found
+    typed: Callable[[Image.Image], Tensor] = transform
+    return typed
 
 
 def _torchvision(images: Images) -> Callable[[Image.Image], Tensor]:
-    found: Callable[[Image.Image], Tensor] = v2.Compose(
+    transform: Callable[[Image.Image], Tensor] = v2.Compose(
         [
             v2.RandomCrop(32, padding=SPEC.crop_padding),
             v2.RandomHorizontalFlip(),
@@ -110,4 +112,4 @@ def _torchvision(images: Images) -> Callable[[Image.Image], Tensor]:
             v2.RandomErasing(SPEC.erase_prob),
         ]
     )
-    return found
+    return transform

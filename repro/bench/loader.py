@@ -1,9 +1,9 @@
 """Training crops of photographs: our decoding and cropping, and timm's pipeline for DeiT.
 
-timm's does on the CPU what its recipe asks for: decode, crop, flip, RandAugment, normalise, erase.
-Ours leaves all but decoding and cropping to the GPU; that is what the ratio is about. The images
-are made: 500 x 375 px of 1/f noise and shapes, JPEG 4:2:0, as large as ImageNet's. They are in
-memory or the page cache, so no disk is measured.
+timm runs its recipe on the CPU: decode, crop, flip, RandAugment, normalise, erase. Ours leaves
+everything but decoding and cropping to the GPU; the ratio measures that difference. The images are
+synthetic: 500 x 375 px of 1/f noise and shapes, JPEG 4:2:0, about the size of ImageNet's. They are
+in memory or the page cache, so no disk is measured.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from PIL import Image, ImageDraw
 from timm.data import create_transform
 from torch import Tensor
 
-from repro.bench import How
-from repro.bench.measure import in_turns, seconds
+from repro.bench import BenchOptions
+from repro.bench.measure import interleave, seconds
 from repro.bench.record import Comparison
-from repro.data.crops import CentreCrop, RandomCrop, decode
+from repro.data.augment.crops import CentreCrop, RandomCrop, decode
+from repro.data.imagenet.photos import MEAN, STD, Photos
 from repro.data.images import Images
-from repro.data.loader import batches
-from repro.data.photos import MEAN, STD, Photos
+from repro.data.loading.loader import batches
 from repro.data.randomness import sample_keys
 
 COUNT = 64
 TIMM = RandomCrop(224, (0.08, 1.0), "bicubic")
-AUTHORS = RandomCrop(224, (0.05, 1.0), "aliased")
+AUTHORS = RandomCrop(224, (0.05, 1.0), "aliased", "tensorflow")
 TEST = CentreCrop(224, 0.875, "bicubic")
 PILLOW = Image.Resampling.BICUBIC
 CPU = torch.device("cpu")
@@ -68,7 +68,7 @@ def photo(seed: int) -> bytes:
 def field(
     generator: np.random.Generator, height: int, width: int, slope: float
 ) -> npt.NDArray[np.float64]:
-    """Noise whose amplitudes fall as frequency^-slope, of mean 0 and variance 1."""
+    """Noise with amplitudes proportional to frequency^-slope, of mean 0 and variance 1."""
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
     frequency[0, 0] = 1
     noise = generator.normal(size=(2, *frequency.shape))
@@ -108,7 +108,7 @@ def in_tar(path: Path, photos: Photos) -> Photos:
 
 
 def in_memmap(path: Path, photos: Photos) -> Images:
-    """256 x 256 px, uint8, as `repro.data.resized` keeps them."""
+    """256 x 256 px, uint8, as `repro.data.imagenet.resized` stores them."""
     square = CentreCrop(256, 1.0, "bicubic")
     array = np.lib.format.open_memmap(path, "w+", np.uint8, (len(photos), 3, 256, 256))
     for index in range(len(photos)):
@@ -116,11 +116,11 @@ def in_memmap(path: Path, photos: Photos) -> Images:
     return Images(torch.from_numpy(array), photos.labels, photos.classes, MEAN, STD, "")
 
 
-# ---- the ways, each a function of an image's index ----------------------------------------------
+# ---- the alternatives, functions of an image's index --------------------------------------------
 
 
-class Timm:
-    """timm's transform for DeiT, over Pillow images."""
+class TimmTransform:
+    """timm's transform for DeiT, on Pillow images."""
 
     def __init__(self, files: Sequence[bytes], auto_augment: str | None, re_prob: float) -> None:
         self.files = files
@@ -128,20 +128,20 @@ class Timm:
             224,
             is_training=True,
             auto_augment=auto_augment,
-            color_jitter=0.3,  # which timm leaves out beside RandAugment
+            color_jitter=0.3,  # timm omits it when RandAugment is on
             interpolation="bicubic",
             re_prob=re_prob,
             re_mode="pixel",
         )
 
     def __call__(self, index: int) -> None:
-        # Pillow 13 posterizes to no fewer than one bit.
+        # Pillow 13 refuses to posterize to zero bits.
         with suppress(ValueError), Image.open(io.BytesIO(self.files[index])) as image:
             self.transform(image.convert("RGB"))
 
 
-class Ours:
-    """Bytes to uint8 crops, with another crop of each image every time."""
+class OurCrop:
+    """Bytes to uint8 crops, with a new random crop of each image every time."""
 
     def __init__(self, files: Sequence[bytes], crop: RandomCrop | CentreCrop) -> None:
         self.files, self.crop, self.done = files, crop, 0
@@ -149,11 +149,11 @@ class Ours:
         self.draws = list[list[float]]()
 
     def __call__(self, index: int) -> None:
-        place = self.done % 32
-        if place == 0:  # as in a worker, a piece at a time
+        slot = self.done % 32
+        if slot == 0:  # as in a worker, a chunk at a time
             keys = sample_keys(0, 0, torch.arange(self.done, self.done + 32))
             self.draws = self.crop.draws(keys)
-        self.pixels[place] = self.crop(decode(self.files[index]), self.draws[place])
+        self.pixels[slot] = self.crop(decode(self.files[index]), self.draws[slot])
         self.done += 1
 
 
@@ -167,8 +167,8 @@ def stages(files: Sequence[bytes]) -> dict[str, Callable[[int], object]]:
     tensors, images = [decode(data) for data in files], [pillow(data) for data in files]
     draws = TIMM.draws(sample_keys(0, 0, torch.arange(len(files))))
     boxes = []
-    for image, drawn in zip(images, draws, strict=True):
-        top, left, height, width = TIMM.box(image.height, image.width, drawn)
+    for image, draw in zip(images, draws, strict=True):
+        top, left, height, width = TIMM.box(image.height, image.width, draw)
         boxes.append((left, top, left + width, top + height))
     return {
         "decoding alone": lambda i: decode(files[i]),
@@ -179,7 +179,7 @@ def stages(files: Sequence[bytes]) -> dict[str, Callable[[int], object]]:
 
 
 def through_loader(images: Images | Photos) -> Callable[[int], object]:
-    """A whole set at index 0, in this process; nothing at the others."""
+    """Loads the whole set in this process at index 0; does nothing at other indices."""
     indices = torch.arange(len(images.labels))
     samples: list[tuple[Tensor, Tensor]] = [(indices, sample_keys(0, 0, indices))]
 
@@ -193,7 +193,7 @@ def through_loader(images: Images | Photos) -> Callable[[int], object]:
 # ---- the measurement ----------------------------------------------------------------------------
 
 DEIT, FEW = "timm, DeiT's transform", "timm, crop, jitter, flip"
-# What ours is set beside.
+# The peer of each of our entries.
 PEERS = {
     "timm's crop (bicubic)": DEIT,
     "the authors' crop (aliased)": DEIT,
@@ -206,36 +206,36 @@ PEERS = {
 }
 
 
-def measure(how: How) -> Iterator[Comparison]:
+def measure(options: BenchOptions) -> Iterator[Comparison]:
     for seed in (random.seed, np.random.seed, torch.manual_seed):
-        seed(0)  # timm draws from all three
+        seed(0)  # timm uses all three
     files = [photo(seed) for seed in range(COUNT)]
     with TemporaryDirectory() as scratch:
         folder = in_folder(Path(scratch, "photos"), files)
         tar = in_tar(Path(scratch, "photos.tar"), folder)
         memmap = in_memmap(Path(scratch, "256px.npy"), folder)
-        works: dict[str, Callable[[int], object]] = {
-            DEIT: Timm(files, "rand-m9-mstd0.5-inc1", 0.25),
-            FEW: Timm(files, None, 0.0),
-            "timm's crop (bicubic)": Ours(files, TIMM),
-            "the authors' crop (aliased)": Ours(files, AUTHORS),
-            "timm's test crop (bicubic)": Ours(files, TEST),
+        steps: dict[str, Callable[[int], object]] = {
+            DEIT: TimmTransform(files, "rand-m9-mstd0.5-inc1", 0.25),
+            FEW: TimmTransform(files, None, 0.0),
+            "timm's crop (bicubic)": OurCrop(files, TIMM),
+            "the authors' crop (aliased)": OurCrop(files, AUTHORS),
+            "timm's test crop (bicubic)": OurCrop(files, TEST),
             "loader, timm's crop, folder": through_loader(folder),
             "loader, timm's crop, tar": through_loader(tar),
             "loader, timm's crop, 256 px memmap": through_loader(memmap),
             **stages(files),
         }
-        ways = {name: partial(_milliseconds, work) for name, work in works.items()}
-        taken = in_turns(ways, how.rounds)
+        timers = {name: partial(_milliseconds, step) for name, step in steps.items()}
+        times = interleave(timers, options.rounds)
     for name, peer in PEERS.items():
         yield Comparison(
-            name=name, unit="ms an image", ours=taken[name], peer=peer, theirs=taken[peer]
+            name=name, unit="ms an image", ours=times[name], peer=peer, theirs=times[peer]
         )
 
 
-def _milliseconds(work: Callable[[int], object]) -> float:
-    def all_of_them() -> None:
+def _milliseconds(step: Callable[[int], object]) -> float:
+    def all_images() -> None:
         for index in range(COUNT):
-            work(index)
+            step(index)
 
-    return 1e3 * seconds(all_of_them, CPU) / COUNT
+    return 1e3 * seconds(all_images, CPU) / COUNT

@@ -1,9 +1,9 @@
-"""Scoring an attribution map by boxes at 1,000 thresholds: ours, and a plain sweep over them.
+"""Scoring an attribution map by boxes at 1,000 thresholds: ours, and a plain sweep.
 
-The maps are 14 x 14 noise, min-max scaled after a bicubic interpolation to 224 x 224, each against
-one to three boxes; noise is cut into more contours than a network's maps are. The sweep takes one
-threshold after another, with every contour's box, as wsolevaluation's evaluator does; ours gives
-the largest contour's as well in the same pass. Both must agree on every IoU.
+The maps are 14 x 14 noise, bicubically upsampled to 224 x 224 and min-max scaled, each with one to
+three boxes; noise has more contours than a network's maps. The sweep takes one threshold after
+another, with every contour's box, as wsolevaluation's evaluator does; ours also computes the
+largest contour's in the same pass. Both must agree on every IoU.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from repro.bench import BenchError, How
-from repro.bench.measure import in_turns, seconds
+from repro.bench import BenchError, BenchOptions
+from repro.bench.measure import interleave, seconds
 from repro.bench.record import Comparison
+from repro.interpret.box_iou import IOU_UNITS, TAUS, Maps, Scores, cuts_of, score, upsample
 from repro.interpret.boxes import Boxes
-from repro.interpret.localization import PARTS, TAUS, Maps, Scores, cuts_of, score, upsampled
 
-MAPS = 10  # a round
+MAPS = 10  # per round
 CPU = torch.device("cpu")
 
 
 def reference(image: Maps, truths: Boxes) -> npt.NDArray[np.float64]:
-    """The best IoU (1000,) of a map at each threshold, every contour and every true box."""
+    """The best IoU (1000,) of a map at each threshold, over all contours and true boxes."""
     side = len(image)
     grey = (image * 255).astype(np.uint8)
-    found, counts = [], []
+    box_arrays, counts = [], []
     for tau in TAUS:
         mask = cv2.threshold(grey, int(tau * np.max(grey)), 255, cv2.THRESH_BINARY)[1]
         contours = cv2.findContours(mask, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)[0]
@@ -37,9 +37,9 @@ def reference(image: Maps, truths: Boxes) -> npt.NDArray[np.float64]:
         for contour in contours:
             x, y, width, height = cv2.boundingRect(contour)
             boxes.append([x, y, min(x + width, side - 1), min(y + height, side - 1)])
-        found.append(np.asarray(boxes))
+        box_arrays.append(np.asarray(boxes))
         counts.append(len(boxes))
-    a, b = np.concatenate(found)[:, None].astype(np.float64), truths[None].astype(np.float64)
+    a, b = np.concatenate(box_arrays)[:, None].astype(np.float64), truths[None].astype(np.float64)
     across = np.minimum(a[..., 2], b[..., 2]) - np.maximum(a[..., 0], b[..., 0]) + 1
     down = np.minimum(a[..., 3], b[..., 3]) - np.maximum(a[..., 1], b[..., 1]) + 1
     shared = np.maximum(0, across) * np.maximum(0, down)
@@ -49,18 +49,18 @@ def reference(image: Maps, truths: Boxes) -> npt.NDArray[np.float64]:
 
 
 def agree(ours: Scores, references: list[npt.NDArray[np.float64]]) -> bool:
-    """Whether all IoUs are the same, in the ten-thousandths that ours keep."""
+    """Whether all IoUs are equal at ours' resolution, ten-thousandths."""
     cuts = cuts_of(TAUS, ours.top)
     mine = np.take_along_axis(ours.iou[:, 1].astype(np.int64), cuts, 1)
-    theirs = np.floor(np.stack(references) * PARTS + 1e-6).astype(np.int64)
+    theirs = np.floor(np.stack(references) * IOU_UNITS + 1e-6).astype(np.int64)
     return bool((mine == theirs).all())
 
 
-def measure(how: How) -> Iterator[Comparison]:
+def measure(options: BenchOptions) -> Iterator[Comparison]:
     cv2.setNumThreads(1)
     generator = np.random.default_rng(0)
     names = [f"noise {number}" for number in range(MAPS)]
-    maps = upsampled(generator.normal(size=(MAPS, 14, 14)).astype(np.float32), names)
+    maps = upsample(generator.normal(size=(MAPS, 14, 14)).astype(np.float32), names)
     boxes = [_boxes(generator) for _ in names]
     plain = maps.astype(np.float64)
 
@@ -72,17 +72,17 @@ def measure(how: How) -> Iterator[Comparison]:
 
     if not agree(ours(), theirs()):
         raise BenchError("our IoUs are not those of the sweep")
-    ways = {
+    timers = {
         "ours": lambda: 1e3 * seconds(ours, CPU) / MAPS,
         "theirs": lambda: 1e3 * seconds(theirs, CPU) / MAPS,
     }
-    taken = in_turns(ways, how.rounds)
+    times = interleave(timers, options.rounds)
     yield Comparison(
         name="maps of 224 x 224 px",
         unit="ms a map",
-        ours=taken["ours"],
+        ours=times["ours"],
         peer="1,000 thresholds one by one",
-        theirs=taken["theirs"],
+        theirs=times["theirs"],
     )
 
 

@@ -1,31 +1,35 @@
-"""Clocks and turns: how things are timed beside each other on a machine that does more."""
+"""Timers, and alternating rounds, for comparisons on a machine that is not idle."""
 
 from __future__ import annotations
 
+import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-Way = Callable[[], float]  # does the work once; what it took
+from repro.bench import BenchError
+from repro.core import records
+
+Timer = Callable[[], float]  # does the work once and returns its time
 
 
-def in_turns(ways: Mapping[str, Way], rounds: int) -> dict[str, list[float]]:
-    """What each way took in each round, after a round to warm up.
+def interleave(timers: Mapping[str, Timer], rounds: int) -> dict[str, list[float]]:
+    """The result of each timer in each round, after a warm-up round.
 
-    Whatever else the machine does falls on all ways alike, and every other round is in reverse.
+    The timers alternate, in reverse order every other round, so that other load affects all alike.
     """
-    taken: dict[str, list[float]] = {name: [] for name in ways}
+    times: dict[str, list[float]] = {name: [] for name in timers}
     for number in range(1 + rounds):
-        for name in list(ways)[:: -1 if number % 2 else 1]:
-            value = ways[name]()
+        for name in list(timers)[:: -1 if number % 2 else 1]:
+            value = timers[name]()
             if number:
-                taken[name].append(value)
-    return taken
+                times[name].append(value)
+    return times
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """CPU time of this process where the work is a CPU's; of a GPU the wall's, until it is done."""
+    """CPU time of this process for work on the CPU; for a GPU, wall time until it has finished."""
     if device.type == "cpu":
         began = time.process_time()
         work()
@@ -37,11 +41,15 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - began
 
 
-def wall_seconds(work: Callable[[], object]) -> float:
-    """Of the wall clock: for work of several processes."""
+def command_seconds(command: Sequence[str], environment: Mapping[str, str] | None = None) -> float:
+    """Wall time of a program. BenchError with its last output if it fails."""
     began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
+    process = subprocess.run(command, capture_output=True, env=environment)
+    elapsed = time.perf_counter() - began
+    if process.returncode:
+        error_text = records.one_line(process.stderr.decode(errors="replace")[-300:], 300)
+        raise BenchError(f"{' '.join(command)[:80]} failed ({process.returncode}): {error_text}")
+    return elapsed
 
 
 def device_here() -> torch.device:

@@ -1,6 +1,6 @@
-"""One side of the benchmark `nest`, a process of its own: `nest_side timm|ours MODEL BATCH FOLDER`.
+"""One side of the benchmark `nest`, in its own process: `nest_side timm|ours MODEL BATCH FOLDER`.
 
-timm's is as timm ships it, and imports none of our models; ours is as a run has it.
+timm's side is timm's code, and imports none of our models; ours is configured as in a run.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from repro.train import device as devices
 
 @dataclass(frozen=True)
 class Size:
-    """A variant, in timm's words."""
+    """A variant, in timm's parameters."""
 
     img_size: int
     patch_size: int
@@ -44,7 +44,7 @@ SIZES = {
 
 
 def timm_model(size: Size) -> nn.Module:
-    """timm's NesT, whose pooling is that of its nest_*_jx, with initial weights of seed 0."""
+    """timm's NesT with the pooling of its nest_*_jx, and initial weights of seed 0."""
     from timm.models.nest import Nest
 
     torch.manual_seed(0)
@@ -52,7 +52,7 @@ def timm_model(size: Size) -> nn.Module:
     with torch.no_grad():
         for parameter in net.parameters():
             if parameter.ndim > 1:
-                parameter.mul_(3)  # so that outputs are not next to nothing
+                parameter.mul_(3)  # else the outputs are close to zero
     return net
 
 
@@ -68,7 +68,7 @@ def our_model(size: Size, weights: Path) -> nn.Module:
 
 
 class _Bench:
-    """A model, a batch, and what is asked of them."""
+    """A model, a batch, and the measurements on them."""
 
     def __init__(self, net: nn.Module, size: Size, batch: int, device: torch.device) -> None:
         self.net, self.device, self.batch = net.to(device), device, batch
@@ -80,7 +80,7 @@ class _Bench:
         self.before_step: Callable[[], object] = lambda: None
 
     def logits(self) -> Tensor:
-        """In fp32 also on a GPU, whose convolutions torch computes in TF32 by default."""
+        """In fp32 also on a GPU, where torch uses TF32 for convolutions by default."""
         before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
         with torch.inference_mode():
             logits = self._forward(self.net.eval(), nullcontext()).cpu()
@@ -93,14 +93,14 @@ class _Bench:
         return logits.float()
 
     def infer(self, bf16: bool) -> float:
-        """Seconds an image."""
+        """Seconds per image."""
         self.net.eval()
         with torch.inference_mode():
             work = partial(self._forward, self.net, self._precision(bf16))
             return seconds(work, self.device) / self.batch
 
     def train(self, bf16: bool) -> float:
-        """Seconds an image."""
+        """Seconds per image."""
         self.net.train()
         return seconds(partial(self._step, bf16), self.device) / self.batch
 
@@ -115,27 +115,30 @@ class _Bench:
         return torch.autocast(self.device.type, torch.bfloat16) if bf16 else nullcontext()
 
     def flop(self) -> float:
-        """Floating-point operations of a forward pass, an image: matrix products, convolutions."""
+        """Floating-point operations of a forward pass per image: matrix products and
+        convolutions."""
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             self.net.eval()(self.images[:1])
         return float(counter.get_total_flops())
 
-    def moved(self) -> dict[str, float]:
-        """Bytes that each thing to do has to read and write at least, an image.
+    def min_bytes(self) -> dict[str, float]:
+        """Least bytes to read and write per image, by measurement.
 
         A weight of 4 bytes is read. In training it is read again for the backward pass, its
         gradient is written, and AdamW reads both and its two moments and writes all but the
-        gradient: ten times in all. What is kept for the backward pass is written and read.
+        gradient: ten transfers in all. Stored activations are written and read.
         """
         from repro.train import activations
 
         weights = 4 * sum(parameter.numel() for parameter in self.net.parameters()) / self.batch
-        found = {}
+        min_bytes_of = {}
         for precision in ("fp32", "bf16"):
-            kept = activations.bytes_an_image(self.net, self.images.shape[-1], precision == "bf16")
-            found[f"inference {precision}"] = weights
-            found[f"training step {precision}"] = 10 * weights + 2.0 * kept
-        return found
+            activation_bytes = activations.training_bytes_per_image(
+                self.net, self.images.shape[-1], precision == "bf16"
+            )
+            min_bytes_of[f"inference {precision}"] = weights
+            min_bytes_of[f"training step {precision}"] = 10 * weights + 2.0 * activation_bytes
+        return min_bytes_of
 
     def answers(self) -> dict[str, Callable[[], object]]:
         return {
@@ -167,10 +170,10 @@ def our_side(size: Size, batch: int, folder: Path) -> dict[str, Callable[[], obj
 
     device = devices.choose()
 
-    def ready() -> tuple[_Bench, dict[str, float]]:
+    def prepare() -> tuple[_Bench, dict[str, float]]:
         net = speed.set_layout(our_model(size, folder / "weights.safetensors"), speed.DEFAULT)
         bench = _Bench(net, size, batch, device)
-        moved = bench.moved()
+        min_bytes = bench.min_bytes()
         bench.optimizer = optim.build(
             bench.net.named_parameters(), optimizer="adamw", weight_decay=0.05,
             decay_biases=True, no_decay=("pos_embed",),
@@ -179,15 +182,15 @@ def our_side(size: Size, batch: int, folder: Path) -> dict[str, Callable[[], obj
         optim.set_learning_rate(bench.optimizer, 1e-6)
         keys = sample_keys(0, 0, torch.arange(batch)).to(device)
         drops = stochastic_depth.install(bench.net)
-        bench.before_step = partial(stochastic_depth.draw, drops, keys)
-        return bench, moved
+        bench.before_step = partial(stochastic_depth.set_draws, drops, keys)
+        return bench, min_bytes
 
     answers: dict[str, Callable[[], object]] = {}
 
     def difference() -> float:
-        """The largest of outputs; from now on the model can be timed."""
-        bench, moved = ready()
-        answers.update({**bench.answers(), "bytes": lambda: moved})
+        """The largest difference of outputs; enables the other measurements."""
+        bench, min_bytes = prepare()
+        answers.update({**bench.answers(), "bytes": lambda: min_bytes})
         expected = load_file(folder / "logits.safetensors")["logits"]
         return float((bench.logits() - expected).abs().max())
 

@@ -1,4 +1,4 @@
-"""docs/performance.md: hand-written words with tables that are drawn from the records."""
+"""docs/performance.md: a hand-written template with tables rendered from the records."""
 
 from __future__ import annotations
 
@@ -10,42 +10,42 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import repro
-from repro import output, records
 from repro.bench import BENCHMARKS, BenchError
 from repro.bench.record import Comparison, Record
+from repro.core import output, records
 
 _HEADINGS = ("what", "ours", "peer", "ratio", "rate", "floor by operations", "by bytes", "share")
-_PLACE = re.compile(r"^\{(\w+)\}$", re.MULTILINE)
+_PLACEHOLDER = re.compile(r"^\{(\w+)\}$", re.MULTILINE)
 
-WORDS = Path(repro.__file__).resolve().parents[1] / "benchmarks/performance.md.in"
+TEMPLATE = Path(repro.__file__).resolve().parents[1] / "benchmarks/performance.md.in"
 
-Peaks = Mapping[tuple[str, str], float]  # device and precision, or 'bytes' -> a second
+Peaks = Mapping[tuple[str, str], float]  # (device, precision or 'bytes') -> rate per second
 
 
-def draw(words: Path, found: Sequence[Record]) -> str:
-    """The page: `words` with the tables of a benchmark where a line is its name in braces."""
+def render(template: Path, all_records: Sequence[Record]) -> str:
+    """The page: the template, with each line '{benchmark}' replaced by that benchmark's tables."""
     try:
-        text = records.content(words).decode()
+        text = records.read_bytes(template).decode()
     except (OSError, records.Damaged, UnicodeDecodeError) as error:
-        raise BenchError(f"{words} cannot be read: {error}; check it out again") from error
-    peaks = _peaks(found)
+        raise BenchError(f"{template} cannot be read: {error}; check it out again") from error
+    peaks = _peaks(all_records)
 
-    def tables(place: re.Match[str]) -> str:
-        of = [record for record in found if record.benchmark == place[1]]
-        if place[1] not in BENCHMARKS:
+    def tables(match: re.Match[str]) -> str:
+        selected = [record for record in all_records if record.benchmark == match[1]]
+        if match[1] not in BENCHMARKS:
             raise BenchError(
-                f"{words}: no benchmark {place[1]!r}; there are {', '.join(BENCHMARKS)}"
+                f"{template}: no benchmark {match[1]!r}; there are {', '.join(BENCHMARKS)}"
             )
-        nothing = f"Not measured yet: `repro bench {place[1]}`."
-        return "\n\n".join(_table(record, peaks) for record in of) or nothing
+        nothing = f"Not measured yet: `repro bench {match[1]}`."
+        return "\n\n".join(_table(record, peaks) for record in selected) or nothing
 
-    return _PLACE.sub(tables, text)
+    return _PLACEHOLDER.sub(tables, text)
 
 
-def _peaks(found: Sequence[Record]) -> Peaks:
-    """What each device does a second at best, as `machine` measured it."""
+def _peaks(all_records: Sequence[Record]) -> Peaks:
+    """Each device's best measured rate per second, from the benchmark `machine`."""
     best: dict[tuple[str, str], float] = {}
-    for record in found:
+    for record in all_records:
         for each in record.comparisons if record.benchmark == "machine" else ():
             key = record.device, each.precision if each.flop else "bytes"
             best[key] = max(_rate(each), best.get(key, 0.0))
@@ -53,7 +53,7 @@ def _peaks(found: Sequence[Record]) -> Peaks:
 
 
 def _rate(each: Comparison) -> float:
-    """Operations or bytes a second, in the best round of either side."""
+    """Operations or bytes per second, in the best round of either side."""
     return (each.flop or each.bytes) * each.per_second / min(*each.ours, *each.theirs, math.inf)
 
 
@@ -62,18 +62,18 @@ def _table(record: Record, peaks: Peaks) -> str:
             for each in record.comparisons]  # fmt: skip
     used = [i for i in range(len(_HEADINGS)) if any(row[i] for row in rows)]
     lines = [[_HEADINGS[i] for i in used], *([row[i] for i in used] for row in rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(used))]
+    widths = [max(len(row[i]) for row in lines) for i in range(len(used))]
     rule = ["-" * width if i == 0 else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
     padded = [
-        "| " + " | ".join(text.ljust(w) if i == 0 else text.rjust(w)
-                          for i, (text, w) in enumerate(zip(line, widths, strict=True))) + " |"
-        for line in (lines[0], rule, *lines[1:])
+        "| " + " | ".join(cell.ljust(w) if i == 0 else cell.rjust(w)
+                          for i, (cell, w) in enumerate(zip(row, widths, strict=True))) + " |"
+        for row in (lines[0], rule, *lines[1:])
     ]  # fmt: skip
-    return "\n".join([output.markdown(_about(record)), "", *padded, *_mean(record)])
+    return "\n".join([output.markdown(_describe(record)), "", *padded, *_mean(record)])
 
 
-def _about(record: Record) -> str:
-    """By what and when it was measured, in a sentence."""
+def _describe(record: Record) -> str:
+    """The device, versions, commit and date of a record, in a sentence."""
     versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
     code = f"commit {record.commit}{' with changes' if record.changed else ''}"
     threads = f"{record.threads} thread{'s' * (record.threads > 1)}"
@@ -85,27 +85,37 @@ def _row(each: Comparison, record: Record, peaks: Peaks) -> list[str]:
     """The cells of a comparison, in the order of `_HEADINGS`."""
     ours = statistics.median(each.ours)
     theirs = f"{each.peer}: {_number(statistics.median(each.theirs))}" if each.peer else ""
-    times = spread(ratio(each.theirs, each.ours)) if each.peer else ""
-    shown = f"{_number(ours)} {each.unit}"
+    ratio_text = spread(ratio(each.theirs, each.ours)) if each.peer else ""
+    ours_text = f"{_number(ours)} {each.unit}"
     if record.benchmark == "machine":
         rate = f"{_number(_rate(each) / 1e9)} {'GFLOP' if each.flop else 'GB'}/s"
-        return [each.name, shown, theirs, times, rate, "", "", ""]
+        return [each.name, ours_text, theirs, ratio_text, rate, "", "", ""]
     floors = [
-        work / peaks[key] * each.per_second if work and (key := (record.device, of)) in peaks else 0
-        for work, of in ((each.flop, each.precision), (each.bytes, "bytes"))
+        work / peaks[key] * each.per_second
+        if work and (key := (record.device, kind)) in peaks
+        else 0
+        for work, kind in ((each.flop, each.precision), (each.bytes, "bytes"))
     ]
     share = f"{max(floors) / ours:.0%}" if any(floors) else ""
-    return [each.name, shown, theirs, times, "", *(_number(f) if f else "" for f in floors), share]
+    return [
+        each.name,
+        ours_text,
+        theirs,
+        ratio_text,
+        "",
+        *(_number(f) if f else "" for f in floors),
+        share,
+    ]
 
 
 def _mean(record: Record) -> Iterator[str]:
-    """Of several models: the geometric mean of their ratios, and its range over the rounds."""
+    """For `small`: the geometric mean of the models' ratios, with its range over the rounds."""
     if record.benchmark == "small" and all(each.peer for each in record.comparisons):
         yield from ("", f"Geometric mean: {spread(geometric_mean(record.comparisons))}.")
 
 
 def geometric_mean(comparisons: Sequence[Comparison]) -> Ratio:
-    """Of the median ratios; and of each round's, the least and the most."""
+    """The geometric mean of the median ratios, and the extremes of each round's mean."""
     ratios = [ratio(each.theirs, each.ours) for each in comparisons]
     rounds = zip(
         *([p / o for p, o in zip(c.theirs, c.ours, strict=True)] for c in comparisons), strict=False
@@ -118,15 +128,17 @@ def _geometric(values: Sequence[float]) -> float:
     return math.exp(statistics.fmean(map(math.log, values)))
 
 
-def spread(of: Ratio) -> str:
-    """'1.41 [1.38..1.45]', or '1.34' where all rounds are alike."""
-    if of.least == of.most:
-        return _number(of.median)
-    return f"{_number(of.median)} [{_number(of.least)}..{_number(of.most)}]"
+def spread(ratio_range: Ratio) -> str:
+    """Format '1.41 [1.38..1.45]', or '1.34' if all rounds are equal."""
+    if ratio_range.least == ratio_range.most:
+        return _number(ratio_range.median)
+    return (
+        f"{_number(ratio_range.median)} [{_number(ratio_range.least)}..{_number(ratio_range.most)}]"
+    )
 
 
 def _number(value: float) -> str:
-    """Three digits that count: '0.0571', '14.6', '1,230'.
+    """Format with three significant digits: '0.0571', '14.6', '1,230'.
 
     >>> _number(0.05712), _number(14.56), _number(1234.5), _number(2e14)
     ('0.0571', '14.6', '1,230', '2e+14')
@@ -139,7 +151,7 @@ def _number(value: float) -> str:
 
 @dataclass(frozen=True)
 class Ratio:
-    """The median of per-round ratios, and the ends of their range."""
+    """The median of the per-round ratios, and their range."""
 
     median: float
     least: float
@@ -147,15 +159,15 @@ class Ratio:
 
 
 def ratio(theirs: Sequence[float], ours: Sequence[float]) -> Ratio:
-    """How many times as much the peer took in each round."""
+    """The peer's time over ours, by round."""
     each = [peer / own for peer, own in zip(theirs, ours, strict=True)]
     return Ratio(statistics.median(each), min(each), max(each))
 
 
-def line(each: Comparison) -> str:
+def format_line(each: Comparison) -> str:
     """A comparison as the terminal shows it."""
     ours = f"{_number(statistics.median(each.ours))} {each.unit}"
-    beside = (
+    comparison = (
         f"  {each.peer}: {spread(ratio(each.theirs, each.ours))} times as much" if each.peer else ""
     )
-    return f"{each.name:50} {ours:>20}{beside}"
+    return f"{each.name:50} {ours:>20}{comparison}"

@@ -1,9 +1,8 @@
-"""What was measured, on file: one JSON a benchmark and kind of device, checked when it is read."""
+"""Measurements on file: one JSON per benchmark and kind of device, validated on reading."""
 
 from __future__ import annotations
 
 import re
-import subprocess
 import time
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
@@ -12,9 +11,10 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-import repro
-from repro import records, results
+from repro import results
 from repro.bench import BENCHMARKS, BenchError
+from repro.core import records
+from repro.launch import code
 
 _Text = Annotated[str, Meta(max_length=200)]
 _Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._+-]*\Z", max_length=80)]
@@ -25,22 +25,24 @@ _PEERS = ("torch", "torchvision", "timm", "submitit")  # whose versions matter
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """A thing to do, what it took here, and what it took the peer. Less is better."""
+    """One measurement: our values and the peer's. Less is better."""
 
     name: _Text
-    unit: _Text  # of the values, as 'ms an image'
+    unit: _Text  # of the values, e.g. 'ms an image'
     ours: Annotated[_Rounds, Meta(min_length=1)]  # by round
-    peer: _Text = ""  # '': nobody else does it
+    peer: _Text = ""  # '': no peer
     theirs: _Rounds = field(default_factory=list)  # by round
-    flop: Annotated[float, Meta(ge=0, le=1e18)] = 0.0  # that a value is the time of, where known
-    bytes: Annotated[float, Meta(ge=0, le=1e18)] = 0.0  # that it has to read and write at least
-    per_second: Annotated[float, Meta(ge=1e-9, le=1e9)] = 1e3  # units in a second, of times
+    flop: Annotated[float, Meta(ge=0, le=1e18)] = (
+        0.0  # floating-point operations of a value, where known
+    )
+    bytes: Annotated[float, Meta(ge=0, le=1e18)] = 0.0  # least bytes to read and write
+    per_second: Annotated[float, Meta(ge=1e-9, le=1e9)] = 1e3  # units per second, for times
     precision: Literal["", "fp32", "bf16"] = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """A benchmark's comparisons, and by what they were measured."""
+    """A benchmark's comparisons, with the device, versions, commit and date."""
 
     benchmark: _Word
     device: _Text  # in words
@@ -53,33 +55,33 @@ class Record:
 
 
 def make(benchmark: str, device: str, threads: int, comparisons: list[Comparison]) -> Record:
-    """A record of now."""
-    commit = _git("rev-parse", "--short=12", "HEAD")
+    """A record of these comparisons, as of now."""
+    commit = code.identity()["commit"]
     return Record(
         benchmark=benchmark,
         device=device,
         threads=threads,
         versions={name: metadata.version(name) for name in _PEERS},
-        commit=commit,
-        changed=bool(commit and _git("status", "--porcelain", "--", "repro")),
+        commit=commit.removesuffix("+"),
+        changed=commit.endswith("+"),
         date=time.strftime("%Y-%m-%d", time.gmtime()),
         comparisons=comparisons,
     )
 
 
 def write(folder: Path, record: Record) -> Path:
-    """Put it on file, over an older one of such a device. ResultsError if it cannot be written."""
+    """Store the record, replacing an older one of the same kind of device.
+
+    ResultsError if it cannot be written.
+    """
     path = folder / f"{record.benchmark}-{_kind(record.device)}.json"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BenchError(f"cannot make {folder}: {error.strerror}; name another") from error
+    results.require_writable(folder, "--records DIR")
     results.write(path, records.encode(asdict(record), indent=1) + "\n")
     return path
 
 
 def _kind(device: str) -> str:
-    """'cpu', or a GPU's name as a part of a file's.
+    """'cpu', or a GPU's name in the form for a file name.
 
     >>> _kind("CPU x86_64 AVX512"), _kind("NVIDIA H200")
     ('cpu', 'nvidia-h200')
@@ -90,12 +92,14 @@ def _kind(device: str) -> str:
 def read(path: Path) -> Record:
     """The record in a file. BenchError names the file where it is damaged."""
     try:
-        found = records.read(path, Record)
-        records.require(found.benchmark in BENCHMARKS, f"no benchmark {found.benchmark!r}")
-        for each in found.comparisons:
-            whole = len(each.theirs) == (len(each.ours) if each.peer else 0)
-            records.require(whole, f"{each.name!r:.80}: not as many rounds of both sides")
-        return found
+        record = records.read(path, Record)
+        records.require(record.benchmark in BENCHMARKS, f"no benchmark {record.benchmark!r}")
+        for each in record.comparisons:
+            equal_rounds = len(each.theirs) == (len(each.ours) if each.peer else 0)
+            records.require(
+                equal_rounds, f"{each.name!r:.80}: the sides have different numbers of rounds"
+            )
+        return record
     except (OSError, records.Damaged) as error:
         name = path.name.partition("-")[0]
         again = f"measure it again with `repro bench {name}`, or " * (name in BENCHMARKS)
@@ -103,17 +107,7 @@ def read(path: Path) -> Record:
         raise BenchError(f"{path} is damaged ({error}); {step}") from error
 
 
-def every(folder: Path) -> list[Record]:
-    """All records of a folder, those of a benchmark together, in the order of `BENCHMARKS`."""
-    found = [read(path) for path in sorted(folder.glob("*.json"))]
-    return sorted(found, key=lambda record: list(BENCHMARKS).index(record.benchmark))
-
-
-def _git(*words: str) -> str:
-    """What git says about this checkout; nothing outside one."""
-    here = Path(repro.__file__).resolve().parents[1]
-    command = ["git", "-C", str(here), *words]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
+def read_all(folder: Path) -> list[Record]:
+    """All records of a folder, in the order of `BENCHMARKS`."""
+    all_records = [read(path) for path in sorted(folder.glob("*.json"))]
+    return sorted(all_records, key=lambda record: list(BENCHMARKS).index(record.benchmark))

@@ -1,4 +1,4 @@
-"""Measure benchmarks one after another, and put each on file as soon as it is done."""
+"""Run benchmarks one after another, and store each as soon as it is done."""
 
 from __future__ import annotations
 
@@ -9,43 +9,43 @@ from pathlib import Path
 
 import torch
 
-from repro.bench import BenchError, How, page, record
+from repro.bench import BenchError, BenchOptions, page, record
 from repro.bench.measure import device_here
 from repro.train import device as devices
 
 ON_CPU = ("loader", "localization", "startup", "submission")
 
 
-def measure(name: str, how: How) -> record.Record:
-    """Measure one benchmark, printing each comparison. BenchError if it cannot be had here."""
+def measure(name: str, options: BenchOptions) -> record.Record:
+    """Run one benchmark and print each comparison. BenchError if it cannot run here."""
     if (device := _device(name)).type == "cpu":
         torch.set_num_threads(1)
     module = import_module(f"repro.bench.{name}")
-    found = list[record.Comparison]()
-    for comparison in module.measure(how):
-        found.append(comparison)
-        print(page.line(comparison), flush=True)
-    return record.make(name, _words(device), torch.get_num_threads(), found)
+    comparisons = list[record.Comparison]()
+    for comparison in module.measure(options):
+        comparisons.append(comparison)
+        print(page.format_line(comparison), flush=True)
+    return record.make(name, _describe_device(device), torch.get_num_threads(), comparisons)
 
 
-def measure_all(names: Iterable[str], how: How, folder: Path | None) -> int:
-    """Measure each, and go on after one that cannot be had; how many these were."""
-    missed = 0
+def measure_all(names: Iterable[str], options: BenchOptions, folder: Path | None) -> int:
+    """Run each benchmark, skipping those that cannot run here; the number skipped."""
+    num_skipped = 0
     for name in names:
         print(f"--- {name}", flush=True)
         try:
-            made = measure(name, how)
+            result = measure(name, options)
         except BenchError as error:
             print(f"repro: {name}: {error}", file=sys.stderr)
-            missed += 1
+            num_skipped += 1
             continue
         if folder:
-            print(record.write(folder, made), flush=True)
-    return missed
+            print(record.write(folder, result), flush=True)
+    return num_skipped
 
 
 def models(name: str) -> tuple[str, ...]:
-    """The models among which `--only` chooses; none of most benchmarks."""
+    """The models that `--only` can select; empty for most benchmarks."""
     return tuple(getattr(import_module(f"repro.bench.{name}"), "MODELS", ()))
 
 
@@ -53,12 +53,13 @@ def _device(name: str) -> torch.device:
     return torch.device("cpu") if name in ON_CPU else device_here()
 
 
-def _words(device: torch.device) -> str:
-    """The device in words: of a CPU its name, if Linux knows it, and what torch uses of it."""
+def _describe_device(device: torch.device) -> str:
+    """A description of the device: for a CPU its name, if known, and the instructions torch
+    uses."""
     if device.type == "cuda":
         return devices.describe(device)
-    known = Path("/proc/cpuinfo")
-    lines = known.read_text().splitlines() if known.exists() else []
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     name = next((line.partition(":")[2].strip() for line in lines if "model name" in line), "")
     kind = devices.describe(device).partition(",")[0]
     return f"{kind}, {name}" if name else kind

@@ -1,4 +1,4 @@
-"""A side of a comparison in a process of its own: what it sets for itself helps nobody else."""
+"""One side of a comparison in its own process, so that its settings affect no other."""
 
 from __future__ import annotations
 
@@ -7,38 +7,60 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from tempfile import TemporaryFile
 from types import TracebackType
 from typing import Self, TypeVar
 
-from repro import records
 from repro.bench import BenchError
+from repro.core import records
 
 T = TypeVar("T")
 
 
 class Side:
-    """A process that does what it is asked for, a word a line, and answers in JSON."""
+    """A process that answers commands, one per line, in JSON.
 
-    def __init__(self, command: Sequence[str], variables: Mapping[str, str] | None = None) -> None:
+    `next_step`: what to do if it dies, where its code is not ours. Its standard error is then
+    captured, and the last line of that is the reason.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        variables: Mapping[str, str] | None = None,
+        next_step: str = "",
+    ) -> None:
+        self._next_step = next_step
+        self._stderr = TemporaryFile() if next_step else None  # noqa: SIM115
         self._process = subprocess.Popen(
             [sys.executable, *command],
             env={**os.environ, "OMP_NUM_THREADS": "1", **(variables or {})},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=self._stderr,
             text=True,
-            process_group=0,  # Ctrl-C is for us; a side ends when its input does
+            process_group=0,  # Ctrl-C goes to us; a side exits at the end of its input
         )
 
     def ask(self, word: str, schema: type[T]) -> T:
-        """The answer to a word. BenchError if the process has died; its traceback is on stderr."""
+        """The answer to a command. BenchError if the process has died; its traceback is on
+        stderr."""
         assert self._process.stdin
         assert self._process.stdout
         with suppress(BrokenPipeError):
             print(word, file=self._process.stdin, flush=True)
         answer = self._process.stdout.readline()
         if not answer:
-            raise BenchError(f"a side of the benchmark ended at {word!r}; see the lines above")
+            raise BenchError(f"a side of the benchmark ended at {word!r}{self._reason()}")
         return records.decode(answer.encode(), schema)
+
+    def _reason(self) -> str:
+        if not self._stderr:
+            return "; see the lines above"
+        self._process.wait()
+        self._stderr.seek(0)
+        last = self._stderr.read().decode(errors="replace").strip().rpartition("\n")[2]
+        return f" ({records.one_line(last)}); {self._next_step}"
 
     def __enter__(self) -> Self:
         return self
@@ -50,11 +72,13 @@ class Side:
         if error:
             self._process.kill()
         with suppress(BrokenPipeError):
-            self._process.communicate()  # closes its input, whereupon it ends
+            self._process.communicate()  # closes its input, so that it exits
+        if self._stderr:
+            self._stderr.close()
 
 
 def serve(answers: Mapping[str, Callable[[], object]]) -> None:
-    """Answer every word on standard input. What others print goes to standard error."""
+    """Answer every command on standard input. Other output goes to standard error."""
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for line in sys.stdin:

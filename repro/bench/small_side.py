@@ -1,7 +1,7 @@
 """One side of the benchmark `small`: `small_side METHOD`, with whichever `repro` is on the path.
 
-It uses nothing but what every commit has: a run, and a task that says how far it is. Answers 'run'
-by the run's id, and 'go' by the seconds an image of the next few steps.
+It uses only what every commit has: a run, and a task that reports progress. Answers 'run' with the
+run's id, and 'go' with the seconds per image of the next few steps.
 """
 
 from __future__ import annotations
@@ -20,31 +20,34 @@ import torch
 
 from repro import experiments
 from repro.experiments.scales import at_scale
-from repro.spec import Classification
+from repro.spec import SCALES, Classification, Scale
 from repro.tasks import classification
 
+# The scale of Table 1's small models; some commits use its former name.
+_SMALL: Scale = "demo" if "demo" in SCALES else "proxy"
+
 STEPS = 4
-LONG = 1000  # epochs: nobody waits for the end
+EPOCHS = 1000  # more than will ever run
 
 _seconds = time.perf_counter if torch.cuda.is_available() else time.process_time
 
 
-def proxy(method: str) -> Classification:
-    """A method's run at proxy scale, which does not end and tests nothing."""
+def demo(method: str) -> Classification:
+    """A method's run at demo scale, without an end or a test."""
     cells = experiments.get("table1").cells
-    run = at_scale(next(c for c in cells if (c.row, c.column) == (method, "C10")).training, "proxy")
-    return replace(run, recipe=replace(run.recipe, epochs=LONG), test_split="none")
+    run = at_scale(next(c for c in cells if (c.row, c.column) == (method, "C10")).training, _SMALL)
+    return replace(run, recipe=replace(run.recipe, epochs=EPOCHS), test_split="none")
 
 
-class Line:
-    """The line to whoever asks: a word a turn, and an answer in JSON."""
+class Channel:
+    """The connection to the benchmark: a command per turn, and an answer in JSON."""
 
     def __init__(self) -> None:
         self.out = os.fdopen(os.dup(1), "w")
-        os.dup2(2, 1)  # what others print
+        os.dup2(2, 1)  # other output goes to stderr
 
     def wait(self) -> None:
-        """Until it is our turn; the process ends where nobody asks any more."""
+        """Wait for a command; exit at the end of the input."""
         if not sys.stdin.readline():
             os._exit(0)
 
@@ -53,7 +56,7 @@ class Line:
 
 
 class Job:
-    """What a task needs of its launcher."""
+    """The launcher's interface to a task, in the forms of all commits."""
 
     weights = None
     decode = "cpu"
@@ -62,35 +65,40 @@ class Job:
     speed = "fast"
     halvings = 0
 
-    def __init__(self, folder: Path, batch_size: int, line: Line) -> None:
+    def __init__(self, folder: Path, batch_size: int, channel: Channel) -> None:
         self.data = self.checkpoints = folder
-        self.batch_size, self.line = batch_size, line
+        self.options = self
+        self.batch_size, self.channel = batch_size, channel
         self.done, self.began = 0, _seconds()
 
-    def stopping(self) -> bool:
+    def should_stop(self) -> bool:
         return False
 
-    def ours(self) -> bool:
+    def still_owner(self) -> bool:
         return True
 
-    def keep(self, name: str, data: bytes) -> None: ...
+    def save_preview(self, name: str, data: bytes) -> None: ...
 
-    def history(self, lines: Sequence[Mapping[str, Any]]) -> None: ...
+    def write_metrics(self, lines: Sequence[Mapping[str, Any]]) -> None: ...
 
-    def progress(self, step: int, steps: int, facts: Mapping[str, Any]) -> None:
-        self.line.answer((_seconds() - self.began) / (step - self.done) / self.batch_size)
-        self.line.wait()
+    def report_progress(self, step: int, steps: int, facts: Mapping[str, Any]) -> None:
+        self.channel.answer((_seconds() - self.began) / (step - self.done) / self.batch_size)
+        self.channel.wait()
         self.done, self.began = step, _seconds()
+
+    # Earlier commits call these by other names.
+    stopping, ours, keep = should_stop, still_owner, save_preview
+    history, progress = write_metrics, report_progress
 
 
 def main(method: str) -> None:
-    line, run = Line(), proxy(method)
-    line.wait()
-    line.answer(run.id)
-    line.wait()
+    channel, run = Channel(), demo(method)
+    channel.wait()
+    channel.answer(run.id)
+    channel.wait()
     classification._CHECK_STEPS = STEPS
     with TemporaryDirectory() as folder:
-        job: Any = Job(Path(folder), run.recipe.batch_size, line)
+        job: Any = Job(Path(folder), run.recipe.batch_size, channel)
         classification.execute(run, job)
 
 

@@ -1,4 +1,4 @@
-"""The embedded sets: a grey PNG atlas a split, images sorted by class, and a JSON manifest."""
+"""The embedded sets: per split one grey PNG atlas, sorted by class; and a JSON manifest."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import numpy as np
 from msgspec import Meta
 from PIL import Image
 
-from repro import records
+from repro.core import records
 from repro.data.images import (
-    MOST_BYTES,
+    MAX_BYTES,
     SIDE,
     Bytes,
     DataError,
     Images,
     Labels,
-    Official,
+    OfficialSplit,
     fingerprint,
-    images_of,
+    make_images,
+    read_json,
     reason,
-    record,
     to_rgb,
 )
 
@@ -32,32 +32,32 @@ EMBEDDED = Path(__file__).parent / "embedded"
 ATLASES = ("fashion-mnist-6k", "glyphs")
 COLUMNS = 100  # images in a row of an atlas
 
-_Some = Annotated[int, Meta(ge=1)]
+_Positive = Annotated[int, Meta(ge=1)]
 
 
-class _Sheet(TypedDict):
-    """What a manifest says of a split."""
+class _SplitInfo(TypedDict):
+    """The manifest of a split."""
 
-    images: _Some
-    per_class: _Some
+    images: _Positive
+    per_class: _Positive
     fingerprint: str
 
 
 class _Manifest(TypedDict):
     side: Annotated[int, Meta(ge=1, le=SIDE)]
-    columns: _Some
+    columns: _Positive
     mean: float
     std: records.Positive
     classes: list[str]
-    splits: dict[Official, _Sheet]
+    splits: dict[OfficialSplit, _SplitInfo]
 
 
 def write_atlas(
     folder: Path, name: str, splits: Mapping[str, tuple[Bytes, Labels]], about: Mapping[str, Any]
 ) -> None:
-    """Write grey images (N, side, side) of every split, and the manifest with what `about` adds.
+    """Write grey images (N, side, side) of every split, and the manifest, which includes `about`.
 
-    The labels must be sorted and balanced, since an atlas keeps a label as a position only.
+    The labels must be sorted and balanced, since an atlas encodes labels only by position.
     """
     train = to_rgb(splits["train"][0])[:, 0] / 255.0
     manifest = {
@@ -85,23 +85,23 @@ def write_atlas(
     (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
 
-def load(name: str, split: Official, folder: Path = EMBEDDED) -> Images:
-    """One split of an embedded set; a DataError where it is damaged."""
-    path, described = folder / f"{name}-{split}.png", folder / f"{name}.json"
-    broken = "the installation is damaged; check out or install the project again"
-    manifest = record(described, _Manifest, broken)
+def load(name: str, split: OfficialSplit, folder: Path = EMBEDDED) -> Images:
+    """One split of an embedded set; DataError if it is damaged."""
+    path, manifest_path = folder / f"{name}-{split}.png", folder / f"{name}.json"
+    step = "the installation is damaged; check out or install the project again"
+    manifest = read_json(manifest_path, _Manifest, step)
     side, columns, about = manifest["side"], manifest["columns"], manifest["splits"].get(split)
     if not about or about["per_class"] * len(manifest["classes"]) != about["images"]:
-        raise DataError(f"{described}: no numbers of a {split} split; {broken}")
+        raise DataError(f"{manifest_path}: no valid {split} split; {step}")
     try:
-        with Image.open(io.BytesIO(records.content(path, MOST_BYTES))) as image:
+        with Image.open(io.BytesIO(records.read_bytes(path, MAX_BYTES))) as image:
             sheet = np.asarray(image.convert("L")).reshape(-1, side, columns, side)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: {reason(error)}; {broken}") from error
+        raise DataError(f"{path}: {reason(error)}; {step}") from error
     grey = sheet.swapaxes(1, 2).reshape(-1, side, side)
     labels = np.arange(len(grey)) // about["per_class"]
     mean, std = manifest["mean"], manifest["std"]
-    images = images_of(to_rgb(grey), labels, manifest["classes"], (mean,) * 3, (std,) * 3)
+    images = make_images(to_rgb(grey), labels, manifest["classes"], (mean,) * 3, (std,) * 3)
     if images.fingerprint != about["fingerprint"]:
-        raise DataError(f"{path}: its pixels are not its manifest's; {broken}")
+        raise DataError(f"{path}: its pixels do not match its manifest; {step}")
     return images

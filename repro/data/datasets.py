@@ -1,8 +1,7 @@
-"""Image datasets: embedded ones, CIFAR and Fashion-MNIST in memory; ImageNet where it lies.
+"""Image datasets: embedded ones, CIFAR and Fashion-MNIST in memory; ImageNet read from its files.
 
 Usable on its own: `load('glyphs', 'train').pixels`, `load('imagenet', 'train', root).read(0)`.
-Nothing here executes code from a data file, and nothing is believed before it is checked: what is
-wrong with a file is a `DataError`.
+No code from a data file is executed, and every file is verified; a wrong file is a `DataError`.
 """
 
 from __future__ import annotations
@@ -18,25 +17,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repro.data import atlas, cifar, composed, imagenet, places, resized
+from repro.core.records import Damaged
+from repro.data import atlas, catalogue, cifar, composed, cues
 from repro.data.atlas import ATLASES
 from repro.data.cifar import CIFARS
+from repro.data.imagenet import reader, resized
+from repro.data.imagenet.photos import Photos
 from repro.data.images import (
     Bytes,
     DataError,
     Images,
-    Official,
+    OfficialSplit,
     Split,
     check_md5,
     file_bytes,
     fingerprint,
     gunzip,
-    images_of,
+    make_images,
     reason,
     to_rgb,
 )
-from repro.data.photos import Photos
-from repro.records import Damaged
 
 __all__ = ["DataError", "Images", "Photos", "Split", "check_name", "load", "names", "splits"]
 
@@ -61,24 +61,26 @@ def load(name: str, split: Split, root: Path | None = None) -> Images: ...
 def load(name: str, split: Split, root: Path | None = None) -> Images | Photos:
     """The split `split` of the dataset `name`; `root` is the data folder, if the set needs one.
 
-    'fit' and 'validation' are a fixed balanced 5/6 and 1/6 of 'train', to choose recipes on.
-    The sets of `imagenet.SETS` are `Photos`, all others `Images`: a name that is known only when
-    the program runs has the type of the many, and who takes both asks with `isinstance`.
+    'fit' and 'validation' are a fixed, balanced 5/6 and 1/6 of 'train', for choosing recipes.
+    The datasets of `reader.PHOTO_SETS` are `Photos`, all others `Images`. If the name is known only
+    at run time, the static type is `Images`; check with `isinstance` if both are possible.
     Raises DataError, naming the file and the next step.
     """
     check_name(name)
     if split not in get_args(Split):
-        raise ValueError(f"unknown split {split}: there are {', '.join(get_args(Split))}")
-    official: Official = "test" if split == "test" else "train"
+        raise ValueError(f"unknown split {split}: choose from {', '.join(get_args(Split))}")
+    official: OfficialSplit = "test" if split == "test" else "train"
     if name in resized.RESIZED:
         return resized.load(data_folder(name, root) / name, split)
     images: Images | Photos
-    if name in imagenet.SETS:
-        images = imagenet.load(name, official, data_folder(name, root))
+    if name in reader.PHOTO_SETS:
+        images = reader.load(name, official, data_folder(name, root))
     elif name in ATLASES:
         images = atlas.load(name, official)
     elif name == composed.SINGLES:
         images = composed.singles(official)
+    elif name in cues.NAMES:
+        images = cues.singles(name, official)
     elif name in CIFARS:
         images = cifar.load(name, official, data_folder(name, root))
     else:
@@ -86,42 +88,42 @@ def load(name: str, split: Split, root: Path | None = None) -> Images | Photos:
     if split == official:
         return images
     held_out = validation(images.labels)
-    chosen = torch.nonzero(held_out == (split == "validation")).flatten()
+    indices = torch.nonzero(held_out == (split == "validation")).flatten()
     if isinstance(images, Photos):
-        return images.take(chosen, split)
-    return _take(images, chosen)
+        return images.take(indices, split)
+    return _take(images, indices)
 
 
 def names() -> tuple[str, ...]:
-    """Every dataset that `load` knows."""
-    return places.NAMES
+    """The names of all datasets."""
+    return catalogue.NAMES
 
 
-def splits(name: str) -> tuple[Official, ...]:
-    """The official splits of a dataset, 'train' and 'test', or the one that it has."""
-    return imagenet.splits(name) if name in imagenet.SETS else ("train", "test")
+def splits(name: str) -> tuple[OfficialSplit, ...]:
+    """The official splits of a dataset: 'train' and 'test', or one of them."""
+    return reader.splits(name) if name in reader.PHOTO_SETS else ("train", "test")
 
 
 def check_name(name: str) -> None:
     """Raise DataError, with the nearest match, unless `name` is one of `names()`."""
-    if wrong := places.unknown(name):
-        raise DataError(wrong)
+    if error := catalogue.unknown_dataset(name):
+        raise DataError(error)
 
 
 def data_folder(name: str, root: Path | None) -> Path:
-    """The folder of a dataset that is not embedded, or a DataError that asks for it."""
+    """The folder of a dataset that is not embedded, or a DataError."""
     if root is None:
         raise DataError(f"{name} is not embedded: name its folder with --data DIR or REPRO_DATA")
     return root
 
 
 def hash_order(indices: Iterable[int], key: str) -> list[int]:
-    """The indices in an order that depends on `key` alone: not on a library's generator."""
+    """The indices in an order that depends only on `key`, not on a library's generator."""
     return sorted(indices, key=lambda i: hashlib.sha256(f"{key} {i}".encode()).digest())
 
 
-def _take(images: Images, chosen: Tensor) -> Images:
-    pixels, labels = images.pixels[chosen], images.labels[chosen]
+def _take(images: Images, indices: Tensor) -> Images:
+    pixels, labels = images.pixels[indices], images.labels[indices]
     mark = fingerprint(pixels.numpy(), labels.numpy())
     return replace(images, pixels=pixels, labels=labels, fingerprint=mark)
 
@@ -150,8 +152,8 @@ FASHION_CLASSES = (
     "Bag",
     "Ankle boot",
 )
-FASHION_FOLDER = Path(places.FOLDERS["fashion-mnist"][0])
-# md5 of the uncompressed files, so that any gzip of them will do (Debian's differs in its header).
+FASHION_FOLDER = Path(catalogue.FOLDERS["fashion-mnist"][0])
+# md5 of the uncompressed files, so that any gzip of them is valid (Debian's has another header).
 FASHION_MD5 = {
     "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
     "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
@@ -161,7 +163,7 @@ FASHION_MD5 = {
 FASHION_MEAN, FASHION_STD = 0.2190, 0.3318  # of the 60,000 train images, padded to 32x32
 
 
-def _load_fashion_mnist(split: Official, root: Path) -> Images:
+def _load_fashion_mnist(split: OfficialSplit, root: Path) -> Images:
     prefix = "train" if split == "train" else "t10k"
     next_step = f"repro prepare fashion-mnist --data {root}"
     folder = root / FASHION_FOLDER
@@ -171,7 +173,7 @@ def _load_fashion_mnist(split: Official, root: Path) -> Images:
         check_md5(path, data, FASHION_MD5[file], next_step)
         arrays.append(parse_idx(path, data, next_step))
     grey, labels = arrays
-    return images_of(
+    return make_images(
         to_rgb(grey),
         labels.astype(np.int64),
         FASHION_CLASSES,
@@ -181,7 +183,7 @@ def _load_fashion_mnist(split: Official, root: Path) -> Images:
 
 
 def idx_bytes(folder: Path, file: str, next_step: str) -> tuple[Path, bytes]:
-    """The path and the uncompressed content of an idx file that lies there plain or as .gz."""
+    """The path and the uncompressed content of an idx file, plain or .gz."""
     path = folder / file
     if path.exists():
         return path, file_bytes(path, next_step)
@@ -199,5 +201,5 @@ def parse_idx(path: Path, data: bytes, next_step: str) -> Bytes:
     header = 4 + 4 * rank
     shape = tuple(int.from_bytes(data[i : i + 4]) for i in range(4, header, 4))
     if rank == 0 or len(data) != header + int(np.prod(shape)):
-        raise DataError(f"{path}: not an idx file of its own length; run `{next_step}`")
+        raise DataError(f"{path}: not an idx file, or of the wrong length; run `{next_step}`")
     return np.frombuffer(data, np.uint8, offset=header).reshape(shape)

@@ -1,11 +1,10 @@
-"""What every reader of a dataset shares: images in memory, their fingerprint, files and errors."""
+"""Shared by all dataset readers: in-memory images, fingerprints, file access and errors."""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
 import io
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,18 +15,18 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from repro import records
+from repro.core import records
 
 Split = Literal["train", "test", "fit", "validation"]
-Official = Literal["train", "test"]
+OfficialSplit = Literal["train", "test"]
 Bytes = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 RGB = tuple[float, float, float]
 
 T = TypeVar("T")
 
-MOST_BYTES = 2**30  # of a file that is read into memory, and of what is packed in it
-SIDE = 32  # px; every dataset that is read into memory is brought to CIFAR's size
+MAX_BYTES = 2**30  # of a file that is read into memory, compressed and uncompressed
+SIDE = 32  # px; small datasets are padded to CIFAR's size
 
 
 class DataError(Exception):
@@ -41,7 +40,7 @@ class DataError(Exception):
 class Images:
     """One split of a dataset of one size: (N, 3, S, S) uint8 pixels and (N,) int64 labels.
 
-    S is 32, but for the squares of ImageNet, whose names say it.
+    S is 32, except for the resized versions of ImageNet, whose names give it.
     """
 
     pixels: Tensor
@@ -59,8 +58,10 @@ def fingerprint(pixels: Bytes, labels: Labels) -> str:
     return digest.hexdigest()[:16]
 
 
-def images_of(pixels: Bytes, labels: Labels, classes: Iterable[str], mean: RGB, std: RGB) -> Images:
-    """The arrays of a split as `Images`, with their fingerprint."""
+def make_images(
+    pixels: Bytes, labels: Labels, classes: Iterable[str], mean: RGB, std: RGB
+) -> Images:
+    """Make `Images` of the arrays of a split."""
     return Images(
         torch.from_numpy(pixels),
         torch.from_numpy(labels),
@@ -80,41 +81,37 @@ def to_rgb(grey: Bytes) -> Bytes:
 
 def check_md5(path: Path, data: bytes, md5: str, next_step: str) -> None:
     """Raise DataError unless the bytes of `path` have this md5."""
-    found = hashlib.md5(data, usedforsecurity=False).hexdigest()
-    if found != md5:
-        wrong = f"truncated or altered ({len(data):,} bytes, md5 {found}, not {md5})"
-        raise DataError(f"{path}: {wrong}; remove it and run `{next_step}`")
+    digest = hashlib.md5(data, usedforsecurity=False).hexdigest()
+    if digest != md5:
+        problem = f"truncated or altered ({len(data):,} bytes, md5 {digest}, not {md5})"
+        raise DataError(f"{path}: {problem}; remove it and run `{next_step}`")
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file by rename, so that what exists is complete, and a full disk keeps no part."""
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file atomically, and create its folder if necessary."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f"{path.name}.tmp{os.getpid()}")
-    try:
-        scratch.write_bytes(data)
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
+    with records.atomic_file(path, sync=False) as file:
+        file.write(data)
 
 
 def file_bytes(path: Path, next_step: str) -> bytes:
-    """The content of `path`; a DataError with the next step where it cannot be read."""
+    """The content of `path`; DataError with the next step if it cannot be read."""
     try:
-        return records.content(path, MOST_BYTES)
+        return records.read_bytes(path, MAX_BYTES)
     except (OSError, records.Damaged) as error:
         raise DataError(f"{path}: {reason(error)}; run `{next_step}`") from error
 
 
 def gunzip(data: bytes) -> bytes:
-    """What gzip packed. Raises EOFError, OSError, zlib.error, or Damaged if it is too much."""
+    """Decompress gzip. Raises EOFError, OSError, zlib.error, or Damaged if it is too large."""
     with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
-        content = file.read(MOST_BYTES + 1)
-    records.require(len(content) <= MOST_BYTES, f"more than {MOST_BYTES:,} bytes are packed in it")
+        content = file.read(MAX_BYTES + 1)
+    records.require(len(content) <= MAX_BYTES, f"unpacks to more than {MAX_BYTES:,} bytes")
     return content
 
 
-def record(path: Path, schema: type[T], next_step: str) -> T:
-    """The JSON in a file, as the schema describes it; else a DataError with the next step."""
+def read_json(path: Path, schema: type[T], next_step: str) -> T:
+    """The JSON in a file, of this schema; else DataError with the next step."""
     try:
         return records.read(path, schema)
     except (OSError, records.Damaged) as error:
@@ -122,7 +119,7 @@ def record(path: Path, schema: type[T], next_step: str) -> T:
 
 
 def reason(error: Exception) -> str:
-    """What went wrong, in one line."""
+    """The reason of an error, in one line."""
     if isinstance(error, FileNotFoundError):
         return "missing"
     if isinstance(error, OSError) and error.strerror:

@@ -1,9 +1,9 @@
-"""Randomness without a generator: every number is a hash of what it is for.
+"""Counter-based random numbers, without a generator.
 
-A draw is a pure function of (seed, epoch, sample index, stream, position), so an interrupted run
-draws what the uninterrupted one draws, in whatever order, batch, process or device samples come.
+A number is a hash of (seed, epoch, sample index, stream, position), so an interrupted run has the
+numbers of the uninterrupted one, whatever the order, batch, process or device of a sample.
 The hash is splitmix64 (Steele, Lea & Flood 2014): the n-th number of a key is the n-th output of
-the generator seeded with that key. It is int64 arithmetic, which wraps around alike everywhere.
+the generator seeded with that key. It is int64 arithmetic, which wraps around on every device.
 """
 
 from functools import reduce
@@ -20,10 +20,10 @@ _MULTIPLIER_2 = 0x94D049BB133111EB - (1 << 64)
 def sample_keys(seed: int, epoch: Tensor | int, index: Tensor) -> Tensor:
     """One key per sample and epoch, int64 (B,).
 
-    `index` (B,) is the sample's place in the data set; `epoch` is a number or (B,), because a batch
-    may straddle two epochs. The keys live where `index` lives.
+    `index` (B,) is the sample's index in the dataset; `epoch` is a number or (B,), because a batch
+    may straddle two epochs. The keys are on the device of `index`.
     """
-    state = index.new_full((), seed_of(seed), dtype=torch.int64)
+    state = index.new_full((), derive_seed(seed), dtype=torch.int64)
     return _absorb(_absorb(state, epoch), index)
 
 
@@ -37,8 +37,8 @@ def normal(keys: Tensor, stream: int, count: int = 1) -> Tensor:
     return gaussian(bits(keys[:, None], stream, _positions(keys, count)))
 
 
-def seed_of(*numbers: int) -> int:
-    """A 63-bit hash of some int64 numbers, for instance to seed a `torch.Generator`."""
+def derive_seed(*numbers: int) -> int:
+    """A 63-bit hash of int64 numbers, for instance to seed a `torch.Generator`."""
     state = torch.tensor(len(numbers), dtype=torch.int64)
     return int(reduce(_absorb, numbers, state)) & (2**63 - 1)
 
@@ -54,10 +54,10 @@ def unit_interval(random_bits: Tensor) -> Tensor:
 
 
 def gaussian(random_bits: Tensor) -> Tensor:
-    """Box and Muller: radius from the upper 32 bits, angle from the lower.
+    """Box-Muller transform: radius from the upper 32 bits, angle from the lower.
 
-    In float64, so that log and cos, by whatever library, round to the same float32: all but one in
-    some ten million.
+    In float64, so that log and cos of different libraries round to the same float32, except about
+    one in ten million.
     """
     radius_draw = (_shift_right(random_bits, 32) + 1).to(torch.float64) * 2.0**-32  # (0, 1]
     turn = (random_bits & 0xFFFFFFFF).to(torch.float64) * 2.0**-32
@@ -79,10 +79,10 @@ def _absorb(state: Tensor, number: Tensor | int) -> Tensor:
 
 
 def _shift_right(number: Tensor, places: int) -> Tensor:
-    """Logical: torch's `>>` on int64 repeats the sign, which the mask removes."""
+    """Logical shift: torch's `>>` on int64 repeats the sign, which the mask removes."""
     return (number >> places) & ((1 << (64 - places)) - 1)
 
 
 def _wrap(number: int) -> int:
-    """A Python integer as int64 arithmetic would hold it."""
+    """A Python integer wrapped around to int64."""
     return (number + 2**63) % 2**64 - 2**63

@@ -1,55 +1,64 @@
 """The paper: one module per table or figure. This folder is the registry: to add one, add a file
-that defines `EXPERIMENT`, and list nothing."""
+that defines `EXPERIMENT`, and list nothing. `PAPER` is what the engine is given of it."""
 
 from __future__ import annotations
 
-import importlib
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
-from repro.spec import Experiment
+from repro import paper
+from repro.paper import Paper, Sources
+from repro.spec import Cell, Classification, Decision, Experiment, Run, Scale
 
-_SHARED = {
-    "__init__",
-    "adversarial_recipes",
-    "architecture",
-    "imagenet_recipes",
-    "recipes",
-    "scales",
-    "seeing",
-}  # modules of this folder that are not experiments
+# Each function imports what it needs: to list the items, none of it is.
 
 
-def names() -> list[str]:
-    """The experiments there are, in the paper's order."""
-    found = {path.stem for path in Path(__file__).parent.glob("*.py")} - _SHARED
-    return sorted(found, key=_order)
+def _at_scale(run: Run, scale: Scale) -> Run:
+    from repro.experiments import scales
+
+    return scales.version_at(run, scale)
 
 
-def _order(name: str) -> tuple[bool, bool, int, int, str]:
-    """Tables before figures, the appendix last, by number; top before bottom, left before right."""
-    number = int("".join(filter(str.isdigit, name)))
-    return not name.startswith("table"), "_a" in name, number, len(name), name
+def _sources(cell: Cell, scale: Scale) -> Sources:
+    from repro.experiments import scales
+
+    return scales.sources(cell, scale)
 
 
-def matching(word: str) -> list[str]:
-    """The experiments that a word names: itself, its panels (figure6 has two), or 'all'.
+def _awaits(item: str, scale: Scale) -> str:
+    from repro.experiments import proxy
 
-    KeyError if there is none. A hyphen may stand for an underscore.
-    """
-    word = word.replace("-", "_").lower()
-    found = [n for n in names() if word in ("all", n) or n.startswith(f"{word}_")]
-    if word in found:
-        found = [word]
-    if not found:
-        raise KeyError(word)
-    return found
+    return proxy.search_of(item) if scale == "proxy" else ""
 
 
-def get(name: str) -> Experiment:
-    """The experiment `name`; KeyError if there is none."""
-    if name not in names():
-        raise KeyError(name)
-    experiment = importlib.import_module(f"{__name__}.{name}").EXPERIMENT
-    assert isinstance(experiment, Experiment), name
-    assert experiment.name == name, name
-    return experiment
+def _decisions(experiment: Experiment) -> Sequence[Decision]:
+    from repro.experiments import architecture
+
+    return architecture.decisions(experiment)
+
+
+def _releases() -> Mapping[str, Classification]:
+    from repro.experiments import table2
+
+    return {tag: table2.release_of(method) for method, (tag, *_) in table2.RELEASES.items()}
+
+
+def _scale_notes() -> Mapping[Scale, str]:
+    from repro.experiments import scales
+
+    return scales.SCALE_NOTES
+
+
+PAPER = Paper(
+    name="NesT",
+    title="the paper NesT, reproduced as a program",
+    experiments=paper.folder(__name__, __file__),
+    at_scale=_at_scale,
+    sources=_sources,
+    awaits=_awaits,
+    scale_notes=_scale_notes,
+    decisions=_decisions,
+    decisions_title="NesT, in every item",
+    releases=_releases,
+)
+
+names, get, matching = PAPER.names, PAPER.get, PAPER.matching

@@ -1,25 +1,28 @@
-"""Figure 4: maps side by side; how well they point, and what the model makes of their pixels."""
+"""Figure 4: attribution maps side by side, with pointing, insertion and deletion scores."""
 
 from __future__ import annotations
 
-from repro.experiments import figure3_right, seeing
+from repro.experiments import cues, figure3_right, interpretability
 from repro.spec import Cell, Claim, Decision, Experiment
 
-POINTING = "Pointing game (%)"
+POINTING, INSERTION, DELETION = "Pointing game (%)", "Insertion (%)", "Deletion (%)"
 MEASURES = {
     POINTING: "pointing",
     "Energy in boxes (%)": "energy",
-    "Insertion (%)": "insertion",
-    "Deletion (%)": "deletion",
+    INSERTION: "insertion",
+    DELETION: "deletion",
     "Randomised": "randomised",
 }
 NEST, RESNET, ROLLOUT = figure3_right.NEST, figure3_right.RESNET, figure3_right.ROLLOUT
 
 
 CELLS = tuple(
-    Cell(group="", row=seeing.named(row, group), column=column, metric=metric,
-         run=seeing.localization(attribution, method, group))
-    for group in (seeing.HERE, seeing.RELEASED)
+    Cell(group="", row=interpretability.row_label(row, group), column=column, metric=metric,
+         run=interpretability.localization(attribution, method, group),
+         # Released weights have no small version.
+         proxy=cues.localization(attribution, method)
+         if group == interpretability.TRAINED else None)
+    for group in (interpretability.TRAINED, interpretability.RELEASED)
     for row, (attribution, method) in figure3_right.METHODS.items()
     for column, metric in MEASURES.items()
 )  # fmt: skip
@@ -28,31 +31,35 @@ CELLS = tuple(
 EXPERIMENT = Experiment(
     name="figure4",
     place="Figure 4",
+    has_gaps=True,
     title="Attribution maps side by side",
     caption=(
-        "Maps of the true class. The pointing game allows 15 px. Insertion and deletion are areas "
-        "under the probability of the class while 32 equal parts of the pixels come (out of a "
-        "blur) or go (to the mean colour), those of the largest values first. Randomised: rank "
-        "correlation with the map of a model whose weights are shuffled; near 1, a map shows the "
-        "image and not the model."
+        "Maps of the true class. The pointing game has a tolerance of 15 px. Insertion and "
+        "deletion are areas under the class probability while the pixels are revealed (from a "
+        "blur) or removed (to the mean colour) in 32 equal steps, largest map values first. "
+        "Randomised: rank correlation with the map of a model with shuffled weights; near 1, the "
+        "map depends on the image and not on the model."
     ),
+    at_proxy=cues.OF_MAPS,
     cells=CELLS,
-    showcase=(NEST, ROLLOUT, RESNET),
-    headings=("", "Method"),
+    representative_rows=(NEST, ROLLOUT, RESNET),
     plot="maps",
-    drawn=(NEST, ROLLOUT, RESNET),
+    picture_rows=(NEST, ROLLOUT, RESNET),
     pictures=(0, 2, 4, 6, 8, 10),
     claims=tuple(
-        Claim(sentence, "Figure 4", ((NEST, POINTING),), ((other, POINTING),))
-        for other, sentence in (
+        Claim(quote, "Figure 4", f"the pointing game: {NEST} above {other}", ((NEST, POINTING),),
+              ((other, POINTING),),
+              controls=tuple(((row, INSERTION), (row, DELETION)) for row in (NEST, other)))
+        for other, quote in (
             (ROLLOUT, "yielding finer attention to objects than DeiT Rollout"),
-            (RESNET, "and less noise than ResNet50 GradCAM++"),
+            (RESNET, "less noise than ResNet50 GradCAM++"),
         )
     ),
     decisions=(
-        Decision("'finer' and 'less noise'", "the pointing game", "a look at some pictures",
-                 "it asks of each map only where its largest value is"),
-        Decision("the pictures", "evenly spaced among the images, not chosen by their looks",
+        interpretability.CLASSIFIERS,
+        Decision("'finer' and 'less noise'", "the pointing game", "visual inspection",
+                 "it uses only the position of a map's maximum"),
+        Decision("the images", "evenly spaced over the dataset, not hand-picked",
                  "the paper's, which are not in our copy", "as in Figure 2"),
     ),
 )  # fmt: skip

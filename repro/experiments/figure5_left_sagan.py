@@ -1,4 +1,4 @@
-"""Figure 5, left, once more with SAGAN's discriminator and recipe: does the order hang on them?"""
+"""Figure 5, left, with SAGAN's discriminator and recipe: does the order depend on them?"""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EXPERIMENT = replace(
     cells=curves("fid", recipes.SAGAN_DISCRIMINATOR, recipes.SAGAN),
     decisions=(
         Decision("recipe and discriminator", "SAGAN's, for all three generators",
-                 "HiT-GAN's, which figure5_left has", "SAGAN is what the paper cites"),
+                 "HiT-GAN's, as in figure5_left", "the paper cites SAGAN"),
         *recipes.DECISIONS[1:],
     ),
 )  # fmt: skip

@@ -1,21 +1,31 @@
 """Training recipes on ImageNet-1K and 22K, every value with its source; see `recipes`.
 
-The authors released the recipe of NesT on ImageNet-1K. The methods it is compared with are trained
-by the recipes of their own papers, which is our choice: Table 2 takes their numbers from there.
+The authors released the recipe of NesT on ImageNet-1K. The compared methods are trained by the
+recipes of their own papers, which is our choice: Table 2 cites their numbers from there.
 """
 
 from __future__ import annotations
 
 from repro.experiments.recipes import Sourced, changed, sourced
-from repro.spec import Evaluation
+from repro.spec import Decision, Evaluation
 
 # --- NesT ----------------------------------------------------------------------------------------
+
+
+def official_crop(source: str) -> dict[str, tuple[object, str]]:
+    """Google's random crop: sample_distorted_bounding_box, then resize without antialias."""
+    return {
+        "crop_area": ((0.05, 1.0), source),
+        "crop_rule": ("tensorflow", source),
+        "crop_resize": ("aliased", source),
+    }
+
 
 _NEST = "official configs/imagenet_nest.py"
 _WARMUP_NEST = _NEST
 _WARMUP_SHORT = (
-    "our choice: 20 as in the config, since only the number of epochs is said to change; "
-    "alternatives: a fifteenth of the epochs, as in the 300, or 5"
+    "our choice: 20 as in the config, since only the number of epochs is stated to change; "
+    "alternatives: a fifteenth of the epochs, as for 300, or 5"
 )
 _NEST_DROP_PATH = {"T": 0.2, "S": 0.3, "B": 0.5}
 
@@ -34,9 +44,8 @@ def nest(size: str, epochs: int = 300) -> Sourced:
         no_decay=(("pos_embed",), f"{_NEST}: optim_wd_ignore=['pos_embedding']"),
         drop_path=(_NEST_DROP_PATH[size], "official models/nest_net.py"),
         image_size=(224, "paper, Experiments: 'The input size is 224 × 224'"),
-        crop_area=((0.05, 1.0), "official libml/preprocess.py"),
-        crop_resize=("aliased", "official libml/preprocess.py: tf.image.resize, bilinear without "
-                     "antialias"),
+        **official_crop("official libml/preprocess.py: tf.image.sample_distorted_bounding_box, "
+                        "then tf.image.resize, bilinear without antialias"),
         flip=(True, "official libml/preprocess.py"),
         randaugment_layers=(2, _NEST),
         randaugment_magnitude=(9.0, _NEST),
@@ -52,7 +61,19 @@ def nest(size: str, epochs: int = 300) -> Sourced:
     )  # fmt: skip
 
 
-NEST_TEST = Evaluation(image_size=224, resize="aliased")  # official libml/preprocess.py: 256, 224
+# official libml/preprocess.py: 256, 224
+NEST_TEST = Evaluation(image_size=224, resize="aliased", crop_rule="tensorflow")
+
+CROPS = (
+    Decision("random crops on ImageNet", "each method's own: TensorFlow's "
+             "sample_distorted_bounding_box for NesT, ViT and ResNet-50, on average 0.34 of a "
+             "500×375 image; torchvision's RandomResizedCrop for DeiT, Swin and RegNetY, 0.43",
+             "one rule for all", "official libml/preprocess.py, google-research/vision_transformer "
+             "input_pipeline.py; timm.data.create_transform, which the others call"),
+    Decision("grey levels after resizing", "rounded to integers, in training and tests",
+             "truncated in training and left fractional in tests, as in the official code",
+             "our choice: images reach the device as bytes"),
+)  # fmt: skip
 
 # --- the compared methods ------------------------------------------------------------------------
 
@@ -89,20 +110,20 @@ def deit(epochs: int = 300) -> Sourced:
         mix_prob=(1.0, _DEIT),
         label_smoothing=(0.1, _DEIT),
         smooth_unmixed=(True, f"{_DEIT}: LabelSmoothingCrossEntropy where nothing is mixed"),
-        evaluate_every_epochs=(10, "our choice: as NesT; it changes no result"),
+        evaluate_every_epochs=(10, "our choice: as for NesT; it changes no result"),
     )  # fmt: skip
 
 
 DEIT_TEST = Evaluation(image_size=224)  # facebookresearch/deit datasets.py: 256, 224, bicubic
 
 _REGNET = (
-    "our choice: DeiT's, since the paper's numbers are those which DeiT's authors had 'with the "
+    "our choice: DeiT's, since the paper's numbers are those of DeiT's authors 'with the "
     "same data and same data-augmentation as DeiT' (Touvron et al. 2021a)"
 )
 
 
 def regnety() -> Sourced:
-    """RegNetY as DeiT's authors trained it."""
+    """RegNetY with the recipe of DeiT's authors."""
     like = changed(deit(), no_decay=((), _REGNET))  # it has no position embedding
     return Sourced(like.recipe, dict.fromkeys(like.sources, _REGNET))
 
@@ -140,23 +161,23 @@ SWIN_TEST = Evaluation(
     image_size=224
 )  # microsoft/Swin-Transformer data/build.py: 256, 224, bicubic
 
-_CNN = "our choice: official configs/resnet50_imagenet.py, which the authors released beside NesT"
+_CNN = "our choice: official configs/resnet50_imagenet.py, which the authors released with NesT"
 
 RESNET50 = sourced(
     epochs=(90, _CNN),
-    batch_size=(256, "our choice: 64 a device (official config), on 4; alternatives 512, 1024"),
+    batch_size=(256, "our choice: 64 per device (official config), on 4; alternatives 512, 1024"),
     lr=(0.1, _CNN + ": 0.1 for 256 images"),
     optimizer=("sgd", _CNN + " (Nesterov 0.9)"),
     warmup_epochs=(5, _CNN),
     weight_decay=(1e-4, _CNN),
     decay_biases=(False, _CNN + ": L2 on tensors with more than one dimension"),
     image_size=(224, "paper, Table 2: 'others use 224'"),
-    crop_area=((0.08, 1.0), "our choice: as He et al. 2016 and since; alternative 0.05"),
-    crop_resize=("bilinear", "our choice: as torchvision's weights, whose 76.1 is the paper's row"),
-    flip=(True, "our choice: as He et al. 2016"),
-    evaluate_every_epochs=(10, "our choice: as NesT; it changes no result"),
+    **official_crop("our choice: official libml/preprocess.py, as the config's trainer reads it; "
+                    "alternative: torchvision's crop from 0.08, bilinear, of the cited row"),
+    flip=(True, "our choice: official libml/preprocess.py"),
+    evaluate_every_epochs=(10, "our choice: as for NesT; it changes no result"),
 )  # fmt: skip
-RESNET_TEST = Evaluation(image_size=224, resize="bilinear")
+RESNET_TEST = NEST_TEST
 
 _VIT = "our choice: as in Dosovitskiy et al. 2021, Appendix B.1 and Table 3"
 _VIT_FT = "our choice: as in Dosovitskiy et al. 2021, Appendix B.1.1 and Table 4"
@@ -174,8 +195,7 @@ def vit(data: str) -> Sourced:
         weight_decay=(0.03 if on_22k else 0.3, _VIT),
         clip_norm=(1.0, _VIT),
         image_size=(224, _VIT),
-        crop_area=((0.05, 1.0), f"{_VIT}: Inception crop (google-research/vision_transformer)"),
-        crop_resize=("bilinear", f"{_VIT} (google-research/vision_transformer)"),
+        **official_crop(f"{_VIT} (google-research/vision_transformer input_pipeline.py)"),
         flip=(True, f"{_VIT} (google-research/vision_transformer)"),
     )  # fmt: skip
 
@@ -183,30 +203,38 @@ def vit(data: str) -> Sourced:
 def vit_finetuning() -> Sourced:
     """ViT-B/16 at 384, after `vit`."""
     return sourced(
-        epochs=(8, f"{_VIT_FT}: 20,000 steps of 512 images; alternative 30 as the paper says of "
+        epochs=(8, f"{_VIT_FT}: 20,000 steps of 512 images; alternative 30, as in the paper for "
                 "NesT on ImageNet-22K"),
         batch_size=(512, _VIT_FT),
         lr=(0.01, f"{_VIT_FT}: one of 0.003, 0.01, 0.03, 0.06"),
-        optimizer=("sgd", f"{_VIT_FT}, with Nesterov's momentum as our other recipes"),
+        optimizer=("sgd", f"{_VIT_FT}, with Nesterov momentum as in our other recipes"),
         clip_norm=(1.0, _VIT_FT),
         image_size=(384, "paper, Table 2: 'ViT-B/16 uses an image size 384'"),
-        crop_area=((0.05, 1.0), f"{_VIT_FT} (google-research/vision_transformer)"),
-        crop_resize=("bilinear", f"{_VIT_FT} (google-research/vision_transformer)"),
+        **official_crop(f"{_VIT_FT} (google-research/vision_transformer input_pipeline.py)"),
         flip=(True, f"{_VIT_FT} (google-research/vision_transformer)"),
+        zero_head=(True, f"{_VIT_FT} (google-research/vision_transformer checkpoint.py)"),
     )  # fmt: skip
 
 
-VIT_TEST = Evaluation(image_size=384, crop_fraction=0.0, resize="bilinear")
+VIT_TEST = Evaluation(image_size=384, crop_fraction=0.0, resize="aliased")
 
 # --- ImageNet-22K: NesT follows Swin's schedule --------------------------------------------------
 
 _EXACT = "paper, ImageNet-22K: 'following the exact training schedules in (Liu et al. 2021)'; "
 _PRE = _EXACT + "configs/swin/swin_base_patch4_window7_224_22k.yaml"
 _FINE = _EXACT + "configs/swin/swin_base_patch4_window12_384_22kto1k_finetune.yaml"
+_CLIP = (
+    "our choice: microsoft/Swin-Transformer config.py, as part of its training; alternative for "
+    "NesT: none, as in official configs/imagenet_nest.py, since clipping is not a schedule"
+)
+_HEAD = (
+    "our choice: official libml/utils.py, whose only new head is 'zero_all'; alternatives: "
+    "random; for Swin the rows of the same classes, as in microsoft/Swin-Transformer utils.py"
+)
 
 
 def pretraining(like: Sourced) -> Sourced:
-    """90 epochs of ImageNet-22K by Swin's schedule, all else as on 1K."""
+    """90 epochs of ImageNet-22K by Swin's schedule; the rest as on 1K."""
     return changed(
         like,
         epochs=(90, "paper, ImageNet-22K: 'The pre-training is 90 epoch'"),
@@ -216,14 +244,14 @@ def pretraining(like: Sourced) -> Sourced:
         final_lr=(1e-5, f"{_PRE}: 1.25e-6 for 512 images"),
         warmup_epochs=(5, _PRE),
         weight_decay=(0.05, _PRE),
-        clip_norm=(5.0, f"{_EXACT}config.py"),
+        clip_norm=(5.0, _CLIP),
         drop_path=(0.2, _PRE),
         evaluate_every_epochs=(0, "our choice: ImageNet-22K has no test images"),
     )
 
 
 def finetuning(like: Sourced) -> Sourced:
-    """30 epochs of ImageNet-1K at 384 by Swin's schedule, all else as on 1K."""
+    """30 epochs of ImageNet-1K at 384 by Swin's schedule; the rest as on 1K."""
     return changed(
         like,
         epochs=(30, "paper, ImageNet-22K: 'finetuning is 30 epoch on 384 × 384 ImageNet images'"),
@@ -233,7 +261,8 @@ def finetuning(like: Sourced) -> Sourced:
         final_lr=(4e-7, f"{_FINE}: 2e-7 for 512 images"),
         warmup_epochs=(5, _FINE),
         weight_decay=(1e-8, _FINE),
-        clip_norm=(5.0, f"{_EXACT}config.py"),
+        clip_norm=(5.0, _CLIP),
+        zero_head=(True, _HEAD),
         drop_path=(0.2, _FINE),
         image_size=(384, "paper, ImageNet-22K: '384 × 384 ImageNet images'"),
         evaluate_every_epochs=(10, "our choice: it changes no result"),
@@ -242,14 +271,14 @@ def finetuning(like: Sourced) -> Sourced:
 
 FINE_TEST = Evaluation(image_size=384, crop_fraction=0.0)  # TEST.CROP False in Swin's yaml
 
-# --- Figure 6 bottom: augmentation taken away ----------------------------------------------------
+# --- Figure 6 bottom: augmentation removed    ----------------------------------------------------
 
 
 def without(like: Sourced, what: str) -> Sourced:
     """The recipe without 'RandomErasing', 'RandAugment' or 'CutMix&MixUp'.
 
-    What follows with it is a decision, listed with the experiment: smoothing goes with NesT's
-    mixing (it is applied there) and stays with DeiT's; colour jitter stays.
+    Side effects are decisions, listed with the experiment: label smoothing is removed with NesT's
+    mixing (which applies it) and kept for DeiT; colour jitter is kept.
     """
     why = f"paper, Figure 6: {what} removed"
     if what == "RandomErasing":

@@ -21,7 +21,7 @@ class SourcedOf(Generic[R]):
     """A recipe with the source of each of its values.
 
     Equal recipes may have different sources: what the authors state for NesT is our choice for the
-    methods it is compared with. So the sources belong to a use of a recipe, not to its values.
+    methods it is compared with. Sources therefore belong to a use of a recipe, not to its values.
     """
 
     recipe: R
@@ -29,11 +29,11 @@ class SourcedOf(Generic[R]):
 
     @property
     def listed(self) -> tuple[tuple[str, str], ...]:
-        """The sources as a cell keeps them."""
+        """The sources in the form of `Cell.sources`."""
         return tuple(self.sources.items())
 
     def after(self, before: SourcedOf[Recipe]) -> tuple[tuple[str, str], ...]:
-        """The sources of this recipe, and of the one of the run that it starts from."""
+        """The sources of this recipe and of the pre-training recipe before it."""
         return (*self.listed, *((f"pretrained.{name}", why) for name, why in before.listed))
 
 
@@ -56,41 +56,36 @@ def changed(like: SourcedOf[R], **changes: tuple[Any, str] | str) -> SourcedOf[R
     """A recipe with some values changed, as (value, source), or only their source."""
     pairs = {name: change for name, change in changes.items() if not isinstance(change, str)}
     values = {name: value for name, (value, _) in pairs.items()}
-    told = {name: c if isinstance(c, str) else c[1] for name, c in changes.items()}
-    return SourcedOf(replace(like.recipe, **values), {**like.sources, **told})
+    new_sources = {name: c if isinstance(c, str) else c[1] for name, c in changes.items()}
+    return SourcedOf(replace(like.recipe, **values), {**like.sources, **new_sources})
 
 
 _CONFIG = "official configs/cifar_nest.py"
 _SAME = "paper, Table 1: 'the same data augmentation'; "
 
-_BATCH = {
-    "T": (192, "our choice: the official config's batch per device, on one device as the paper's "
-               "introduction says of NesT-T; alternative 384 (two devices)"),
-    "S": (128, "our choice: the official config's 64 per device on the README's two devices; "
-               "alternative 64"),
-    "B": (64, "our choice: the official config's 32 per device on the README's two devices; "
-              "alternative 32"),
-}  # fmt: skip
+_PER_DEVICE = {"T": 192, "S": 64, "B": 32}  # official configs/cifar_nest.py
+_DEVICES = 2
+_BATCH = (
+    "our choice: the official config's batch per device, on the README's two devices, for every "
+    "size; alternatives: one device, as in the paper's introduction for NesT-T; one batch for all"
+)
 
 
 def cifar_transformer(size: str, *, ours: bool = False) -> Sourced:
-    """The CIFAR recipe of NesT, which every transformer of Table 1 is given.
+    """The CIFAR recipe of NesT, shared by all transformers of Table 1; but see `cifar_baseline`.
 
     `size` is T, S or B; `ours` is true for NesT itself, false for the compared methods, whose
     optimiser settings the paper's main text does not state.
     """
-    batch, batch_source = _BATCH[size]
+    batch = _DEVICES * _PER_DEVICE[size]
     shared = _CONFIG if ours else f"our choice: as NesT ({_CONFIG}); the paper states none"
     return sourced(
         epochs=(300, shared),
-        batch_size=(batch, batch_source),
+        batch_size=(batch, _BATCH),
         lr=(2.5e-4 * batch / 256, f"{shared}: 2.5e-4 for 256 images (official train.py)"),
         warmup_epochs=(5, shared),
         weight_decay=(0.05, shared),
-        no_decay=(
-            ("pos_embed", "relative_position_bias_table"),
-            "official optim_wd_ignore=['pos_embedding']; Swin's relative table is its counterpart",
-        ),
+        no_decay=(("pos_embed",), f"{shared}: optim_wd_ignore=['pos_embedding']"),
         drop_path=(0.1, f"{shared}; DeiT's default as well"),
         crop_padding=(2, _SAME + "official libml/preprocess.py"),
         flip=(True, _SAME + "official libml/preprocess.py"),
@@ -107,7 +102,33 @@ def cifar_transformer(size: str, *, ours: bool = False) -> Sourced:
     )
 
 
+# method: parameters without decay besides biases and norms, and the code that defines them
+_NO_DECAY: dict[str, tuple[tuple[str, ...], str]] = {
+    "DeiT": (("pos_embed", "cls_token"), "facebookresearch/deit main.py"),
+    "PVT": (("cls_token",), "whai362/PVT classification/main.py and pvt.py"),
+    "CCT": ((), "SHI-Labs/Compact-Transformers train.py"),
+    "Swin": (("relative_position_bias_table",), "microsoft/Swin-Transformer optimizer.py"),
+}
+
+
+def cifar_baseline(method: str, size: str) -> Sourced:
+    """The recipe of a compared transformer: NesT's, except for the parameters without decay.
+
+    `method` is DeiT, PVT, CCT or Swin; `size` is T, S or B.
+    """
+    no_decay, code = _NO_DECAY[method]
+    why = (
+        f"our choice: as in the method's own code, {code}; alternative: all but positions, as "
+        "for NesT"
+    )
+    return changed(cifar_transformer(size), decay_biases=(False, why), no_decay=(no_decay, why))
+
+
 _CNN = "our choice: official configs/cifar_cnn.py, the authors' convnet recipe; the row is cited"
+_PYRAMID = (
+    "our choice: the method's own code, dyhan0920/PyramidNet-PyTorch train.py; alternative 5e-4, "
+    "as official configs/cifar_cnn.py"
+)
 
 CIFAR_CONVNET = sourced(
     epochs=(200, _CNN + " with 200 epochs in WRN, 300 in PyramidNet"),
@@ -119,5 +140,6 @@ CIFAR_CONVNET = sourced(
     decay_biases=(False, _CNN + ": L2 on tensors with more than one dimension"),
     crop_padding=(4, "Zagoruyko & Komodakis 2016 and Han et al. 2017: pad 4 and flip"),
     flip=(True, "Zagoruyko & Komodakis 2016 and Han et al. 2017: pad 4 and flip"),
-    evaluate_every_epochs=(5, "our choice: as the transformers"),
+    evaluate_every_epochs=(5, "our choice: as for the transformers"),
 )
+CIFAR_PYRAMIDNET = changed(CIFAR_CONVNET, weight_decay=(1e-4, _PYRAMID))

@@ -1,6 +1,6 @@
-"""Table A6: the architectures for image generation. What it prints is not in our copy.
+"""Table A6: the architectures for image generation. Its contents are not in our copy.
 
-Here it counts every generator and discriminator there is a spec of, so that their price is known.
+Here it counts every generator and discriminator, which also gives their runs a price.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def _cells() -> tuple[Cell, ...]:
         for group, row, model in _MODELS
     ]
     return tuple(
-        Cell(group=group, row=row, column=column, run=run, metric=metric, proxy=run)
+        Cell(group=group, row=row, column=column, run=run, metric=metric, demo=run)
         for group, row, run in counted
         for column, metric in (("#Params", "parameters"), ("GMACs", "macs"))
     )
@@ -37,8 +37,9 @@ def _cells() -> tuple[Cell, ...]:
 EXPERIMENT = Experiment(
     name="table_a6",
     place="Table A6",
+    has_gaps=True,
     title="Architectures for image generation",
-    caption="GMACs are multiply-adds of the forward pass of one image of 64 px, in 10⁹.",
+    caption="GMACs: 10⁹ multiply-adds of the forward pass of one image of 64 px.",
     cells=_cells(),
     headings=("Part", "Architecture"),
     decisions=recipes.DECISIONS[1:5],

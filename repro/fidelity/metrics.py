@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from repro.fidelity.features import Extractor, Seen
+from repro.fidelity.features import Extractor, Features
 from repro.fidelity.moments import Moments, frechet
-from repro.fidelity.reference import KEPT, Kept, Reference
+from repro.fidelity.reference import RESERVOIR_SIZE, Reference, Reservoir
 
 SPLITS = 10  # of the Inception score (Salimans et al. 2016)
-LEAST_SPLIT = 500  # images; a smaller split cannot show a thousand classes
+MIN_SPLIT_IMAGES = 500  # images; a smaller split cannot show a thousand classes
 KID_SUBSET = 1000  # images, in each of 100 subsets
-_PRC_BATCH = 1000  # rows of the matrix of distances that are in memory, 40 MB
+_PRC_BATCH = 1000  # rows of the distance matrix in memory, 40 MB
 
 Metrics = dict[str, float]
 
@@ -27,45 +27,46 @@ def measure(
 ) -> Metrics:
     """Compare generated images, batches of uint8 (B, 3, h, w), with real ones, in one pass.
 
-    By Inception:     `fid`, `inception_score`, `kid`, `precision`, `recall`;
-    by a classifier:  `proxy_frechet`, `proxy_score`, `proxy_kid`, `proxy_precision`, `proxy_recall`
+    With Inception:     `fid`, `inception_score`, `kid`, `precision`, `recall`;
+    with a classifier:  `proxy_frechet`, `proxy_score`, `proxy_kid`, `proxy_precision`,
+                        `proxy_recall`;
 
-    and beside them the deviations of score and KID over their splits and subsets, and the sizes
-    that they depend on. Score: higher is better; 10 splits, or a single one below 5,000 images.
-    KID, precision and recall compare up to 10,000 images of each kind, and are left out where the
-    reference has no features; precision and recall are those of Kynkäänniemi et al. 2019 with 3
-    neighbours. `seed`, below 2^32, chooses splits and subsets. Raises ValueError for a reference by
-    another extractor, DataError for fewer images than the Fréchet distance needs.
+    also the standard deviations of score and KID over splits and subsets, and the sample sizes.
+    Score: higher is better; 10 splits, or a single one below 5,000 images. KID, precision and
+    recall compare up to 10,000 images of each set, and are omitted if the reference has no
+    features; precision and recall are those of Kynkäänniemi et al. 2019 with 3 neighbours. `seed`,
+    below 2^32, selects splits and subsets. Raises ValueError for a reference by another extractor,
+    DataError for fewer images than the Fréchet distance needs.
     """
     return compare(extractor, map(extractor, fakes), reference, seed)
 
 
 def compare(
-    extractor: Extractor, fakes: Iterable[Seen], reference: Reference, seed: int
+    extractor: Extractor, fakes: Iterable[Features], reference: Reference, seed: int
 ) -> Metrics:
-    """As `measure`, of what the extractor made of the generated images."""
+    """Like `measure`, from the extractor's outputs for the generated images."""
     by = reference.about["extractor"], reference.about["digest"]
     if by != (extractor.name, extractor.digest):
-        raise ValueError(f"the reference is by {by[0]}, and not by {extractor.name}")
-    # torch-fidelity has bars, not shown here, whose own lock would leave a semaphore behind.
+        raise ValueError(f"the reference is by {by[0]}, not by {extractor.name}")
+    # The default lock of tqdm, which torch-fidelity uses without output, would leak a semaphore.
     tqdm.set_lock(threading.RLock())
-    moments, some = Moments(extractor.dim, extractor.device), Kept(KEPT, seed)
+    moments, reservoir = Moments(extractor.dim, extractor.device), Reservoir(RESERVOIR_SIZE, seed)
     logits = []
     for features, scores in fakes:
         moments.add(features)
-        some.add(features)
+        reservoir.add(features)
         logits.append(scores.cpu())
     name = _names(extractor.prefix)
     return {
         name["frechet"]: frechet(moments.statistics(), reference.statistics),
         **_score(torch.cat(logits), name["score"], seed),
-        **_of_features(some.rows(), reference.features, name, seed),
+        **_feature_metrics(reservoir.rows(), reference.features, name, seed),
         "fakes": moments.count,
     }
 
 
 def _names(prefix: str) -> dict[str, str]:
-    """What the metrics are called; their well-known names belong to Inception's."""
+    """The names of the metrics; the usual ones are Inception's."""
     own = {key: prefix + key for key in ("frechet", "score", "kid", "precision", "recall")}
     return own if prefix else own | {"frechet": "fid", "score": "inception_score"}
 
@@ -74,17 +75,17 @@ def _score(logits: Tensor, name: str, seed: int) -> Metrics:
     """exp of the mean KL divergence of p(y | x) from p(y), over splits of the shuffled images."""
     from torch_fidelity import metric_isc as isc
 
-    splits = SPLITS if len(logits) >= SPLITS * LEAST_SPLIT else 1
-    found = isc.isc_features_to_metric(logits, splits, shuffle=True, rng_seed=seed)
+    splits = SPLITS if len(logits) >= SPLITS * MIN_SPLIT_IMAGES else 1
+    score = isc.isc_features_to_metric(logits, splits, shuffle=True, rng_seed=seed)
     return {
-        name: found[isc.KEY_METRIC_ISC_MEAN],
-        f"{name}_std": found[isc.KEY_METRIC_ISC_STD],
+        name: score[isc.KEY_METRIC_ISC_MEAN],
+        f"{name}_std": score[isc.KEY_METRIC_ISC_STD],
         f"{name}_splits": splits,
     }
 
 
-def _of_features(fake: Tensor, real: Tensor | None, name: dict[str, str], seed: int) -> Metrics:
-    """The metrics that compare images one by one. KID may be a little below 0."""
+def _feature_metrics(fake: Tensor, real: Tensor | None, name: dict[str, str], seed: int) -> Metrics:
+    """The metrics that compare single images. KID may be slightly negative."""
     if real is None:
         return {}
     from torch_fidelity import metric_kid as kid
@@ -93,7 +94,7 @@ def _of_features(fake: Tensor, real: Tensor | None, name: dict[str, str], seed: 
     subset = min(KID_SUBSET, len(fake), len(real))
     options: dict[str, Any] = {"rng_seed": seed, "verbose": False}
     distance = kid.kid_features_to_metric(fake, real, kid_subset_size=subset, **options)
-    # save_cpu_ram: the same by rows, where the whole would be four matrices of 400 MB.
+    # save_cpu_ram: by rows, instead of four matrices of 400 MB at once.
     options |= {"save_cpu_ram": True, "prc_batch_size": _PRC_BATCH}
     overlap = prc.prc_features_to_metric(fake, real, **options)  # generated ones come first
     return {
@@ -106,12 +107,12 @@ def _of_features(fake: Tensor, real: Tensor | None, name: dict[str, str], seed: 
 
 
 def spread(images: Tensor) -> float:
-    """How much images (N, 3, h, w) uint8 differ: their standard deviation, in grey levels.
+    """The diversity of images (N, 3, h, w) uint8: their standard deviation, in grey levels.
 
-    Over the images, at each pixel and channel; the mean over those. A generator that draws one
-    image, whatever its latent, is near 0, real images are at some 50. ValueError for fewer than 2.
+    Over the images, at each pixel and channel, averaged over those. A collapsed generator is near
+    0, real images are at about 50. ValueError for fewer than 2.
     """
     if len(images) < 2:
-        raise ValueError(f"{len(images)} images cannot differ")
-    parts = images.flatten(1).split(4096, dim=1)  # in float64 a part at a time
+        raise ValueError(f"the standard deviation needs 2 images, not {len(images)}")
+    parts = images.flatten(1).split(4096, dim=1)  # float64 takes memory
     return torch.cat([part.double().std(0, correction=0) for part in parts]).mean().item()

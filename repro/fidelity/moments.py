@@ -1,7 +1,7 @@
-"""Mean and covariance of features as they come, and the Fréchet distance of two such pairs.
+"""Running mean and covariance of features, and the Fréchet distance of two Gaussians.
 
-torch-fidelity keeps all features: 10 GB for the train split of ImageNet, 31 GB while np.cov works.
-Here three float64 tensors are kept, 34 MB for 2048 features, whatever the number of images.
+torch-fidelity stores all features: 10 GB for the train split of ImageNet, 31 GB during np.cov.
+Running moments are 34 MB for 2048 features, for any number of images.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """A Gaussian in the space of features: mean (D,) and covariance (D, D), both float64.
+    """A Gaussian in feature space: mean (D,) and covariance (D, D), both float64.
 
-    `count` is the number of images it was fitted to; None where a file does not say.
+    `count` is the number of images it was fitted to; None if unknown.
     """
 
     mean: Floats
@@ -33,7 +33,7 @@ class Statistics:
 class Moments:
     """Count, mean (D,) and scatter Σ (x - mean)(x - mean)ᵀ (D, D) of the features added so far.
 
-    float64, where `device` says. About the mean, so that nothing cancels, however far it is from 0.
+    float64, on `device`. Centred, so that no precision is lost if the mean is far from 0.
     """
 
     def __init__(self, dim: int, device: torch.device | str = "cpu") -> None:
@@ -42,12 +42,12 @@ class Moments:
         self.scatter = torch.zeros(dim, dim, dtype=torch.float64, device=device)
 
     def add(self, features: Tensor) -> None:
-        """Take in features (B, D). ValueError for another shape, and for what is not a number."""
+        """Add features (B, D). ValueError for another shape or values that are not finite."""
         if features.ndim != 2 or features.shape[1] != len(self.mean):
             shape = tuple(features.shape)
             raise ValueError(f"features must be (B, {len(self.mean)}), not {shape}")
         if not features.isfinite().all():
-            raise ValueError("a feature is infinite or not a number")
+            raise ValueError("a feature is NaN or infinite")
         if len(features):
             rows = features.to(self.mean)
             mean = rows.mean(0)
@@ -56,13 +56,13 @@ class Moments:
             self._move(len(rows), mean)
 
     def merge(self, other: Moments) -> None:
-        """Take in what `other` has seen."""
+        """Add the features that `other` has accumulated."""
         if other.count:
             self.scatter += other.scatter
             self._move(other.count, other.mean)
 
     def _move(self, count: int, mean: Tensor) -> None:
-        """From two means to one: Chan, Golub & LeVeque 1979, whose scatters are already added."""
+        """Combine two means after their scatters were added (Chan, Golub & LeVeque 1979)."""
         step, total = mean - self.mean, self.count + count
         self.scatter.addr_(step, step, alpha=self.count * count / total)
         self.mean += step * (count / total)
@@ -71,7 +71,7 @@ class Moments:
     def statistics(self) -> Statistics:
         """Mean and unbiased covariance, as np.mean and np.cov.
 
-        DataError for fewer images than the covariance needs to have an inverse.
+        DataError if there are too few images for an invertible covariance.
         """
         dim = len(self.mean)
         if self.count < dim + 1:
@@ -84,10 +84,10 @@ class Moments:
 def frechet(a: Statistics, b: Statistics) -> float:
     """|μa - μb|² + tr(Σa + Σb - 2 √(Σa Σb)), the squared Fréchet distance of two Gaussians.
 
-    By torch-fidelity, on float64 moments. Of equal ones it is 0 but for rounding, of either sign.
+    By torch-fidelity, on float64 moments. Equal ones give 0 up to rounding of either sign.
     """
     from torch_fidelity import metric_fid  # 1 s to import
 
     pair = [{"mu": each.mean, "sigma": each.covariance} for each in (a, b)]
-    distance = metric_fid.fid_statistics_to_metric(*pair, verbose=False)
-    return float(distance[metric_fid.KEY_METRIC_FID])
+    metrics = metric_fid.fid_statistics_to_metric(*pair, verbose=False)
+    return float(metrics[metric_fid.KEY_METRIC_FID])

@@ -1,4 +1,4 @@
-"""The real images that generated ones are compared with, measured once and kept in a file."""
+"""Statistics and features of the real images, computed once and cached in a file."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from repro import records
+from repro.core import records
 from repro.data.images import DataError
 from repro.fidelity import files
-from repro.fidelity.features import Extractor, Seen
+from repro.fidelity.features import Extractor, Features
 from repro.fidelity.moments import Moments, Statistics
 
-KEPT = 10_000  # features that KID, precision and recall compare, as many as guided-diffusion's
-_NEEDED = {"dataset", "split", "images", "image_size", "fingerprint"}
-_VERSION = 1  # of how a reference is made; another one is measured again
+RESERVOIR_SIZE = 10_000  # features for KID, precision and recall, as in guided-diffusion
+_REQUIRED = {"dataset", "split", "images", "image_size", "fingerprint"}
+_VERSION = 1  # of the computation; a cached reference of another version is computed again
 
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """Real images as an extractor sees them: their statistics, and features (N, D) of some.
+    """Feature statistics of real images, and the features (N, D) of a sample.
 
-    `features` is None where only statistics are known. `about` says what was measured, by what.
+    `features` is None for imported statistics. `about` describes the images and the extractor.
     """
 
     statistics: Statistics
@@ -42,116 +42,130 @@ def reference(
     images: Iterable[Tensor],
     about: dict[str, Any],
     cache: Path | None,
-    kept: int = KEPT,
+    reservoir_size: int = RESERVOIR_SIZE,
 ) -> Reference:
-    """The reference of `images`, batches of uint8 (B, 3, h, w), from the folder `cache` if there.
+    """The reference of `images`, batches of uint8 (B, 3, h, w), cached in the folder `cache`.
 
-    They must not be mirrored. `about` names dataset, split, number of images, image_size and
-    fingerprint, and whatever else the pixels depend on: a file is used only if all of it, and the
-    extractor, are the same. A cache that cannot be written is a warning. ValueError if `about`
-    lacks something, or if the images are not as many as it says; DataError if they are too few.
+    Images must not be mirrored. `about` names dataset, split, number of images, image_size and
+    fingerprint, and whatever else the pixels depend on: a cached file is used only if all of it,
+    and the extractor, are the same. If the cache is not writable, it warns. ValueError if `about`
+    is incomplete or its number of images wrong; DataError for too few images.
     """
-    found = stored(extractor, about, cache, kept)
-    return found or measured(extractor, map(extractor, images), about, cache, kept)
+    if cached := load_cached(extractor, about, cache, reservoir_size):
+        return cached
+    return measure_reference(extractor, map(extractor, images), about, cache, reservoir_size)
 
 
-def stored(
-    extractor: Extractor, about: dict[str, Any], cache: Path | None, kept: int = KEPT
-) -> Reference | None:
-    """The reference that the folder has, if it is in order: see `reference`."""
-    described = _described(extractor, about, kept)
-    path = _path(cache, described)
-    return _cached(path, described) if path else None
-
-
-def measured(
+def load_cached(
     extractor: Extractor,
-    seen: Iterable[Seen],
     about: dict[str, Any],
     cache: Path | None,
-    kept: int = KEPT,
+    reservoir_size: int = RESERVOIR_SIZE,
+) -> Reference | None:
+    """The reference in the folder `cache`, if it is there and valid: see `reference`."""
+    description = _describe(extractor, about, reservoir_size)
+    path = _path(cache, description)
+    return _read_cached(path, description) if path else None
+
+
+def measure_reference(
+    extractor: Extractor,
+    features: Iterable[Features],
+    about: dict[str, Any],
+    cache: Path | None,
+    reservoir_size: int = RESERVOIR_SIZE,
 ) -> Reference:
-    """The reference by what the extractor makes of the images, put into the folder."""
-    described = _described(extractor, about, kept)
-    found = _measured(extractor, seen, described, kept)
-    if path := _path(cache, described):
-        _store(path, found)
-    return found
+    """The reference from the extractor's outputs for the images; writes it to `cache`."""
+    description = _describe(extractor, about, reservoir_size)
+    reference = _measure(extractor, features, description, reservoir_size)
+    if path := _path(cache, description):
+        _store(path, reference)
+    return reference
 
 
-def _described(extractor: Extractor, about: dict[str, Any], kept: int) -> dict[str, Any]:
-    """All that a reference depends on, as it will be read again."""
-    if missing := _NEEDED - about.keys():
-        raise ValueError(f"about does not name {', '.join(sorted(missing))}")
-    described = {**about, **_of(extractor), "kept": kept, "version": _VERSION}
-    return records.decode(records.encode(described).encode(), dict[str, Any])
+def _describe(extractor: Extractor, about: dict[str, Any], reservoir_size: int) -> dict[str, Any]:
+    """Everything that a reference depends on, after a round trip through JSON."""
+    if missing := _REQUIRED - about.keys():
+        raise ValueError(f"about lacks {', '.join(sorted(missing))}")
+    description = {
+        **about,
+        **_extractor_id(extractor),
+        "kept": reservoir_size,
+        "version": _VERSION,
+    }
+    return records.decode(records.encode(description).encode(), dict[str, Any])
 
 
-def _path(cache: Path | None, described: dict[str, Any]) -> Path | None:
-    text = records.encode(described, sort_keys=True)
+def _path(cache: Path | None, description: dict[str, Any]) -> Path | None:
+    text = records.encode(description, sort_keys=True)
     return cache / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.npz" if cache else None
 
 
-def imported(path: Path, extractor: Extractor, about: dict[str, Any]) -> Reference:
-    """Statistics that another tool computed, for metrics that need no features of single images.
+def import_reference(path: Path, extractor: Extractor, about: dict[str, Any]) -> Reference:
+    """Statistics that another tool computed, for metrics that need no single features.
 
-    Only the caller knows that they are of `extractor`; what the file says of it is checked.
-    DataError where it is another, or the file is damaged.
+    The caller vouches that `extractor` computed them, unless the file names its extractor.
+    DataError if that is another one, or the file is damaged.
     """
-    statistics, stored = files.load_statistics(path)
+    statistics, description = files.load_statistics(path)
     if len(statistics.mean) != extractor.dim:
-        found = f"of {len(statistics.mean):,} features, and {extractor.name} has {extractor.dim:,}"
-        raise DataError(f"{path}: {found}; name statistics of the same extractor")
-    if stored.get("digest", extractor.digest) != extractor.digest:
-        raise DataError(f"{path}: of {stored.get('extractor')}, not of {extractor.name}; "
-                        "name statistics of the same extractor")  # fmt: skip
-    return Reference(statistics, None, {**stored, **about, **_of(extractor), "file": path.name})
+        dims = f"{len(statistics.mean):,} features, but {extractor.name} has {extractor.dim:,}"
+        raise DataError(f"{path}: {dims}; use statistics of the same extractor")
+    if description.get("digest", extractor.digest) != extractor.digest:
+        raise DataError(f"{path}: by {description.get('extractor')}, not by {extractor.name}; "
+                        "use statistics of the same extractor")  # fmt: skip
+    return Reference(
+        statistics, None, {**description, **about, **_extractor_id(extractor), "file": path.name}
+    )
 
 
-def _of(extractor: Extractor) -> dict[str, str]:
+def _extractor_id(extractor: Extractor) -> dict[str, str]:
     return {"extractor": extractor.name, "digest": extractor.digest}
 
 
-def _measured(
-    extractor: Extractor, seen: Iterable[Seen], about: dict[str, Any], kept: int
+def _measure(
+    extractor: Extractor,
+    batches: Iterable[Features],
+    about: dict[str, Any],
+    reservoir_size: int,
 ) -> Reference:
-    moments, some = Moments(extractor.dim, extractor.device), Kept(kept)
-    for features, _ in seen:
+    moments, reservoir = Moments(extractor.dim, extractor.device), Reservoir(reservoir_size)
+    for features, _ in batches:
         moments.add(features)
-        some.add(features)
+        reservoir.add(features)
     if moments.count != about["images"]:
-        raise ValueError(f"{moments.count:,} images came, and {about['images']:,} were announced")
-    return Reference(moments.statistics(), some.rows(), about)
+        raise ValueError(f"got {moments.count:,} images, expected {about['images']:,}")
+    return Reference(moments.statistics(), reservoir.rows(), about)
 
 
-def _cached(path: Path, about: dict[str, Any]) -> Reference | None:
-    """What `path` holds, if that is what `about` describes."""
+def _read_cached(path: Path, about: dict[str, Any]) -> Reference | None:
+    """The reference in `path`, if its description is `about`; else None, with a warning."""
     if not path.exists():
         return None
     try:
-        statistics, stored, features = files.load_all(path)
+        statistics, description, features = files.load_all(path)
     except DataError as error:
-        warnings.warn(f"{error}; measuring again", stacklevel=4)
+        warnings.warn(f"{error}; computing it again", stacklevel=4)
         return None
-    if stored != about or features is None:
-        warnings.warn(f"{path} is of other images; measuring again", stacklevel=4)
+    if description != about or features is None:
+        warnings.warn(f"{path} is of other images; computing it again", stacklevel=4)
         return None
-    return Reference(statistics, torch.from_numpy(features), stored)
+    return Reference(statistics, torch.from_numpy(features), description)
 
 
-def _store(path: Path, measured: Reference) -> None:
+def _store(path: Path, reference: Reference) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        files.save_statistics(path, measured.statistics, measured.about, measured.features)
+        files.save_statistics(path, reference.statistics, reference.about, reference.features)
     except OSError as error:
-        warnings.warn(f"cannot keep {path}: {error.strerror}", stacklevel=3)
+        warnings.warn(f"cannot cache {path}: {error.strerror}", stacklevel=3)
 
 
-class Kept:
-    """At most `size` rows of a stream (N, D), each with the same chance, in their order.
+class Reservoir:
+    """A uniform sample of at most `size` rows of a stream (N, D), in their order.
 
-    Those with the smallest of random numbers that belong to places in the stream, so that it does
-    not matter how the stream is cut into batches. A data set may well be sorted by class.
+    Each position of the stream has a random number, and the rows with the smallest are kept, so the
+    batch size does not matter.
     """
 
     def __init__(self, size: int, seed: int = 0) -> None:
@@ -166,7 +180,7 @@ class Kept:
         low = numbers < self._limit
         self._numbers.append(numbers[low])
         self._rows.append(rows[torch.from_numpy(low).to(rows.device)].cpu())
-        if sum(map(len, self._numbers)) > 2 * self.size:  # seldom, since the limit falls
+        if sum(map(len, self._numbers)) > 2 * self.size:  # rare, since the limit falls
             self._drop()
 
     def rows(self) -> Tensor:

@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 LEVEL = 0.95
-_ROWS = 100  # of resamples at once, which bounds the memory
+_ROWS = 100  # resamples per matrix product, which bounds the memory
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over images, as of a share from 0 to 1, and the interval that holds it at `LEVEL`."""
+    """A mean over images, such as a proportion, and its confidence interval at `LEVEL`."""
 
     value: float
     low: float
@@ -21,9 +21,9 @@ class Estimate:
 
 
 class Resamples:
-    """How often each of `images` is drawn in each of `count` resamples, all by one seed.
+    """How often each of `images` occurs in each of `count` resamples, a function of the seed.
 
-    Row 0 is the sample itself. Two methods over the same images are resampled alike, so that their
+    Row 0 is the sample itself. Two methods over the same images get the same resamples, so their
     differences are paired.
     """
 
@@ -31,22 +31,22 @@ class Resamples:
         generator = np.random.default_rng(seed)
         self.weights = np.ones((1 + count, images), np.uint8)
         for row in self.weights[1:]:
-            drawn = generator.integers(images, size=images)
-            row[:] = np.bincount(drawn, minlength=images)
+            indices = generator.integers(images, size=images)
+            row[:] = np.bincount(indices, minlength=images)
 
     def means(self, values: npt.NDArray[np.bool_ | np.floating]) -> npt.NDArray[np.float64]:
         """The mean over images of values (N,) or (N, C), in each resample: (1 + count, ...)."""
         # Sums of 0 and 1 are exact in float32 below 2^24.
-        kind: type[np.floating] = np.float32 if values.dtype == np.bool_ else np.float64
-        numbers: npt.NDArray[np.floating] = values.astype(kind)
+        dtype: type[np.floating] = np.float32 if values.dtype == np.bool_ else np.float64
+        numbers: npt.NDArray[np.floating] = values.astype(dtype)
         parts = [
-            self.weights[at : at + _ROWS].astype(numbers.dtype) @ numbers
-            for at in range(0, len(self.weights), _ROWS)
+            self.weights[start : start + _ROWS].astype(numbers.dtype) @ numbers
+            for start in range(0, len(self.weights), _ROWS)
         ]
         return np.concatenate(parts).astype(np.float64) / len(values)
 
 
 def estimate(means: npt.NDArray[np.float64]) -> Estimate:
-    """The estimate of a statistic (1 + count,): its value on the sample itself comes first."""
+    """The estimate from a statistic's values (1 + count,), of which the first is the sample's."""
     low, high = np.quantile(means[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Estimate(float(means[0]), float(low), float(high))

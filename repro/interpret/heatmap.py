@@ -1,4 +1,4 @@
-"""What all maps go through before they are compared, drawn or scored: one scale, one size."""
+"""Normalise and resize maps before they are compared, plotted or scored."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-Mode = Literal["bicubic", "bilinear", "nearest"]
+ResizeMode = Literal["bicubic", "bilinear", "nearest"]
 
 
-def normalised(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Maps (B, h, w) each brought to [0, 1] by its least and largest value, and which are empty.
+def normalize(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Maps (B, h, w), each min-max scaled to [0, 1], and which of them are empty, bool (B,).
 
-    A map that is constant, or not finite somewhere, says nothing of where: it becomes zeros, and
-    is True in the second answer, bool (B,).
+    A map that is constant or has a value that is not finite counts as empty and becomes zeros.
     """
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
     spread = high - low
@@ -23,10 +22,10 @@ def normalised(maps: Tensor) -> tuple[Tensor, Tensor]:
     return scaled.masked_fill(empty, 0), empty[:, 0, 0]
 
 
-def resized(maps: Tensor, side: int, mode: Mode = "bicubic") -> Tensor:
-    """Maps (B, h, w) at (B, side, side), pixel centres kept, not smoothed where they shrink.
+def resize(maps: Tensor, side: int, mode: ResizeMode = "bicubic") -> Tensor:
+    """Maps (B, h, w) resized to (B, side, side), with pixel centres aligned, without antialiasing.
 
-    Bicubic values may leave the range of the map's own: resize first, then normalise.
+    Bicubic values may leave the range of the input: resize first, then normalise.
     """
     if mode == "nearest":
         return F.interpolate(maps[:, None], (side, side), mode="nearest-exact")[:, 0]

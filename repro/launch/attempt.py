@@ -1,5 +1,5 @@
-"""One attempt at a run in one process of its own, wherever it was started: output to the run's
-log, the cause of a failure in its last line, an exit code that says how it ended."""
+"""One attempt at a run, in its own process: output goes to the run's log, the last line of the log
+names the cause of a failure, and the exit code says how the attempt ended."""
 
 from __future__ import annotations
 
@@ -12,90 +12,101 @@ import traceback
 import warnings
 from pathlib import Path
 
-from repro import records, results
-from repro.launch import ending, lease
-from repro.launch.job import How, execute
+from repro import results
+from repro.core import records
+from repro.execution import ExecutionOptions
+from repro.launch import failures, lease
+from repro.launch.job import execute
 from repro.results import ResultsError
 from repro.spec import Run
 
-DONE, FAILED, DIVERGED, HELD, INTERRUPTED, NO_MEMORY = 0, 1, 2, 3, 4, 5
-_TAIL_BYTES = 2**20  # of a log, which may have grown for days
-AGAIN = 85  # interrupted, and SLURM should start it again
+DONE, FAILED, DIVERGED, LOCKED, INTERRUPTED, OUT_OF_MEMORY = 0, 1, 2, 3, 4, 5
+_TAIL_BYTES = 2**20  # a log may grow for days
+REQUEUE = 85  # interrupted; SLURM should start the run again
 
 
 def log_path(folder: Path, rank: int = 0) -> Path:
-    """Where a rank's output goes, attempt after attempt."""
+    """The file that receives a rank's output, over all attempts."""
     return folder / (f"log-{rank}.txt" if rank else "log.txt")
 
 
 def tail(path: Path) -> str:
-    """The end of a log; '' if there is none, or it cannot be read."""
+    """The last megabyte of a log; '' if there is none, or it cannot be read."""
     try:
-        start = max(0, records.size(path) - _TAIL_BYTES)
-        return records.chunk(path, start).decode(errors="replace")
+        start = max(0, records.file_size(path) - _TAIL_BYTES)
+        return records.read_chunk(path, start).decode(errors="replace")
     except (OSError, records.Damaged):
         return ""
 
 
 def last_lines(path: Path) -> list[str]:
-    """The last lines of a log that the last attempt wrote."""
+    """The lines of a log that belong to the latest attempt."""
     return tail(path).rpartition("\n--- ")[2].strip().splitlines()[1:]
 
 
-def carry_out(run: Run, root: Path, how: How) -> int:
-    """Make an attempt at `run`; the exit code. This process's output goes to the log from here."""
+def run_attempt(run: Run, root: Path, options: ExecutionOptions) -> int:
+    """Make one attempt at `run` and return the exit code.
+
+    From here on this process's output goes to the run's log.
+    """
     from repro.tasks import Interrupted
 
     folder = results.begin(root, run)
     rank = int(os.environ.get("RANK", "0"))
     try:
-        _redirect(log_path(folder, rank))
-        return DONE if execute(run, root, how) == "done" else DIVERGED
-    except lease.Held as held:
-        print(held)
-        return HELD
+        _redirect_output(log_path(folder, rank))
+        return DONE if execute(run, root, options) == "done" else DIVERGED
+    except lease.RunLocked as locked:
+        print(locked)
+        return LOCKED
     except (Interrupted, KeyboardInterrupt) as interrupted:
         print(interrupted)
-        return _after_interruption(folder, how) if rank == 0 else INTERRUPTED
+        return _exit_code_after_interruption(folder, options) if rank == 0 else INTERRUPTED
     except BaseException as error:
-        end = ending.of_error(error)
-        if not ending.is_expected(error):
+        failure = failures.from_error(error)
+        if not failures.is_expected(error):
             traceback.print_exc()
-        print(end.note)
-        return NO_MEMORY if end.cause == "out of memory" else FAILED
+        print(failure.note)
+        return OUT_OF_MEMORY if failure.cause == "out of memory" else FAILED
     finally:
         sys.stdout.flush()
 
 
-def _after_interruption(folder: Path, how: How) -> int:
-    """Whether SLURM is to start the run again, by what the lease says of it."""
+def _exit_code_after_interruption(folder: Path, options: ExecutionOptions) -> int:
+    """REQUEUE if SLURM should start the run again, according to the lease; else why not."""
     content = lease.read(folder) or {}
-    end = lease.ending(content)
-    if content.get("attempt", "") != how.attempt:
-        return HELD  # it was taken from us
-    if not how.job or end is None:
+    failure = lease.failure_of(content)
+    if content.get("attempt", "") != options.attempt:
+        return LOCKED  # another process took the run over
+    if not options.job or failure is None:
         return INTERRUPTED
-    before, seconds = content.get("endings", {}), content.get("seconds", 0.0)
-    again = ending.goes_on(end, before, seconds, how.budget_seconds)
-    return AGAIN if again else FAILED
+    earlier, seconds = content.get("endings", {}), content.get("seconds", 0.0)
+    should_requeue = failures.should_retry(failure, earlier, seconds, options.budget_seconds)
+    return REQUEUE if should_requeue else FAILED
 
 
-def opened(log: Path) -> int:
-    """A log, to be appended to. ResultsError if it cannot be written, or is no regular file."""
+def open_log(log: Path) -> int:
+    """Open a log for appending; its file descriptor.
+
+    ResultsError if the log cannot be written, or is not a regular file.
+    """
     try:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK  # a pipe's would wait
+        flags = (
+            os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK
+        )  # without NONBLOCK, opening a pipe blocks
         file = os.open(log, flags, 0o644)
         if not stat.S_ISREG(os.fstat(file).st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file")
+            raise OSError(errno.EINVAL, "not a regular file")
     except OSError as error:
-        what = f"cannot write {log}: {error.strerror}"
-        raise ResultsError(f"{what}; move it away and run again") from error
+        problem = f"cannot write {log}: {error.strerror}"
+        raise ResultsError(f"{problem}; move it away and run again") from error
     return file
 
 
-def _redirect(log: Path) -> None:
-    """Append this process's output to a file, warnings as lines that begin so."""
-    file = opened(log)
+def _redirect_output(log: Path) -> None:
+    """Append this process's output to a file, and print warnings as lines that start with
+    'warning:'."""
+    file = open_log(log)
     sys.stdout.flush()
     os.dup2(file, 1)
     os.dup2(file, 2)

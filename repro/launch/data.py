@@ -1,4 +1,4 @@
-"""The bridge from the command line to the datasets; imports the torch half when it is needed."""
+"""Datasets for the command line: preparation and checks. Imports torch only when needed."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from importlib import metadata
 from itertools import islice
 from pathlib import Path
 
-from repro.data import places
+from repro.data import catalogue
+from repro.kinds.generation import INCEPTION
 from repro.launch import code
 from repro.results import ResultsError
-from repro.spec import Generation, Localization, Run, dataset_of
+from repro.spec import Run
 
-INCEPTION = "inception"  # what measures generated images, and the folder of its weights
-_CHECKED = ".checked"  # in the data folder: an empty file for each state that was found in order
-_MOST_FILES = 1000  # of a dataset whose files are looked at one by one
+_CHECKED = ".checked"  # a folder in the data folder, with an empty file for each valid state
+_MAX_FILES = 1000  # a dataset with more files is checked every time
 
 
 class MissingData(ResultsError):
@@ -29,11 +29,11 @@ class MissingData(ResultsError):
 
 
 def prepare(name: str, root: Path) -> Sequence[str]:
-    """Fetch and check a dataset, or 'inception', the weights of that network; the lines to show.
+    """Fetch and check a dataset, or 'inception', the weights of that network; lines for the user.
 
-    MissingData says which file to put where.
+    Raises MissingData, which says which file to put where.
     """
-    if name != INCEPTION and (wrong := places.unknown(name)):
+    if name != INCEPTION and (wrong := catalogue.unknown_dataset(name)):
         raise MissingData(wrong)
 
     from repro import fidelity
@@ -49,20 +49,16 @@ def prepare(name: str, root: Path) -> Sequence[str]:
 
 
 def of(runs: Iterable[Run]) -> list[str]:
-    """What runs need: the names of datasets, and 'inception', where they are measured by it."""
-    runs = list(runs)
-    judged = {INCEPTION for run in runs if isinstance(run, Generation)
-              and run.features == INCEPTION}  # fmt: skip
-    tuned = {run.tuning for run in runs if isinstance(run, Localization) and run.classifier}
-    return sorted({dataset_of(run) for run in runs} - {""} | judged | tuned)
+    """The names of the datasets that runs need, and 'inception' if they are measured with it."""
+    return sorted({name for run in runs for name in run.required_data})
 
 
 def missing(runs: Iterable[Run], root: Path) -> list[str]:
-    """A line for each dataset of the runs whose folder is not there or empty. Needs no torch."""
+    """A line for each dataset of the runs whose folder is missing or empty. Needs no torch."""
     return [
         f"data: {name} is not in {root}; see `repro prepare {name} --data {root}`"
         for name in of(runs)
-        if not (places.is_there(name, root) or (name == INCEPTION and _inception_is_cached()))
+        if not (catalogue.is_present(name, root) or (name == INCEPTION and _inception_is_cached()))
     ]
 
 
@@ -74,7 +70,7 @@ def _inception_is_cached() -> bool:
 
 
 def check(names: Sequence[str], root: Path) -> None:
-    """Load every dataset once, making first those that are made from embedded images.
+    """Load every dataset once, after creating those that derive from embedded images.
 
     Raises MissingData for the first that cannot be used.
     """
@@ -97,11 +93,12 @@ def check(names: Sequence[str], root: Path) -> None:
 
 
 def check_once(names: Iterable[str], root: Path) -> None:
-    """The same, but of what was found in order and has not changed since. Then it needs no torch.
+    """`check`, except for datasets that were valid and have not changed, for which torch is not
+    imported.
 
-    Embedded sets are left out: they come with the code, and are checked where they are loaded.
+    Embedded datasets are skipped: they come with the code and are checked when they are loaded.
     """
-    names = [name for name in names if name not in places.EMBEDDED]
+    names = [name for name in names if name not in catalogue.EMBEDDED]
     changed = [name for name in names if not _is_checked(name, root)]
     if changed:
         check(changed, root)
@@ -113,25 +110,25 @@ def _is_checked(name: str, root: Path) -> bool:
     try:
         state = _state(name, root)
         return state is not None and (root / _CHECKED / state).exists()
-    except OSError:  # the check says what cannot be read
+    except OSError:  # `check` reports what cannot be read
         return False
 
 
 def _remember(name: str, root: Path) -> None:
-    with contextlib.suppress(OSError):  # a folder of others: it is checked again every time
+    with contextlib.suppress(OSError):  # a read-only folder is checked every time
         if state := _state(name, root):
             (root / _CHECKED).mkdir(exist_ok=True)
             (root / _CHECKED / state).touch()
 
 
 def _state(name: str, root: Path) -> str | None:
-    """Names the files of a dataset as they are, and the code that reads them.
+    """Identifies the current files of a dataset and the code that reads them.
 
-    None if there are no files or too many to look at.
+    None if there are no files, or too many.
     """
-    folders = {root / Path(folder).parts[0] for folder in places.FOLDERS.get(name, (name,))}
-    stamps = list(islice(_stamps({*folders, *root.glob(f"{name}-*")}), _MOST_FILES + 1))
-    if not 0 < len(stamps) <= _MOST_FILES:
+    folders = {root / Path(folder).parts[0] for folder in catalogue.FOLDERS.get(name, (name,))}
+    stamps = list(islice(_stamps({*folders, *root.glob(f"{name}-*")}), _MAX_FILES + 1))
+    if not 0 < len(stamps) <= _MAX_FILES:
         return None
     total = hashlib.sha256(f"{name} {_reader()}".encode())
     total.update(repr(sorted(stamps)).encode())
@@ -145,7 +142,7 @@ def _reader() -> str:
 
 
 def _stamps(paths: Iterable[Path]) -> Iterator[tuple[str, int, int, int, int]]:
-    """What changes with a file, of every file at or under the paths."""
+    """Path, inode, size and times of every file at or under the paths."""
     for path in paths:
         if path.is_dir():
             yield from _stamps(path.iterdir())
@@ -155,12 +152,12 @@ def _stamps(paths: Iterable[Path]) -> Iterator[tuple[str, int, int, int, int]]:
 
 
 def examine(data: Path, results: Path) -> Iterator[tuple[str, str]]:
-    """What this machine has: ('ok', '--' or 'MISS', line) for packages, device, folders, datasets.
+    """Packages, device, folders and datasets of this machine, as ('ok', '--' or 'MISS', line).
 
-    '--' is a dataset that is not here, 'MISS' what keeps anything from being trained.
+    '--': a dataset is missing. 'MISS': a problem that prevents training.
     """
-    right = sys.version_info >= (3, 11)
-    yield "ok" if right else "MISS", f"Python {platform.python_version()} (3.11 or newer)"
+    is_supported = sys.version_info >= (3, 11)
+    yield "ok" if is_supported else "MISS", f"Python {platform.python_version()} (3.11 or newer)"
     for name in ("torch", "torchvision", "timm", "pandas", "jsonargparse"):
         try:
             yield "ok", f"{name} {metadata.version(name)}"
@@ -171,14 +168,15 @@ def examine(data: Path, results: Path) -> Iterator[tuple[str, str]]:
     from repro.data.prepare import SMOKE_SOURCE
     from repro.train import device
 
-    chosen = device.choose()
-    yield "ok", f"device: {device.describe(chosen)}, {device.precision(chosen)}"
+    torch_device = device.choose()
+    yield "ok", f"device: {device.describe(torch_device)}, {device.precision(torch_device)}"
     yield "ok", f"cores: {len(os.sched_getaffinity(0))}"
-    well = _writable(results)
-    yield "ok" if well else "MISS", f"results in {results}: {'' if well else 'not '}writable"
+    is_writable = _is_writable(results)
+    text = f"results in {results}: {'' if is_writable else 'not '}writable"
+    yield "ok" if is_writable else "MISS", text
     for name in datasets.names():
         if name in SMOKE_SOURCE:
-            continue  # made when it is needed
+            continue  # created when it is needed
         try:
             check([name], data)
             yield "ok", f"dataset {name}"
@@ -186,10 +184,10 @@ def examine(data: Path, results: Path) -> Iterator[tuple[str, str]]:
             yield "--", f"dataset {error}"
 
 
-def _writable(folder: Path) -> bool:
-    """Whether files can be written into a folder, which need not be there yet."""
-    whole = folder.absolute()
-    nearest = next(path for path in (whole, *whole.parents) if path.exists())
+def _is_writable(folder: Path) -> bool:
+    """Whether files can be written into a folder, which need not exist yet."""
+    absolute = folder.absolute()
+    nearest = next(path for path in (absolute, *absolute.parents) if path.exists())
     try:
         with tempfile.TemporaryFile(dir=nearest):
             return True

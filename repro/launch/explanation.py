@@ -1,4 +1,4 @@
-"""The bridge from the command line to a classifier that explains a picture."""
+"""`repro explain`: explain a picture with a classifier. Imports torch only when needed."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from repro import records, results, spec
-from repro.data import own_picture
-from repro.data.own_picture import RGB8, PictureError
-from repro.launch import trained
+from repro import paper, results
+from repro.core import records
+from repro.data import user_image
+from repro.data.user_image import RGB8, ImageError
+from repro.launch import trained_models
 from repro.results import ResultsError
 from repro.spec import TIMM, Classification, Traversal
 
@@ -23,18 +24,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Explained:
-    """What a classifier makes of a picture, in the form in which runs keep it."""
+    """The explanations of a picture, in the format that runs store."""
 
-    trees: dict[str, Any] | None  # None: the classifier is no NesT, or see the note
-    note: str  # why a NesT has no tree
-    maps: list[dict[str, Any]]  # of each class
-    method: str  # of the maps, as a title has it
+    trees: dict[str, Any] | None  # None: the classifier has no tree, perhaps see `note`
+    note: str  # why a hierarchical classifier has no tree
+    maps: list[dict[str, Any]]  # one per class
+    method: str  # of the maps, for a title
     classes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class _Set:
-    """What has to be known of the data that the classifier was trained on."""
+class _TrainingData:
+    """The classes and the normalization of the classifier's training data."""
 
     classes: tuple[str, ...]
     mean: RGB
@@ -46,78 +47,73 @@ def explain(
     image: Path,
     run: Classification,
     weights: Path | None,
-    asked: Sequence[str],
+    class_words: Sequence[str],
     count: int,
     root: Path,
     data: Path,
 ) -> Explained:
-    """GradCAT, if it is NesT, and maps of a picture, which is squeezed to the model's square.
+    """GradCAT's tree, if there is one, and maps of a picture resized to the model's square input.
 
-    `asked`: classes by name or number; none: the `count` most probable ones. Raises ResultsError
-    for a picture that is none, a class that is not known, or weights that are not here; what needs
-    no torch is looked at first.
+    `class_words`: classes by name or number; if empty, the `count` most probable ones. Raises
+    ResultsError for an unreadable picture, an unknown class, or missing weights; checks that need
+    no torch come first.
     """
     picture = _picture(image)
     path = weights
     if run.release:
-        trained.check_released(run, weights)
+        trained_models.check_released(run.release, weights)
     else:
-        path = trained.weights(root, run, weights)
+        path = trained_models.weights(root, run, weights)
 
+    import numpy as np
     import torch
 
-    from repro.data import augment
-    from repro.interpret.gradcat import NoTree
+    from repro.data.augment import augment
+    from repro.interpret.gradcat import NoTree, has_tree
     from repro.interpret.taps import InterpretError
-    from repro.tasks import NotFinite, explained, traversal
+    from repro.tasks import NotFinite, explanation, traversal
     from repro.train import device
 
-    about = _set(run, data)
+    about = _training_data(run, data)
     pixels = _pixels(picture, about.side)
     here = device.choose()
-    with trained.one_line(run):
-        net = explained.load_classifier(run, len(about.classes), path).to(here)
-    names = tuple(explained.described(about.classes))
+    with trained_models.one_line(run):
+        net = explanation.load_classifier(run, len(about.classes), path).to(here)
+    names = tuple(explanation.class_descriptions(about.classes))
     x = augment.normalize(pixels.to(here), about.mean, about.std)
     try:
-        probable = explained.logits_of(net, x).softmax(1)
-        chosen = _numbers(asked, names, about.classes)
+        probable = explanation.compute_logits(net, x).softmax(1)
+        indices = _class_indices(class_words, names, about.classes)
         top = probable.topk(min(count, len(names))).indices[0].tolist()
-        classes = torch.tensor([chosen or top], device=here)
+        classes = torch.tensor([indices or top], device=here)
         trees, note = None, ""
-        kept = {"pixels": pixels.permute(0, 2, 3, 1).numpy(), "names": names}
-        if "nest" in run.model.name:
+        common = {"pixels": pixels.permute(0, 2, 3, 1).numpy(), "names": names}
+        if has_tree(net):
             reading = Traversal(classifier=run, dataset=run.dataset)
             try:
-                found = traversal.trees_of(reading, net, x, classes, probable)
-                trees = kept | {"shows": [[]], **found}
+                arrays = traversal.tree_arrays(reading, net, x, classes, probable)
+                trees = common | {"shows": [[]], **arrays}
             except NoTree as error:
                 note = f"no tree: {error}"
         method, maps = _maps(net, x, classes[0])
     except (InterpretError, NotFinite) as error:
-        raise ResultsError(f"{run.id} cannot be asked: {error}") from error
+        raise ResultsError(f"{run.id} cannot be explained: {error}") from error
     best = names[int(probable.argmax())]
-    shown = [
-        kept | {"maps": one, "shows": [""], "predicted": [best], "boxes": [], "counts": _none()}
-        for one in maps
+    no_boxes = {"boxes": [], "counts": np.zeros(1, np.int64)}
+    map_arrays = [
+        common | {"maps": one, "shows": [""], "predicted": [best], **no_boxes} for one in maps
     ]
-    return Explained(trees, note, shown, method, tuple(names[c] for c in classes[0].tolist()))
-
-
-def _none() -> Any:
-    import numpy as np
-
-    return np.zeros(1, np.int64)
+    return Explained(trees, note, map_arrays, method, tuple(names[c] for c in classes[0].tolist()))
 
 
 def _maps(net: nn.Module, x: Tensor, classes: Tensor) -> tuple[str, list[Any]]:
     """The map (1, h, w) of each class, and the method's title.
 
-    Gradient rollout where a class token attends to every patch, CAM where the last map is averaged,
-    and HiResCAM of the last map elsewhere.
+    Gradient rollout for models with a class token, CAM if the last feature map is averaged, and
+    HiResCAM of the last feature map otherwise.
     """
     from repro.interpret.cam import NoCAM, hires_cam
-    from repro.interpret.layouts import prefix_tokens
+    from repro.interpret.feature_maps import prefix_tokens
     from repro.tasks.localization import METHODS
 
     def maps(method: Method) -> list[Any]:
@@ -131,32 +127,33 @@ def _maps(net: nn.Module, x: Tensor, classes: Tensor) -> tuple[str, list[Any]]:
         return "HiResCAM", maps(hires_cam)
 
 
-def _numbers(words: Sequence[str], names: Sequence[str], wnids: Sequence[str]) -> list[int]:
-    found = [_number(word, names, wnids) for word in words]
-    for place, number in enumerate(found):
-        if number in found[:place]:
-            raise ResultsError(f"class {words[place]!r} is asked for twice: {names[number]}")
-    return found
+def _class_indices(words: Sequence[str], names: Sequence[str], wnids: Sequence[str]) -> list[int]:
+    indices = [_class_index(word, names, wnids) for word in words]
+    for place, index in enumerate(indices):
+        if index in indices[:place]:
+            raise ResultsError(f"duplicate class {words[place]!r}: {names[index]}")
+    return indices
 
 
-def _number(word: str, names: Sequence[str], wnids: Sequence[str]) -> int:
-    """The class that a word names: its number, its wnid, its name or a part that one name has."""
+def _class_index(word: str, names: Sequence[str], wnids: Sequence[str]) -> int:
+    """The class with this number, wnid or name, or the only one whose name contains the word."""
     if word.isdecimal() and int(word) < len(names):
         return int(word)
     exact = [n for n, pair in enumerate(zip(names, wnids, strict=True)) if word in pair]
-    found = exact or [n for n, name in enumerate(names) if word.lower() in name.lower()]
-    if len(found) == 1:
-        return found[0]
-    some = ", ".join(f"{n} {names[n]}" for n in found[:3])
-    what = f"may be {some}" if found else f"is none of the {len(names)} classes, such as {names[0]}"
-    raise ResultsError(f"class {word!r} {what}; name it in full, or by its number")
+    matches = exact or [n for n, name in enumerate(names) if word.lower() in name.lower()]
+    if len(matches) == 1:
+        return matches[0]
+    some = ", ".join(f"{n} {names[n]}" for n in matches[:3])
+    none = f"is none of the {len(names)} classes, such as {names[0]}"
+    problem = f"is ambiguous: {some}" if matches else none
+    raise ResultsError(f"class {word!r} {problem}; name it in full, or by its number")
 
 
 def _picture(path: Path) -> RGB8:
-    """The picture as its owner sees it, uint8 (H, W, 3). ResultsError names the file."""
+    """The picture in display orientation, uint8 (H, W, 3). Raises ResultsError with the path."""
     try:
-        return own_picture.read(records.content(path, own_picture.MOST_BYTES))
-    except PictureError as error:
+        return user_image.read(records.read_bytes(path, user_image.MAX_BYTES))
+    except ImageError as error:
         raise ResultsError(f"{path}: {error}") from error
     except (OSError, records.Damaged) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
@@ -167,46 +164,46 @@ def _pixels(picture: RGB8, side: int) -> Tensor:
     """The picture as uint8 (1, 3, side, side)."""
     import torch
 
-    from repro.data.crops import CentreCrop
+    from repro.data.augment.crops import CentreCrop
 
     whole = torch.from_numpy(picture).permute(2, 0, 1)
     return CentreCrop(side, 0.0, "bilinear")(whole, [])[None]
 
 
-def _set(run: Classification, data: Path) -> _Set:
-    from repro.data import datasets, imagenet, photos
+def _training_data(run: Classification, data: Path) -> _TrainingData:
+    from repro.data import datasets
+    from repro.data.imagenet import photos, reader
     from repro.data.images import DataError
     from repro.tasks.classification import normalization
 
-    how = run.evaluation
-    side = how.image_size if how else 0
+    evaluation = run.evaluation
+    side = evaluation.image_size if evaluation else 0
     if run.dataset.split("-")[0] == "imagenet" and not run.dataset.endswith("smoke"):
-        return _Set(imagenet.synsets(), *normalization(how, photos.MEAN, photos.STD), side)
+        mean, std = normalization(evaluation, photos.MEAN, photos.STD)
+        return _TrainingData(reader.synsets(), mean, std, side)
     try:
         images = datasets.load(run.dataset, "test", data)
     except DataError as error:
         raise ResultsError(str(error)) from error
     if not side:
         side = images.pixels.shape[-1]
-    return _Set(images.classes, *normalization(how, images.mean, images.std), side)
+    mean, std = normalization(evaluation, images.mean, images.std)
+    return _TrainingData(images.classes, mean, std, side)
 
 
 def run_of(name: str, root: Path) -> Classification:
-    """The run of a folder in results, or of the weights 'timm:<tag>' that Table 2 tests.
+    """The classifier of a run in `root`, or of the released weights 'timm:<tag>' that the paper
+    tests.
 
-    Raises ResultsError for a run that classifies nothing, or a tag that Table 2 does not have.
+    Raises ResultsError for a run without a classifier, or an unknown tag.
     """
     if name.startswith(TIMM):
-        from repro.experiments import table2
-
-        for cell in table2.EXPERIMENT.cells:
-            if isinstance(cell.run, Classification) and cell.run.pretrained == name:
-                return cell.run
-        known = ", ".join(tag for tag, *_ in table2.RELEASES.values())
-        raise ResultsError(f"{name} is none of the released weights of Table 2: {known}")
+        releases = paper.current().releases()
+        if test := releases.get(name.removeprefix(TIMM)):
+            return test
+        tags = ", ".join(releases)
+        raise ResultsError(f"{name} is none of the released weights of the paper: {tags}")
     run = results.stored_run(root / name)
-    if isinstance(run, Classification):
-        return run
-    if isinstance(run, spec.Explanation) and run.trained:
-        return run.trained
-    raise ResultsError(f"{name} is no classifier; `repro status table2` lists runs that are")
+    if run.tested_classifier:
+        return run.tested_classifier
+    raise ResultsError(f"{name} is not a classifier; `repro status` lists runs")

@@ -1,12 +1,13 @@
-"""One lease a run, so that no two processes ever train the same run.
+"""One lease per run, so that no two processes ever train the same run.
 
-The lease of generation n is the file `lease-n.json` in the run's folder, made by linking, which is
-atomic on NFS as well. Whoever holds the highest generation holds the run. A lease whose holder has
-died or fallen silent is taken over by making generation n+1, which only one process can do, and a
-holder who sees a higher generation than its own has lost the run: it writes nothing more and stops.
-No lock is removed, and no clock is compared with another host's.
+The lease of generation n is the file `lease-n.json` in the run's folder, created by a hard link,
+which is atomic on NFS as well. The holder of the highest generation owns the run. When a holder has
+died or its heartbeat has timed out, another process takes over by creating generation n+1, which
+only one process can do. A holder that sees a higher generation than its own has lost the run: it
+writes nothing more and stops. No lock is removed, and clocks of different hosts are never compared.
 
-A generation is an attempt at the run. Its file says who, how far, and at its end how it ended.
+A generation is an attempt at the run. Its file records who holds it, its progress, and in the end
+how it ended.
 """
 
 from __future__ import annotations
@@ -25,32 +26,32 @@ from typing import Annotated, Any, TypedDict, cast
 
 from msgspec import Meta
 
-from repro import records
-from repro.launch.ending import CAUSES, Ending
+from repro.core import records
+from repro.execution import TIMEOUT_SECONDS
+from repro.launch.failures import CAUSES, Failure
 
-BEAT_SECONDS = 5.0
-MAX_SILENCE_SECONDS = 3600.0
-SILENCE_SECONDS = 120.0  # of a holder whose life cannot be seen from here, then it is taken over
-_STOP = "cancelled"  # a file: the run is not to be trained
+HEARTBEAT_SECONDS = 5.0
+MAX_TIMEOUT_SECONDS = 3600.0
+_CANCEL_FILE = "cancelled"  # its presence means: do not train this run
 
 
 _Count = Annotated[int, Meta(ge=0, le=2**53)]
-_Seconds = Annotated[float, Meta(ge=0, le=1e11)]  # also since the epoch
+_Seconds = Annotated[float, Meta(ge=0, le=1e11)]  # durations, and times since the epoch
 _Name = Annotated[str, Meta(max_length=1000)]
 
 
-class Content(TypedDict, total=False):
-    """What a lease's file says. What it says beside this is for people."""
+class LeaseContent(TypedDict, total=False):
+    """The fields of a lease's file that the program reads. Others are for people."""
 
     generation: _Count
     host: _Name
     boot: _Name
     pid: Annotated[int, Meta(ge=0, le=2**31)]
     process_start: _Name | None
-    attempt: _Name  # and the job and the submission: '' or missing outside SLURM
+    attempt: _Name  # like job and submission: '' or missing outside SLURM
     job: _Name
     submission: _Name
-    silence: Annotated[float, Meta(ge=0, le=MAX_SILENCE_SECONDS)]
+    silence: Annotated[float, Meta(ge=0, le=MAX_TIMEOUT_SECONDS)]
     beats: _Count
     beat: _Seconds
     seconds: _Seconds
@@ -60,14 +61,14 @@ class Content(TypedDict, total=False):
     note: str
     step: _Count
     steps: _Count
-    rate: Annotated[float, Meta(ge=0, le=1e12)]  # steps a second
+    rate: Annotated[float, Meta(ge=0, le=1e12)]  # steps per second
     epoch: Annotated[float, Meta(ge=0, le=1e12)] | None
     loss: float | None
-    runs: list[_Name]  # of a local launcher: what it has yet to start or to end
+    runs: list[_Name]  # of a local launcher: its unfinished runs
 
 
-class Held(Exception):
-    """Somebody else trains this run; one line that says who."""
+class RunLocked(Exception):
+    """Another process trains this run; one line that names it."""
 
     def __init__(self, message: str, holder: Mapping[str, Any]) -> None:
         super().__init__(message)
@@ -76,14 +77,15 @@ class Held(Exception):
 
 @dataclass
 class Lease:
-    """A lease that we hold. Set `facts` at will; they are written with the next heartbeat."""
+    """A lease that this process holds. `facts` may be set any time; the next heartbeat writes
+    them."""
 
     folder: Path
     generation: int
-    about: Mapping[str, Any]  # who we are to others: SLURM job, submission
-    silence: float  # seconds after which others may take us for dead
-    seconds_before: float  # spent on the run by earlier holders
-    endings: Mapping[str, int]  # how often earlier attempts of this submission ended, by cause
+    about: Mapping[str, Any]  # how others identify us: SLURM job, submission
+    timeout_seconds: float  # without a heartbeat, after which others take over
+    previous_seconds: float  # time that earlier holders spent on the run
+    failure_counts: Mapping[str, int]  # earlier attempts of this submission
     facts: dict[str, Any] = field(default_factory=dict)
     lost: bool = False
     _beats: int = 0
@@ -93,107 +95,108 @@ class Lease:
 
     @property
     def seconds(self) -> float:
-        """Spent on the run by all holders up to now."""
-        return self.seconds_before + time.monotonic() - self._acquired
+        """Time spent on the run so far, over all holders."""
+        return self.previous_seconds + time.monotonic() - self._acquired
 
-    def confirm(self) -> bool:
-        """Write that we are alive, and how far; whether the run is still ours.
+    def renew(self) -> bool:
+        """Write a heartbeat with the progress; whether this process still owns the run.
 
-        To be called before anything of consequence is written. Writing comes first: it makes an NFS
-        client look at the folder anew.
+        Call it before every write that matters. The heartbeat is written first because that makes
+        an NFS client refresh the folder.
         """
         with self._lock:
             if not self.lost and not self._released.is_set():
                 self._beats += 1
-                with contextlib.suppress(OSError):  # a full disk or a moment without NFS
+                with contextlib.suppress(OSError):  # a full disk, or NFS is briefly gone
                     _write(self.folder, self.generation, self._content(), replace=True)
-                self.lost = _highest(self.folder) != self.generation
+                self.lost = _highest_generation(self.folder) != self.generation
             return not self.lost
 
-    def keep_beating(self, listen: Callable[[], None] = lambda: None) -> None:
-        """Beat in the background until released, and call `listen` after every beat."""
+    def start_heartbeat(self, on_heartbeat: Callable[[], None] = lambda: None) -> None:
+        """Renew the lease in the background until it is released, calling `on_heartbeat` each
+        time."""
         beat = threading.Thread(
-            target=self._beat_forever, args=(listen,), daemon=True, name="heartbeat"
+            target=self._heartbeat_loop, args=(on_heartbeat,), daemon=True, name="heartbeat"
         )
         beat.start()
 
-    def release(self, ending: Ending | None = None) -> None:
-        """Give the run back. The file stays, marked released, so that no generation comes twice."""
+    def release(self, failure: Failure | None = None) -> None:
+        """Release the run. The file stays, marked released, so that no generation is used twice."""
         with self._lock:
             self._released.set()
             if not self.lost:
-                content = self._content() | _ended(ending)
-                with contextlib.suppress(OSError):  # a full disk: we fall silent instead
+                content = self._content() | _release_content(failure)
+                with contextlib.suppress(OSError):  # a full disk: the lease then times out
                     _write(self.folder, self.generation, content, replace=True)
 
-    def _beat_forever(self, listen: Callable[[], None]) -> None:
-        while not self._released.wait(min(BEAT_SECONDS, self.silence / 4)):
-            self.confirm()
-            listen()
+    def _heartbeat_loop(self, on_heartbeat: Callable[[], None]) -> None:
+        while not self._released.wait(min(HEARTBEAT_SECONDS, self.timeout_seconds / 4)):
+            self.renew()
+            on_heartbeat()
 
     def _content(self) -> dict[str, Any]:
         return {
-            **_me(),
+            **_process_identity(),
             **self.about,
-            "silence": self.silence,
+            "silence": self.timeout_seconds,
             "beats": self._beats,
             "beat": time.time(),
             "seconds": self.seconds,
-            "endings": dict(self.endings),
+            "endings": dict(self.failure_counts),
             **self.facts,
         }
 
 
 def acquire(
-    folder: Path, about: Mapping[str, Any] | None = None, silence: float = SILENCE_SECONDS
+    folder: Path, about: Mapping[str, Any] | None = None, timeout_seconds: float = TIMEOUT_SECONDS
 ) -> Lease:
-    """Take the run in `folder`; raises Held if a living process has it.
+    """Lock the run in `folder`; raises RunLocked if a living process holds it.
 
-    Of a holder on this machine it is known at once whether it lives. Another host's is watched: if
-    its heartbeat stands still for as long as it promised to be heard, it is taken over.
+    For a holder on this machine that is known at once. A holder on another host is watched: if its
+    heartbeat does not change within its timeout, it is taken over.
     """
     about = about or {}
-    generation = _highest(folder)
-    before = read(folder) or {}
-    if generation and not before.get("released") and _lives(folder, before):
-        beat = time.strftime("%H:%M:%S", time.localtime(float(before.get("beat", 0))))
-        job = f", SLURM job {before['job']}" if before.get("job") else ""
-        raise Held(
-            f"{folder.name} is being trained by process {before.get('pid')} on "
-            f"{before.get('host')}{job} (last heartbeat {beat}); stop that one, or wait for it",
-            before,
+    generation = _highest_generation(folder)
+    previous = read(folder) or {}
+    if generation and not previous.get("released") and _is_alive(folder, previous):
+        beat = time.strftime("%H:%M:%S", time.localtime(float(previous.get("beat", 0))))
+        job = f", SLURM job {previous['job']}" if previous.get("job") else ""
+        raise RunLocked(
+            f"{folder.name} is being trained by process {previous.get('pid')} on "
+            f"{previous.get('host')}{job} (last heartbeat {beat}); stop that one, or wait for it",
+            previous,
         )
     lease = Lease(
         folder,
         generation + 1,
         about,
-        silence,
-        float(before.get("seconds", 0.0)),
-        _endings(before) if before.get("submission") == about.get("submission") else {},
+        timeout_seconds,
+        float(previous.get("seconds", 0.0)),
+        _failure_counts(previous) if previous.get("submission") == about.get("submission") else {},
     )
     try:
         _write(folder, lease.generation, lease._content(), replace=False)
     except FileExistsError:
-        raise Held(f"{folder.name} was taken by another process at this moment", {}) from None
-    for old in range(max(1, generation - 2), generation + 1):
-        _path(folder, old).unlink(missing_ok=True)
+        raise RunLocked(f"{folder.name} was locked by another process just now", {}) from None
+    for superseded in range(max(1, generation - 2), generation + 1):
+        _path(folder, superseded).unlink(missing_ok=True)
     return lease
 
 
 def read(folder: Path) -> dict[str, Any] | None:
-    """What the newest lease says; None if there is none, or it is damaged."""
-    return look(folder)[0]
+    """The content of the newest lease; None if there is none, or it is damaged."""
+    return read_or_explain(folder)[0]
 
 
-def look(folder: Path) -> tuple[dict[str, Any] | None, str]:
-    """The same, and what is wrong with the file; '' if nothing is.
+def read_or_explain(folder: Path) -> tuple[dict[str, Any] | None, str]:
+    """The content of the newest lease, and what is wrong with its file; '' if nothing is.
 
-    A living holder writes its file anew with every heartbeat.
+    A living holder rewrites its file with every heartbeat.
     """
-    for _ in range(3):  # another process may take over while we look
-        path = _path(folder, _highest(folder))
+    for _ in range(3):  # another process may take over meanwhile
+        path = _path(folder, _highest_generation(folder))
         try:
-            return cast(dict[str, Any], records.read(path, Content)), ""
+            return cast(dict[str, Any], records.read(path, LeaseContent)), ""
         except FileNotFoundError:
             continue
         except (OSError, records.Damaged) as error:
@@ -201,8 +204,8 @@ def look(folder: Path) -> tuple[dict[str, Any] | None, str]:
     return None, ""
 
 
-def seems_held(content: Mapping[str, Any]) -> bool:
-    """Whether a lease with this content looks like a living process's. For showing only."""
+def seems_locked(content: Mapping[str, Any]) -> bool:
+    """Whether this content looks like that of a living process. For display only."""
     if not content or content.get("released"):
         return False
     if content.get("boot") == _boot():
@@ -210,76 +213,83 @@ def seems_held(content: Mapping[str, Any]) -> bool:
     return abs(time.time() - float(content.get("beat", 0))) < float(content.get("silence", 0))
 
 
-def lives_here(content: Mapping[str, Any]) -> bool:
-    """Whether the holder is a living process that can be seen from here."""
-    held = bool(content) and not content.get("released")
-    return held and content.get("boot") == _boot() and _is_running(content)
+def is_alive_here(content: Mapping[str, Any]) -> bool:
+    """Whether the holder is a living process on this machine."""
+    is_locked = bool(content) and not content.get("released")
+    return is_locked and content.get("boot") == _boot() and _is_running(content)
 
 
-def ending(content: Mapping[str, Any]) -> Ending | None:
-    """How the attempt of a released lease ended; None if it left a result or has not ended."""
+def failure_of(content: Mapping[str, Any]) -> Failure | None:
+    """The failure that ended the attempt of a released lease; None if it left a result or still
+    runs."""
     cause = content.get("cause")
-    return Ending(cause, str(content.get("note", ""))) if cause in CAUSES else None
+    return Failure(cause, str(content.get("note", ""))) if cause in CAUSES else None
 
 
-def wait_for(folder: Path, attempt: str, seconds: float) -> bool:
-    """Wait until the first rank of this attempt holds the run; whether it came to that."""
-    patience = time.monotonic() + seconds
+def wait_for_attempt(folder: Path, attempt: str, seconds: float) -> bool:
+    """Wait until rank 0 of this attempt holds the run; False after `seconds`."""
+    deadline = time.monotonic() + seconds
     while (read(folder) or {}).get("attempt") != attempt:
-        if time.monotonic() > patience:
+        if time.monotonic() > deadline:
             return False
         time.sleep(0.2)
     return True
 
 
-def ask_to_stop(folder: Path) -> None:
-    """Ask whoever trains the run, wherever, to save and stop; it looks with every heartbeat."""
+def request_cancel(folder: Path) -> None:
+    """Ask the process that trains the run, on any host, to save and stop; it checks with every
+    heartbeat."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / _STOP).touch()
+    (folder / _CANCEL_FILE).touch()
 
 
-def is_asked_to_stop(folder: Path) -> bool:
-    return (folder / _STOP).exists()
+def is_cancel_requested(folder: Path) -> bool:
+    return (folder / _CANCEL_FILE).exists()
 
 
-def allow(folder: Path) -> None:
-    """Take back `ask_to_stop`: the run is wanted again."""
-    (folder / _STOP).unlink(missing_ok=True)
+def clear_cancel(folder: Path) -> None:
+    """Undo `request_cancel`: the run may be trained again."""
+    (folder / _CANCEL_FILE).unlink(missing_ok=True)
 
 
-def bury(folder: Path, content: Mapping[str, Any], end: Ending) -> None:
-    """Write how an attempt ended whose process cannot say it itself, being dead."""
-    if content and content.get("generation") == _highest(folder):
-        _write(folder, int(content["generation"]), {**content, **_ended(end)}, replace=True)
+def mark_dead(folder: Path, content: Mapping[str, Any], failure: Failure) -> None:
+    """Record how an attempt ended whose process died and could not record it itself."""
+    if content and content.get("generation") == _highest_generation(folder):
+        _write(
+            folder,
+            int(content["generation"]),
+            {**content, **_release_content(failure)},
+            replace=True,
+        )
 
 
-def _ended(end: Ending | None) -> dict[str, Any]:
-    return {"released": True} | ({"cause": end.cause, "note": end.note} if end else {})
+def _release_content(failure: Failure | None) -> dict[str, Any]:
+    return {"released": True} | ({"cause": failure.cause, "note": failure.note} if failure else {})
 
 
-def _endings(before: Mapping[str, Any]) -> dict[str, int]:
-    """The count of endings, with that of the attempt before us."""
-    counts = dict(before.get("endings", {}))
-    if before and (not before.get("released") or ending(before)):
-        end = ending(before)
-        cause = end.cause if end else "lost"
+def _failure_counts(previous: Mapping[str, Any]) -> dict[str, int]:
+    """Failures by cause, including that of the previous attempt."""
+    counts = dict(previous.get("endings", {}))
+    if previous and (not previous.get("released") or failure_of(previous)):
+        failure = failure_of(previous)
+        cause = failure.cause if failure else "lost"
         counts[cause] = counts.get(cause, 0) + 1
     return counts
 
 
-def _lives(folder: Path, before: Mapping[str, Any]) -> bool:
-    """Whether the holder gives a sign of life, as far as it takes to know."""
-    if before.get("boot") == _boot():
-        return _is_running(before)
-    patience = time.monotonic() + float(before.get("silence", SILENCE_SECONDS))
-    while time.monotonic() < patience:
+def _is_alive(folder: Path, previous: Mapping[str, Any]) -> bool:
+    """Whether the holder is alive. For another host this can take as long as its timeout."""
+    if previous.get("boot") == _boot():
+        return _is_running(previous)
+    deadline = time.monotonic() + float(previous.get("silence", TIMEOUT_SECONDS))
+    while time.monotonic() < deadline:
         time.sleep(0.5)
-        now = read(folder) or {}
-        if now.get("released"):
+        current = read(folder) or {}
+        if current.get("released"):
             return False
-        if (now.get("generation"), now.get("beats")) != (
-            before.get("generation"),
-            before.get("beats"),
+        if (current.get("generation"), current.get("beats")) != (
+            previous.get("generation"),
+            previous.get("beats"),
         ):
             return True
     return False
@@ -296,7 +306,7 @@ def _write(folder: Path, generation: int, content: Mapping[str, Any], *, replace
 
 
 def _finite(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Without numbers that are none, such as the loss of a run about to diverge."""
+    """The content without NaN and infinity, such as the loss of a run about to diverge."""
     return {
         name: value
         for name, value in content.items()
@@ -308,16 +318,16 @@ def _path(folder: Path, generation: int) -> Path:
     return folder / f"lease-{generation}.json"
 
 
-def _highest(folder: Path) -> int:
+def _highest_generation(folder: Path) -> int:
     """The highest generation there is; 0 if none."""
     try:
-        found = [re.fullmatch(r"lease-([0-9]+)\.json", name) for name in os.listdir(folder)]  # noqa: PTH208
+        matches = [re.fullmatch(r"lease-([0-9]+)\.json", name) for name in os.listdir(folder)]  # noqa: PTH208
     except (FileNotFoundError, NotADirectoryError):
         return 0
-    return max((int(match[1]) for match in found if match), default=0)
+    return max((int(match[1]) for match in matches if match), default=0)
 
 
-def _me() -> dict[str, Any]:
+def _process_identity() -> dict[str, Any]:
     pid = os.getpid()
     return {
         "host": socket.gethostname(),
@@ -328,9 +338,9 @@ def _me() -> dict[str, Any]:
 
 
 def _boot() -> str:
-    """Names this boot of this host, and the process space in it: there a process number says who.
+    """Identifies the boot and the PID namespace of this machine, within which a PID is unique.
 
-    A container has process numbers of its own.
+    A container has a namespace of its own.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -345,7 +355,7 @@ def _is_running(content: Mapping[str, Any]) -> bool:
 
 
 def _process_start(pid: int) -> str | None:
-    """When the process started, in clock ticks since boot; None if it does not live."""
+    """The start time of a process, in clock ticks since boot; None if it is not alive."""
     try:
         after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

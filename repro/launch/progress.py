@@ -1,4 +1,4 @@
-"""What a launcher shows: lines that stay as runs begin and end, and on a terminal a live block."""
+"""Launch progress: lines that stay as runs start and end, and on a terminal a live block."""
 
 from __future__ import annotations
 
@@ -9,44 +9,44 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from repro import output
+from repro.core import output
 from repro.launch.local import Event
 from repro.spec import Run
 
-_NO_END = 1e9  # seconds to go that are no answer
-_PLAIN_SECONDS = 30.0  # between two reports where the output is not a terminal
+_MAX_ETA_SECONDS = 1e9  # a longer estimate is meaningless
+_PLAIN_INTERVAL_SECONDS = 30.0  # between reports without a terminal
 
 
 class Screen:
-    """Standard error: lines that stay, and below them, on a terminal, a block that changes."""
+    """Standard error: permanent lines, and below them, on a terminal, a block that is redrawn."""
 
     def __init__(self) -> None:
         self.terminal = sys.stderr.isatty()
         self.height = 0  # of the block, in lines
-        self.reported = time.monotonic()
+        self.last_report = time.monotonic()
 
     def print(self, *lines: str) -> None:
-        """Lines that stay."""
+        """Print permanent lines."""
         self._clear()
         for line in lines:
             print(output.line(line), file=sys.stderr, flush=True)
 
     def live(self, lines: Sequence[str]) -> None:
-        """Replace the block; where the output is no terminal, print it now and then."""
+        """Redraw the block; without a terminal, print it every `_PLAIN_INTERVAL_SECONDS`."""
         if not self.terminal:
-            if time.monotonic() - self.reported >= _PLAIN_SECONDS:
+            if time.monotonic() - self.last_report >= _PLAIN_INTERVAL_SECONDS:
                 self.print(*lines)
-                self.reported = time.monotonic()
+                self.last_report = time.monotonic()
             return
         self._clear()
         size = shutil.get_terminal_size()
-        shown = [
+        visible = [
             output.terminal(line)[: size.columns - 1] for line in lines
-        ]  # a wrapped line cannot be cleared
-        if len(shown) > size.lines - 2:
-            shown = [*shown[: size.lines - 3], f"  ... and {len(lines) - size.lines + 3} more"]
-        print("\n".join(shown), file=sys.stderr, flush=True)
-        self.height = len(shown)
+        ]  # a wrapped line could not be cleared
+        if len(visible) > size.lines - 2:
+            visible = [*visible[: size.lines - 3], f"  ... and {len(lines) - size.lines + 3} more"]
+        print("\n".join(visible), file=sys.stderr, flush=True)
+        self.height = len(visible)
 
     def _clear(self) -> None:
         if self.height:
@@ -58,16 +58,16 @@ class Progress:
     """Prints the events of a launch of `total` runs, `jobs` at a time."""
 
     def __init__(self, total: int, jobs: int) -> None:
-        self.total, self.ended, self.lost = total, 0, 0
+        self.total, self.ended, self.failed = total, 0, 0
         self.began = time.monotonic()
         self.running: dict[Run, Mapping[str, Any]] = {}
         self.pace = _Pace()
         self.screen = Screen()
         self.heading = f"training {total} run{'s' * (total > 1)}, {min(jobs, total)} at a time"
 
-    def tell(self, event: Event) -> None:
-        """Take an event and show what it changes."""
-        if self.heading:  # the first event: until then, what there is to train may be refused
+    def show(self, event: Event) -> None:
+        """Handle an event and show what it changes."""
+        if self.heading:  # the first event: before it, the launch may still be refused
             self.screen.print(self.heading)
             self.heading = ""
         if event.kind in ("started", "running"):
@@ -75,84 +75,91 @@ class Progress:
         else:
             self.running.pop(event.run, None)
             self.ended += 1
-            if event.kind not in ("done", "diverged"):  # it tells nothing of the others' time
-                self.lost, self.pace = self.lost + 1, _Pace()
+            if event.kind not in (
+                "done",
+                "diverged",
+            ):  # its duration says nothing about the other runs
+                self.failed, self.pace = self.failed + 1, _Pace()
             note = f": {event.note}" if event.note else ""
             self.screen.print(f"[{self.ended}/{self.total}] {event.run.id} {event.kind}{note}")
-        left = self._time_to_go()
-        lines = [bar(run.id, facts) for run, facts in self.running.items()]
-        self.screen.live(lines + ([f"  {left}"] if left else []))
+        eta = self._eta_line()
+        lines = [progress_line(run.id, facts) for run, facts in self.running.items()]
+        self.screen.live(lines + ([f"  {eta}"] if eta else []))
 
-    def _time_to_go(self) -> str:
-        """A guess from the runs' progress, as if all runs were alike; '' before there is one."""
+    def _eta_line(self) -> str:
+        """Time spent and time left, as if all runs were alike; '' before there is an estimate."""
         now = time.monotonic()
-        known = {run: share(facts) for run, facts in self.running.items()}
-        shares = {run: made for run, made in known.items() if made is not None}
-        ended, total = self.ended - self.lost, self.total - self.lost
-        left = self.pace.time_to_go(shares, set(self.running), ended, total, now)
-        return "" if left is None else f"{clock(now - self.began)} spent, about {clock(left)} to go"
+        fractions = {run: fraction_done(facts) for run, facts in self.running.items()}
+        shares = {run: fraction for run, fraction in fractions.items() if fraction is not None}
+        ended, total = self.ended - self.failed, self.total - self.failed
+        eta = self.pace.eta_seconds(shares, set(self.running), ended, total, now)
+        return (
+            ""
+            if eta is None
+            else f"{format_duration(now - self.began)} spent, about {format_duration(eta)} to go"
+        )
 
 
 @dataclass
 class _Pace:
-    """Runs a second since the first report, so that the time it took to start does not count.
+    """Runs per second since the first report, which excludes startup time.
 
-    What the first runs had done before their own first report does not count either.
+    Progress that the first runs had made before their first report is excluded as well.
     """
 
-    since: float | None = None  # the first report
+    since: float | None = None  # time of the first report
     first_runs: set[Run] = field(default_factory=set)
-    before: dict[Run, float] = field(default_factory=dict)  # their shares at their first reports
+    initial_fractions: dict[Run, float] = field(default_factory=dict)  # at their first reports
     ended_before: int = 0
-    newest: tuple[float, float] = (0.0, 0.0)  # runs done since, and when that was reported
+    latest: tuple[float, float] = (0.0, 0.0)  # runs done since then, and the time of that report
 
-    def time_to_go(
+    def eta_seconds(
         self, shares: Mapping[Run, float], running: set[Run], ended: int, total: int, now: float
     ) -> float | None:
-        """Seconds until all runs have ended; None before there is a second report."""
+        """Seconds until all runs end; None before the second report."""
         if self.since is None and (shares or ended):
             self.since, self.first_runs, self.ended_before = now, running, ended
         for run in self.first_runs & shares.keys():
-            self.before.setdefault(run, shares[run])
-        done = ended + sum(shares.values())
-        counted = done - self.ended_before - sum(self.before.values())
-        if counted > self.newest[0]:
-            self.newest = counted, now
-        counted, at = self.newest
+            self.initial_fractions.setdefault(run, shares[run])
+        runs_done = ended + sum(shares.values())
+        counted = runs_done - self.ended_before - sum(self.initial_fractions.values())
+        if counted > self.latest[0]:
+            self.latest = counted, now
+        counted, at = self.latest
         if self.since is None or at <= self.since:
             return None
-        return max(0.0, (total - done) * (at - self.since) / counted - (now - at))
+        return max(0.0, (total - runs_done) * (at - self.since) / counted - (now - at))
 
 
-def share(facts: Mapping[str, Any]) -> float | None:
-    """The share of its steps that a run has made; None if that is not known."""
+def fraction_done(facts: Mapping[str, Any]) -> float | None:
+    """The fraction of its steps that a run has made; None if unknown."""
     steps = facts.get("steps")
     return min(1.0, facts.get("step", 0) / steps) if steps else None
 
 
-def bar(name: str, facts: Mapping[str, Any]) -> str:
-    """A run under way, as a line: how far, and where it trains, its epoch and loss."""
-    far, epoch, loss = share(facts), facts.get("epoch"), facts.get("loss")
-    if far is None:
+def progress_line(name: str, facts: Mapping[str, Any]) -> str:
+    """A line about an active run: its progress, and if it trains, its epoch and loss."""
+    fraction, epoch, loss = fraction_done(facts), facts.get("epoch"), facts.get("loss")
+    if fraction is None:
         return f"  {'starting':47} {name}"
-    drawn = "█" * round(20 * far) + "░" * (20 - round(20 * far))
-    told = ""
+    filled = "█" * round(20 * fraction) + "░" * (20 - round(20 * fraction))
+    details = ""
     if epoch is not None and loss is not None:
-        told = f"epoch {epoch:5.1f} loss {loss:{'7.3f' if abs(loss) < 1e5 else '7.1e'}}"
-    return f"  {drawn} {far:4.0%} {told:24} {name}"
+        details = f"epoch {epoch:5.1f} loss {loss:{'7.3f' if abs(loss) < 1e5 else '7.1e'}}"
+    return f"  {filled} {fraction:4.0%} {details:24} {name}"
 
 
-def time_to_go(facts: Mapping[str, Any]) -> float | None:
-    """Seconds until a run has made its last step, at its pace; None if that is not known."""
-    far, rate = share(facts), facts.get("rate")
-    if far is None or not rate:
+def eta_seconds(facts: Mapping[str, Any]) -> float | None:
+    """Seconds until a run makes its last step, at its current rate; None if unknown."""
+    fraction, rate = fraction_done(facts), facts.get("rate")
+    if fraction is None or not rate:
         return None
-    seconds = float((1 - far) * facts["steps"] / rate)
-    return seconds if seconds < _NO_END else None
+    seconds = float((1 - fraction) * facts["steps"] / rate)
+    return seconds if seconds < _MAX_ETA_SECONDS else None
 
 
-def clock(seconds: float) -> str:
-    """Seconds as 1:02:03 or 2:03."""
+def format_duration(seconds: float) -> str:
+    """Format seconds as 1:02:03 or 2:03."""
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

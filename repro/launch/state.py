@@ -1,14 +1,14 @@
-"""What has become of each run: from our files first, and one call of squeue for those in a queue.
+"""The state of each run: from its files, and one call of squeue for submitted runs.
 
 done, diverged   it has a result
-running          somebody trains it and gives signs of life
-queued           SLURM has it, or a launcher on some machine, and will start it
-never started    SLURM has it and says that it cannot start it, or forgot it before it began
+running          a process trains it and sends heartbeats
+queued           SLURM or a local launcher will start it
+never started    SLURM cannot start it, or forgot it before it started
 preempted, timed out, lost, out of memory, failed, cancelled, interrupted
-                 how the last attempt ended, if none is to follow by itself
-started          it was begun, nobody knows by whom
-missing          nothing is there
-damaged, stale   its folder is not in order (see `repro.results`)
+                 how the last attempt ended, if no retry is scheduled
+started          its folder exists, but there is no record of an attempt
+missing          nothing exists
+damaged, stale   its folder needs repair (see `repro.results`)
 """
 
 from __future__ import annotations
@@ -20,217 +20,237 @@ from pathlib import Path
 from typing import Any
 
 from repro import results
-from repro.launch import ending, lease, queue, submission, waiting
-from repro.launch.submission import Place
+from repro.launch import failures, lease, local_queue
+from repro.launch.slurm import queue, submission
+from repro.launch.slurm.submission import SubmittedRun
 from repro.spec import Run
 
-_OF_CAUSE: Mapping[ending.Cause, str] = {
+_STATE_OF_CAUSE: Mapping[failures.Cause, str] = {
     "error": "failed",
     "time limit": "timed out",
     "taken over": "lost",
 }
-_OF_SLURM = {"CANCELLED": "cancelled", "TIMEOUT": "timed out", "OUT_OF_MEMORY": "out of memory",
+_STATE_IN_SLURM = {"CANCELLED": "cancelled", "TIMEOUT": "timed out",
+                   "OUT_OF_MEMORY": "out of memory",
              "NODE_FAIL": "lost", "PREEMPTED": "preempted", "DEADLINE": "timed out"}  # fmt: skip
 
-_NOTABLE_SILENCE = 30.0  # seconds without a heartbeat; one comes every 5
-_TROUBLE = ("damaged", "stale")
-_SETTLED = ("done", "diverged", *_TROUBLE)
+_LATE_HEARTBEAT_SECONDS = 30.0  # the interval is 5 s
+_DAMAGED = ("damaged", "stale")
+_SETTLED = ("done", "diverged", *_DAMAGED)
 
 
 @dataclass(frozen=True)
-class State:
-    """What has become of a run. `note` says why, or what to do; `facts` are its lease's."""
+class RunState:
+    """The state of a run. `note` gives the reason or the next step; `facts` are those of its
+    lease."""
 
     run: Run
     name: str
     note: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
-    # SLURM's, as squeue lists it now. One that it has forgotten may be another's by now: a
-    # controller that crashes can give the same number twice.
+    # SLURM's job ID, as squeue lists it now. A forgotten ID may belong to another job: a controller
+    # that crashed can assign the same ID twice.
     job: str = ""
-    launcher: str = ""  # the process that will start it, if a local one does
+    launcher: str = ""  # the local process that will start it, if any
 
     @property
-    def settled(self) -> bool:
-        """Whether launching has nothing to do: there is a result, or a trouble to clear first."""
+    def is_settled(self) -> bool:
+        """Whether a launch has nothing to do: the run has a result, or needs repair first."""
         return self.name in _SETTLED
 
     @property
-    def in_trouble(self) -> bool:
-        """Whether its folder has to be put in order first; the note says how."""
-        return self.name in _TROUBLE
+    def needs_repair(self) -> bool:
+        """Whether its folder needs repair first; the note says how."""
+        return self.name in _DAMAGED
 
     @property
     def is_under_way(self) -> bool:
         return self.name in ("running", "queued")
 
     @property
-    def ended_badly(self) -> bool:
+    def has_failed(self) -> bool:
         begun = ("missing", "started", "interrupted")
-        return not (self.settled or self.is_under_way or self.name in begun)
+        return not (self.is_settled or self.is_under_way or self.name in begun)
 
 
-def look(root: Path, runs: Iterable[Run]) -> list[State]:
-    """What there is of each run under `root`. SLURM is asked once, and only if it may have one.
+def query(root: Path, runs: Iterable[Run]) -> list[RunState]:
+    """The state of each run under `root`. Calls squeue at most once, and only for submitted runs.
 
-    A SLURM that does not answer is no error: the states then are as the files have them.
+    If SLURM does not respond, states come from the files alone.
     """
     runs = list(runs)
     outcomes = [results.outcome(root, run) for run in runs]
-    open_ones = [run.id for run, o in zip(runs, outcomes, strict=True) if o.state not in _SETTLED]
-    places = submission.places(root) if open_ones else {}
-    listed = _ask([place for run in open_ones for place in places.get(run, ())])
-    launchers = waiting.launchers(root) if open_ones else {}
+    unfinished = [run.id for run, o in zip(runs, outcomes, strict=True) if o.state not in _SETTLED]
+    submissions = submission.find_runs(root) if unfinished else {}
+    job_index = _query_slurm([one for run in unfinished for one in submissions.get(run, ())])
+    launcher_of = local_queue.launchers(root) if unfinished else {}
     return [
-        _state(
+        _run_state(
             root,
             run,
-            found,
-            _place(places.get(run.id, ()), listed),
-            listed,
-            launchers.get(run.id, ""),
+            outcome,
+            _current_submission(submissions.get(run.id, ()), job_index),
+            job_index,
+            launcher_of.get(run.id, ""),
         )
-        for run, found in zip(runs, outcomes, strict=True)
+        for run, outcome in zip(runs, outcomes, strict=True)
     ]
 
 
-Listed = Mapping[tuple[str, int, int], queue.Entry] | None
+JobIndex = Mapping[tuple[str, int, int], queue.QueuedJob] | None
 
 
-def _ask(places: Sequence[Place]) -> Listed:
-    """squeue's word on our jobs; None if it has none."""
-    if not places:
+def _query_slurm(submissions: Sequence[SubmittedRun]) -> JobIndex:
+    """Our jobs according to squeue; None if it does not respond."""
+    if not submissions:
         return {}
     try:
-        return submission.listed(queue.jobs({place.submission.user for place in places}))
+        return submission.index_jobs(queue.jobs({one.submission.user for one in submissions}))
     except queue.QueueError:
         return None
 
 
-def _place(places: Sequence[Place], listed: Listed) -> Place | None:
-    """The submission that counts: the newest whose job SLURM has, or else the newest.
+def _current_submission(
+    submissions: Sequence[SubmittedRun], job_index: JobIndex
+) -> SubmittedRun | None:
+    """The newest submission with an active job, or else the newest one.
 
-    The clocks of two login nodes may differ, so the newest on file need not be the last one.
+    Clocks of login nodes may differ, so the newest on file need not be the last one.
     """
-    entries = ((place, (listed or {}).get(place.key)) for place in places)
-    alive = [place for place, entry in entries if entry and (entry.waits or entry.runs)]
-    known = alive or places
-    return known[-1] if known else None
+    jobs = ((one, (job_index or {}).get(one.key)) for one in submissions)
+    active = [one for one, job in jobs if job and (job.is_pending or job.is_running)]
+    candidates = active or submissions
+    return candidates[-1] if candidates else None
 
 
-def _state(
+def _run_state(
     root: Path,
     run: Run,
-    found: results.Outcome,
-    place: Place | None,
-    listed: Listed,
+    outcome: results.Outcome,
+    submitted: SubmittedRun | None,
+    job_index: JobIndex,
     launcher: str,
-) -> State:
-    if found.state in _SETTLED:
-        return State(run, found.state, found.note)
+) -> RunState:
+    if outcome.state in _SETTLED:
+        return RunState(run, outcome.state, outcome.note)
     folder = results.folder(root, run)
-    content, wrong = lease.look(folder)
-    facts, entry = content or {}, None
-    if place:
-        entry = (listed or {}).get(place.key)
-    if facts.get("released") and not facts.get("cause"):  # it ended well while SLURM was asked
-        found = results.outcome(root, run)
-        if found.state in _SETTLED:
-            return State(run, found.state, found.note)
-    told = not (place and entry) or submission.is_handed_over(root, place.submission, entry.id)
-    cancelled = lease.is_asked_to_stop(folder)
-    launcher = "" if cancelled else launcher  # it will not start that one
-    seen = _Seen(facts, place, entry, listed is not None, cancelled, told, launcher)
-    name, note = _unfinished(seen)
-    if name == "missing" and found.state == "started":
+    content, problem = lease.read_or_explain(folder)
+    facts, job = content or {}, None
+    if submitted:
+        job = (job_index or {}).get(submitted.key)
+    if facts.get("released") and not facts.get("cause"):  # it finished during the query
+        outcome = results.outcome(root, run)
+        if outcome.state in _SETTLED:
+            return RunState(run, outcome.state, outcome.note)
+    has_payload = not (submitted and job) or submission.has_payload(
+        root, submitted.submission, job.id
+    )
+    cancelled = lease.is_cancel_requested(folder)
+    launcher = "" if cancelled else launcher  # it skips cancelled runs
+    observed = _Observation(
+        facts, submitted, job, job_index is not None, cancelled, has_payload, launcher
+    )
+    name, note = _state_without_result(observed)
+    if name == "missing" and outcome.state == "started":
         name = "started"
-    if name == "running" and not seen.is_alive:
-        facts = {}  # they are of an attempt before
+    if name == "running" and not observed.is_alive:
+        facts = {}  # they belong to an earlier attempt
     before = run.starts_from
     orphan = before is not None and results.outcome(root, before).state != "done"
-    if name == "cancelled" and not seen.cancelled and before and orphan:  # SLURM cancels these
-        name, note = "never started", f"{before.id}, from which it starts, has no result"
-    note = "; ".join(part for part in (note, wrong) if part)
-    return State(run, name, note, facts, entry.id if entry else "", launcher)
+    if (
+        name == "cancelled" and not observed.cancelled and before and orphan
+    ):  # SLURM cancels dependents
+        name, note = "never started", f"its pretrained run {before.id} has no result"
+    note = "; ".join(part for part in (note, problem) if part)
+    return RunState(run, name, note, facts, job.id if job else "", launcher)
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """All that is known of a run without a result."""
+class _Observation:
+    """All that is known about a run without a result."""
 
     facts: Mapping[str, Any]  # its newest lease
-    place: Place | None  # its newest submission
-    entry: queue.Entry | None  # squeue's word on that
+    submitted: SubmittedRun | None  # its newest submission
+    job: queue.QueuedJob | None  # its job according to squeue
     slurm_answers: bool
     cancelled: bool
-    told: bool = True  # whether its job knows what to do
+    has_payload: bool = True  # whether its job can load what to run
     launcher: str = ""  # the local launcher that will start it
 
     @property
-    def ours(self) -> bool:
-        """Whether the lease is the submission's."""
-        place = self.place
-        return place is not None and self.facts.get("submission") == place.submission.token
+    def owns_lease(self) -> bool:
+        """Whether the lease belongs to the submission."""
+        submitted = self.submitted
+        return submitted is not None and self.facts.get("submission") == submitted.submission.token
 
     @property
-    def is_news(self) -> bool:
-        """Whether the lease tells of something later than the submission."""
-        place = self.place
+    def lease_is_newer(self) -> bool:
+        """Whether the lease reports something later than the submission."""
+        submitted = self.submitted
         return bool(self.facts) and (
-            self.ours or place is None or self.facts.get("beat", 0) > place.submission.created
+            self.owns_lease
+            or submitted is None
+            or self.facts.get("beat", 0) > submitted.submission.created
         )
 
     @property
     def is_alive(self) -> bool:
-        """Whether somebody trains the run: SLURM knows of its own jobs, the heartbeat of others."""
+        """Whether a process trains the run: according to SLURM for its jobs, to the heartbeat for
+        others."""
         if not self.facts or self.facts.get("released"):
             return False
-        if self.ours and self.slurm_answers:
-            return self.entry is not None and self.entry.runs
-        return lease.seems_held(self.facts)
+        if self.owns_lease and self.slurm_answers:
+            return self.job is not None and self.job.is_running
+        return lease.seems_locked(self.facts)
 
     def unless_cancelled(self, name: str) -> str:
-        """The state, or 'cancelled' of a run that SLURM killed before it could say so itself."""
+        """The state, or 'cancelled' if SLURM killed a cancelled run before it could report that."""
         return "cancelled" if name == "lost" and self.cancelled else name
 
 
-def _unfinished(seen: _Seen) -> tuple[str, str]:
+def _state_without_result(observed: _Observation) -> tuple[str, str]:
     """Name and note of the state of a run that has no result."""
-    facts, entry, end = seen.facts, seen.entry, lease.ending(seen.facts)
-    if seen.is_alive:
-        silent = time.time() - facts.get("beat", 0)
-        return "running", f"silent for {silent:.0f} s" if silent > _NOTABLE_SILENCE else ""
-    if entry and entry.never_starts:
-        return "never started", f"{entry.reason}; cancel it, and mend the site file"
-    if entry and (entry.waits or entry.runs) and not seen.told:
-        return "never started", "its launcher died while submitting; launch it again"
-    again = f"again, after: {end.cause}" if end and seen.ours else ""
-    if entry and entry.waits:
-        return "queued", again or ("" if entry.reason == "None" else entry.reason)
-    if entry and entry.runs and not (seen.ours and end):
+    facts, job, failure = observed.facts, observed.job, lease.failure_of(observed.facts)
+    if observed.is_alive:
+        silence = time.time() - facts.get("beat", 0)
+        return (
+            "running",
+            f"no heartbeat for {silence:.0f} s" if silence > _LATE_HEARTBEAT_SECONDS else "",
+        )
+    if job and job.never_starts:
+        return "never started", f"{job.reason}; cancel it and fix the site file"
+    if job and (job.is_pending or job.is_running) and not observed.has_payload:
+        return "never started", "its launcher died while submitting; relaunch it"
+    again = f"requeued after: {failure.cause}" if failure and observed.owns_lease else ""
+    if job and job.is_pending:
+        return "queued", again or ("" if job.reason == "None" else job.reason)
+    if job and job.is_running and not (observed.owns_lease and failure):
         return "running", "starting"
-    if entry and entry.runs and end and end.cause in ending.FURTHER:
-        return "queued", again  # it is about to be requeued
-    if seen.launcher:
-        return "queued", f"it waits for {seen.launcher}"
-    if end and seen.is_news:
-        return seen.unless_cancelled(_OF_CAUSE.get(end.cause, end.cause)), end.note
-    said = f"SLURM: {entry.state} {entry.reason}".removesuffix(" None") if entry else ""
-    if facts and seen.is_news and not facts.get("released"):
-        name = seen.unless_cancelled(_OF_SLURM.get(entry.state, "lost") if entry else "lost")
+    if job and job.is_running and failure and failure.cause in failures.MAX_RETRIES:
+        return "queued", again  # about to be requeued
+    if observed.launcher:
+        return "queued", f"waiting for {observed.launcher}"
+    if failure and observed.lease_is_newer:
+        return observed.unless_cancelled(
+            _STATE_OF_CAUSE.get(failure.cause, failure.cause)
+        ), failure.note
+    slurm_state = f"SLURM: {job.state} {job.reason}".removesuffix(" None") if job else ""
+    if facts and observed.lease_is_newer and not facts.get("released"):
+        name = observed.unless_cancelled(_STATE_IN_SLURM.get(job.state, "lost") if job else "lost")
         holder = f"process {facts.get('pid')} on {facts.get('host')}"
-        return name, said or f"no word from {holder} any more; launch it again"
-    if seen.place is None:
-        return "cancelled" if seen.cancelled else "missing", ""
-    if seen.cancelled or (entry and entry.state == "CANCELLED"):
+        return name, slurm_state or f"no heartbeat from {holder}; relaunch it"
+    if observed.submitted is None:
+        return "cancelled" if observed.cancelled else "missing", ""
+    if observed.cancelled or (job and job.state == "CANCELLED"):
         return "cancelled", ""
-    if not seen.slurm_answers:
-        return "queued", "as of its submission; SLURM does not answer"
-    known = "does not know it any more" if seen.place.job else "has no job of it"
-    return "never started", f"{said or f'SLURM {known}'}; launch it again"
+    if not observed.slurm_answers:
+        return "queued", "as of its submission; SLURM does not respond"
+    reason = "no longer knows its job" if observed.submitted.job else "has no job for it"
+    return "never started", f"{slurm_state or f'SLURM {reason}'}; relaunch it"
 
 
 def known_runs(root: Path) -> set[str]:
-    """The ids of runs of which there is anything: a folder, or a submission."""
-    folders = {path.name for path in root.iterdir()} if root.is_dir() else set()
-    return folders - {submission.FOLDER} | submission.places(root).keys()
+    """The ids of all runs with a folder, a submission, or a place in a local launcher's queue."""
+    folders = results.run_ids(root)
+    launched_ids = submission.find_runs(root).keys() | local_queue.launchers(root).keys()
+    return folders - {submission.FOLDER} | launched_ids

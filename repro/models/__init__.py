@@ -1,7 +1,7 @@
-"""The paper's architectures: NesT, baselines that timm lacks, generators and their judges.
+"""The paper's architectures: NesT, baselines that timm lacks, generators and discriminators.
 
-Importing this package registers every entry point, so that `timm.create_model(name, ...)` builds
-ours and timm's alike. Nothing here knows of the rest of the project.
+Importing this package registers every entry point with timm, so that `timm.create_model(name, ...)`
+builds our models too.
 """
 
 from repro.models import (

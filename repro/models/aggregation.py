@@ -4,13 +4,13 @@ The paper's own is `ConvNormMaxPool`; the others are the alternatives of its Fig
 paragraph 'Impact of block aggregation'. Each maps a plane (B, H, W, dim_in), of even H and W, to
 (B, H/2, W/2, dim_out). `NesT(aggregation=...)` takes them by name, see `make_aggregation`.
 
-Given the feature map of a whole image, they work on the image plane. `OnBlockPlane` gives them
-each 2×2 group of blocks by itself, as if it were an image. Every window of stride 2 begins at
-pixels 0, 2, 4, ... and is padded at the far edge alone: 'SAME' as the authors' JAX code has it;
-`padding=1`, as PyTorch users write it, would shift every window by one pixel. So every second
-pixel, and every 2×2 square, is the same on both planes, as blocks begin at even pixels.
+Applied to the feature map of a whole image, they work on the image plane. `OnBlockPlane` applies
+them to each 2×2 group of blocks separately, as if it were an image. Windows of stride 2 begin at
+pixels 0, 2, 4, ... and are padded at the far edge only: 'SAME' as in the authors' JAX code;
+PyTorch's usual `padding=1` would shift every window by one pixel. Blocks begin at even pixels, so
+every second pixel, and every 2×2 square, is the same on both planes.
 
-What the paper does not tell is our choice: no norm but in its own aggregation and in PatchMerge,
+Where the paper is silent, our choice is: norms only in its own aggregation and in PatchMerge,
 biases in convolutions, the Conv 1×1 of `Pool` also where Figure 7 does not show it.
 """
 
@@ -31,7 +31,7 @@ LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 def blockify(plane: Tensor, side: int) -> Tensor:
     """Cut (B, H, W, C) into blocks of side² tokens: (B, T, side², C), T = H·W/side².
 
-    Blocks, and the tokens within a block, follow each other row by row.
+    Blocks, and the tokens within a block, are in raster order.
     """
     b, h, w, c = plane.shape
     grid = plane.reshape(b, h // side, side, w // side, side, c)
@@ -39,7 +39,7 @@ def blockify(plane: Tensor, side: int) -> Tensor:
 
 
 def unblockify(blocks: Tensor, side: int) -> Tensor:
-    """Put (B, T, side², C) back together as the square plane (B, √T·side, √T·side, C)."""
+    """Merge (B, T, side², C) into the square plane (B, √T·side, √T·side, C)."""
     b, t, _, c = blocks.shape
     rows = math.isqrt(t)
     grid = blocks.reshape(b, rows, rows, side, side, c)
@@ -47,14 +47,14 @@ def unblockify(blocks: Tensor, side: int) -> Tensor:
 
 
 def max_pool(plane: Tensor) -> Tensor:
-    """The largest of each 3×3 window; padding never is, as `ceil_mode` cuts the window short."""
+    """The maximum of each 3×3 window; `ceil_mode` clips windows, so padding does not count."""
     return F.max_pool2d(plane.permute(0, 3, 1, 2), 3, 2, ceil_mode=True).permute(0, 2, 3, 1)
 
 
 def average_pool(plane: Tensor) -> Tensor:
-    """The sum of each 3×3 window over 9, also where padding, as zeros, is among the nine.
+    """The mean of each 3×3 window with zero padding included, as in flax, which the authors use.
 
-    That is how flax, which the authors use, averages; TensorFlow would divide by the pixels alone.
+    TensorFlow would exclude the padding.
     """
     z = F.avg_pool2d(plane.permute(0, 3, 1, 2), 3, 2, ceil_mode=True, divisor_override=9)
     return z.permute(0, 2, 3, 1)
@@ -66,20 +66,31 @@ def subsample(plane: Tensor) -> Tensor:
 
 
 class ConvNormMaxPool(nn.Module):
-    """The paper's aggregation: Conv 3×3, LayerNorm over channels, MaxPool 3×3 of stride 2."""
+    """The paper's aggregation: Conv 3×3, LayerNorm over channels, MaxPool 3×3 of stride 2.
 
-    def __init__(self, dim_in: int, dim_out: int) -> None:
+    Options beyond the paper, as controls: a larger kernel, of odd size, and pooling first.
+    """
+
+    def __init__(
+        self, dim_in: int, dim_out: int, kernel_size: int = 3, *, pool_first: bool = False
+    ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(dim_in, dim_out, kernel_size=3, padding=1)
+        self.pool_first = pool_first
+        self.conv = nn.Conv2d(dim_in, dim_out, kernel_size, padding=kernel_size // 2)
         self.norm = LayerNorm(dim_out)
 
     def forward(self, plane: Tensor) -> Tensor:
-        z = self.conv(plane.permute(0, 3, 1, 2))
-        return max_pool(self.norm(z.permute(0, 2, 3, 1)))
+        if self.pool_first:
+            return self._convolve(max_pool(plane))
+        return max_pool(self._convolve(plane))
+
+    def _convolve(self, plane: Tensor) -> Tensor:
+        z: Tensor = self.norm(self.conv(plane.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        return z
 
 
 class StridedConv(nn.Module):
-    """'Conv3x3' of Figure 7: a convolution of stride 2, and nothing else."""
+    """'Conv3x3' of Figure 7: only a convolution of stride 2."""
 
     def __init__(self, dim_in: int, dim_out: int) -> None:
         super().__init__()
@@ -92,7 +103,7 @@ class StridedConv(nn.Module):
 
 
 class Pool(nn.Module):
-    """A function that halves the plane, then Conv 1×1 (a Linear) where the width changes."""
+    """Pooling that halves the plane, then Conv 1×1 (a Linear) where the width changes."""
 
     def __init__(self, pool: Callable[[Tensor], Tensor], dim_in: int, dim_out: int) -> None:
         super().__init__()
@@ -105,9 +116,9 @@ class Pool(nn.Module):
 
 
 class PatchMerge(nn.Module):
-    """Swin's (Liu et al. 2021): a LayerNorm and a Linear over each 2×2 square, side by side.
+    """Swin's patch merging (Liu et al. 2021): LayerNorm and Linear over each 2×2 square.
 
-    No square lies in two blocks, so this is one and the same function on both planes.
+    No square spans two blocks, so it is the same function on both planes.
     """
 
     def __init__(self, dim_in: int, dim_out: int) -> None:
@@ -118,18 +129,18 @@ class PatchMerge(nn.Module):
     def forward(self, plane: Tensor) -> Tensor:
         b, h, w, c = plane.shape
         squares = plane.reshape(b, h // 2, 2, w // 2, 2, c).permute(0, 1, 3, 4, 2, 5)
-        z: Tensor = self.reduction(self.norm(squares.flatten(3)))  # columns first, as Swin has it
+        z: Tensor = self.reduction(self.norm(squares.flatten(3)))  # column-major, as in Swin
         return z
 
 
 class QuerySubsample(nn.Module):
-    """The strided attention of HaloNet (Vaswani et al. 2021): all tokens are keys, few ask.
+    """HaloNet's strided attention (Vaswani et al. 2021): tokens are keys, a quarter are queries.
 
-    A pre-norm attention with its skip connection, in which queries and skip are every second row
-    and column: z = skip(x↓) + proj(attention(q(LN(x)↓), kv(LN(x)))). HaloNet halves its map in the
-    first attention of a stage; this likewise attends with the next hierarchy's heads and width.
-    It is a sub-layer of its own ahead of that hierarchy, never dropped, so that the layers, and the
-    position embeddings before them, stay the same under every aggregation (our choice).
+    Pre-norm attention with a skip connection; queries and skip take every second row and column:
+    z = skip(x↓) + proj(attention(q(LN(x)↓), kv(LN(x)))). HaloNet halves its map in the first
+    attention of a stage; likewise, heads and width are those of the next hierarchy. It is a
+    separate sub-layer before that hierarchy, without stochastic depth, so that layers and position
+    embeddings are the same under every aggregation (our choice).
     """
 
     def __init__(self, dim_in: int, dim_out: int, num_heads: int, kind: AttentionKind) -> None:
@@ -156,9 +167,9 @@ def _change_width(dim_in: int, dim_out: int) -> nn.Module:
 
 
 class OnBlockPlane(nn.Module):
-    """An aggregation of a square plane that sees only the 2×2 blocks which it is to merge.
+    """An aggregation that sees only the 2×2 blocks which it merges.
 
-    Such a group has twice `block_side` tokens a side, and beyond its border there is padding.
+    Such a group has 2 * `block_side` tokens a side, and is padded at its border.
     """
 
     def __init__(self, operator: nn.Module, block_side: int) -> None:
@@ -176,6 +187,9 @@ class OnBlockPlane(nn.Module):
 
 OPERATORS: dict[str, Callable[[int, int], nn.Module]] = {
     "conv_norm_max": ConvNormMaxPool,
+    "conv5_norm_max": partial(ConvNormMaxPool, kernel_size=5),
+    "conv7_norm_max": partial(ConvNormMaxPool, kernel_size=7),
+    "max_conv_norm": partial(ConvNormMaxPool, pool_first=True),
     "conv": StridedConv,
     "avg": partial(Pool, average_pool),
     "max": partial(Pool, max_pool),
@@ -193,18 +207,18 @@ def make_aggregation(
     dim_out: int,
     num_heads: int,
 ) -> nn.Module:
-    """The aggregation of this name between two hierarchies.
+    """Build the aggregation between two hierarchies.
 
     Args:
         name: one of `OPERATORS`, or 'query' (`QuerySubsample`), which attends within the blocks to
-            be merged and so is for the block plane only.
+            be merged and so requires the block plane.
         plane: 'image' or 'block', what the operator sees.
         block_side: tokens a side of a block, for the block plane.
         attention: its kind, for 'query'.
         dim_in, dim_out: channels of the hierarchy below and of the one above.
         num_heads: of the hierarchy above, for 'query'.
 
-    Raises ValueError, saying what there is, for another name or plane.
+    Raises ValueError, listing the choices, for another name or plane.
     """
     operators = dict(OPERATORS)
     operators["query"] = partial(QuerySubsample, num_heads=num_heads, kind=attention)

@@ -1,7 +1,7 @@
-"""Self-attention within blocks, as NesT's layers and its query sub-sampling share it.
+"""Self-attention within blocks, shared by NesT's layers and its query sub-sampling.
 
-Letters in shapes: B images, T blocks of an image, N tokens of a block, C channels; for the plain
-functions P blocks of any number of images, M queries, H query heads, G key heads, d their width.
+Letters in shapes: B images, T blocks of an image, N tokens of a block, C channels; in functions:
+P blocks of all images, M queries, H query heads, G key heads, d their width.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,23 +16,23 @@ from torch import Tensor, nn
 AttentionKind = Literal["multi_head", "multi_query"]
 Kernel = Literal["", "fused", "plain"]
 
-SCORES_AT_ONCE = 2**19  # 2 MB of fp32, little enough to stay in cache
-FUSED_AT_ONCE = 2**15  # blocks: a CUDA grid has 65,535 rows at most, a CIFAR image 64 blocks
+MAX_SCORES = 2**19  # 2 MB of fp32, which fits in cache
+MAX_FUSED_BLOCKS = 2**15  # blocks: a CUDA grid has 65,535 rows at most, a CIFAR image 64 blocks
 
 _kernel: ContextVar[Kernel] = ContextVar("_kernel", default="")
 
 
 @contextmanager
 def kernel(name: Kernel) -> Iterator[None]:
-    """How attention is computed within it, in this thread, for measuring one way beside another.
+    """Select the attention kernel within the context, in this thread, for benchmarks.
 
     Args:
-        name: 'fused': by torch's scaled_dot_product_attention, which need not keep the scores.
-            'plain': by the formula, with the scores of the whole batch in memory at once, as code
-            of 2021 had them. '': as `attend` chooses.
+        name: 'fused': torch's scaled_dot_product_attention, which need not store the scores.
+            'plain': the formula, with the scores of the whole batch in memory at once, as in code
+            of 2021. '': the default choice of `attend`.
 
-    All give the same up to rounding; fused kernels have no second derivative. A compiled model
-    keeps what was set when it was compiled. Raises ValueError for another name.
+    Results are the same up to rounding; fused kernels have no second derivative. A compiled model
+    keeps the kernel it was compiled with. Raises ValueError for another name.
     """
     if name not in get_args(Kernel):
         raise ValueError(f"an attention kernel is '', 'fused' or 'plain', not {name!r}")
@@ -46,30 +46,30 @@ def kernel(name: Kernel) -> Iterator[None]:
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention of q (P, G, M, d) over k and v (P, G, N, d), for P blocks and G key heads.
 
-    Four dimensions are what the fused kernels take. Where they are slow, the plain formula makes
-    its scores for a few blocks at a time, unless one block has too many. `kernel` overrules it.
+    Fused kernels require four dimensions. Where they are slow, the plain formula runs on a few
+    blocks at a time, unless one block has too many scores. `kernel` overrides the choice.
     """
-    asked, scores = _kernel.get(), q.shape[2] * k.shape[2]  # of one block and key head
-    if asked == "plain":
+    name, scores = _kernel.get(), q.shape[2] * k.shape[2]  # of one block and key head
+    if name == "plain":
         return plain_attention(q, k, v)
-    fused = asked == "fused" or _fused_is_fast(q) or scores > SCORES_AT_ONCE
-    blocks = FUSED_AT_ONCE if fused else SCORES_AT_ONCE // (q.shape[1] * scores)
-    core: Callable[..., Tensor] = F.scaled_dot_product_attention if fused else plain_attention
-    pieces = zip(*(torch.split(t, max(1, blocks)) for t in (q, k, v)), strict=True)
-    outputs = [core(*piece) for piece in pieces]
+    fused = name == "fused" or _is_fused_fast(q) or scores > MAX_SCORES
+    blocks = MAX_FUSED_BLOCKS if fused else MAX_SCORES // (q.shape[1] * scores)
+    attention: Callable[..., Tensor] = F.scaled_dot_product_attention if fused else plain_attention
+    chunks = zip(*(torch.split(t, max(1, blocks)) for t in (q, k, v)), strict=True)
+    outputs = [attention(*chunk) for chunk in chunks]
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
-def _fused_is_fast(q: Tensor) -> bool:
-    """Whether torch's fused kernel beats the formula in pieces.
+def _is_fused_fast(q: Tensor) -> bool:
+    """Whether torch's fused kernel is faster than the formula in chunks.
 
-    On a CPU its products are many and small. MKL is quick at those in fp32. oneDNN is not, which
-    has them in bf16, and in fp32 where it is allowed less (`configure_fp32` says where): there it
-    loses in the backward pass, and in fp32 in both.
+    On a CPU it makes many small matrix products. MKL, for fp32, is fast at those. oneDNN, for bf16
+    and for fp32 of reduced precision (see `configure_fp32`), is slow: the fused kernel loses in the
+    backward pass, and in fp32 in both.
     """
     if q.device.type != "cpu":
         return True
-    if torch.compiler.is_compiling():  # cannot trace the question below
+    if torch.compiler.is_compiling():  # fp32_precision cannot be traced
         return False
     if q.dtype == torch.bfloat16:
         return not torch.is_grad_enabled()
@@ -84,9 +84,9 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def attend_by_heads(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention of q (P, M, H, d) over k and v (P, N, G, d), its heads side by side: (P, M, H·d).
+    """Attention of q (P, M, H, d) over k and v (P, N, G, d), heads concatenated: (P, M, H·d).
 
-    H/G query heads that share a key head are simply more queries to it: nothing is repeated.
+    The H/G query heads of a key head become more queries to it, so no key is repeated.
     """
     p, m, _, d = q.shape
     key_heads = k.shape[2]
@@ -96,7 +96,7 @@ def attend_by_heads(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def head_sizes(dim: int, num_heads: int, kind: AttentionKind) -> tuple[int, int]:
-    """The width of a head, and how many key heads `kind` has; ValueError if they do not fit."""
+    """The width of a head and the number of key heads; ValueError if `dim` does not divide."""
     if dim % num_heads:
         raise ValueError(f"a width of {dim} does not divide into {num_heads} heads")
     if kind not in ("multi_head", "multi_query"):
@@ -107,8 +107,8 @@ def head_sizes(dim: int, num_heads: int, kind: AttentionKind) -> tuple[int, int]
 class Attention(nn.Module):
     """Self-attention within each block: MSA_NesT of the paper's Eq. (2).
 
-    Every query head has a key and a value head of its own ('multi_head', the ImageNet models), or
-    all share a single one ('multi_query', the CIFAR models).
+    Every query head has its own key and value head ('multi_head', the ImageNet models), or all
+    share one ('multi_query', the CIFAR models).
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, N, C) -> (B, T, N, C)."""
         b, t, n, c = x.shape
-        heads = self.qkv(x).view(b * t, n, -1, self.head_dim)  # the blocks fold into the batch
+        heads = self.qkv(x).view(b * t, n, -1, self.head_dim)  # blocks become part of the batch
         q, k, v = heads.split((self.query_heads, self.key_heads, self.key_heads), dim=2)
         out: Tensor = self.proj(attend_by_heads(q, k, v).view(b, t, n, c))
         return out

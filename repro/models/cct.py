@@ -18,7 +18,7 @@ from torch import Tensor, nn
 class Tokenizer(nn.Sequential):
     """Image -> overlapping tokens: per layer a 3x3 conv, ReLU and a max-pool that halves the map.
 
-    Layers but the last are 64 channels wide, as officially.
+    All layers but the last have 64 channels, as in the official code.
     """
 
     def __init__(self, in_chans: int, dim: int, layers: int) -> None:
@@ -55,7 +55,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """A transformer layer in which `norm2` also replaces the residual stream, as officially."""
+    """A transformer layer whose `norm2` replaces the residual stream, as in the official code."""
 
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float, drop_path: float) -> None:
         super().__init__()
@@ -77,11 +77,11 @@ class CompactConvolutionalTransformer(nn.Module):
     """CCT with learned positions and sequence pooling, on square images.
 
     `tokenizer_layers` is the second number of the name: CCT-7/3x1 has one 3x3 layer.
-    Raises ValueError where the tokenizer cannot halve the image that often.
+    Raises ValueError if the image cannot be halved that many times.
     """
 
     num_prefix_tokens = 0
-    map_layer = "norm"  # whose tokens are pooled, by weights of their own
+    map_layer = "norm"  # its tokens are pooled, with learned weights
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 """HiT-GAN's discriminator (Zhao et al. 2021), StyleGAN2's residual one without its extras.
 
-As github.com/google-research/hit-gan has it for 128 px, cut to 64: no equalised learning rates, no
-standard deviation over the batch. It tells real images from generated ones for all our generators.
+As in github.com/google-research/hit-gan for 128 px, but for 64: no equalised learning rates, no
+minibatch standard deviation. It is the discriminator of all our generators.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from timm.models import register_model
 from torch import Tensor, nn
 
-from repro.models.nest import own_options
+from repro.models.nest import model_options
 
 __all__ = ["HitDiscriminator"]
 
@@ -27,7 +27,7 @@ LAST_SIDE = 4  # px of the map that the dense layers see
 
 
 class BlurPool(nn.Module):
-    """A 4-tap binomial filter, then every second pixel; its gain at a constant is 1."""
+    """A 4-tap binomial filter of unit gain, then every second pixel."""
 
     kernel: Tensor
 
@@ -38,14 +38,14 @@ class BlurPool(nn.Module):
         self.register_buffer("kernel", kernel / kernel.sum(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H/2, W/2), H and W even; beyond the edge are zeros."""
+        """(B, C, H, W) -> (B, C, H/2, W/2), H and W even; zero padding."""
         channels = x.shape[1]
         kernel = self.kernel.to(x.dtype).expand(channels, 1, 4, 4)
         return F.conv2d(x, kernel, stride=2, padding=1, groups=channels)
 
 
 class Down(nn.Module):
-    """Two convolutions around a blur pool, and beside them a blur pool with a 1×1 convolution."""
+    """Two convolutions around a blur pool; the shortcut is a blur pool and a 1×1 convolution."""
 
     def __init__(self, dim_in: int, dim_out: int) -> None:
         super().__init__()
@@ -65,8 +65,8 @@ class HitDiscriminator(nn.Module):
     """Images (B, 3, S, S) in [-1, 1] -> logits (B, num_classes), large for real ones.
 
     `widths`: of the map at S, S/2, ... 4 px. `dense`: of the hidden dense layer.
-    `initial`: of weights, 'he', normal, or 'xavier', uniform, which is Keras' own and so HiT's.
-    Raises ValueError for widths that do not lead from `img_size` to 4 px.
+    `initial`: weights, 'he' (normal), or 'xavier' (uniform), which is Keras' default and HiT's.
+    Raises ValueError if the number of widths does not match `img_size`.
     """
 
     def __init__(
@@ -114,5 +114,5 @@ def _initialise(module: nn.Module, initial: Initial) -> None:
 
 @register_model
 def hit_discriminator_64(**overrides: Any) -> HitDiscriminator:
-    """Of HiT-GAN's widths with a channel multiplier of 1: 23,408,897 parameters."""
-    return HitDiscriminator(**own_options(overrides, "there are no weights of HiT for 64 px"))
+    """HiT-GAN's widths with a channel multiplier of 1: 23,408,897 parameters."""
+    return HitDiscriminator(**model_options(overrides, "there are no weights of HiT for 64 px"))

@@ -1,9 +1,9 @@
 """NesT, the Nested Hierarchical Transformer (Zhang et al., AAAI 2022, arXiv 2105.12723).
 
-An image is cut into blocks, an ordinary transformer attends within every block alone, and four
-neighbouring blocks are aggregated into one, until a single block sees the whole image. Where the
+An image is divided into blocks, a transformer attends within every block separately, and four
+neighbouring blocks are aggregated into one, until a single block covers the whole image. Where the
 paper and its official code differ (github.com/google-research/nested-transformer), this file
-follows the code: GELU and not ReLU, multi-query attention on CIFAR, a final LayerNorm.
+follows the code: GELU instead of ReLU, multi-query attention on CIFAR, a final LayerNorm.
 
     model = timm.create_model("nest_tiny_cifar", num_classes=100)   # registered on import
     logits = model(images)                 # (B, 3, 32, 32) -> (B, 100)
@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 Gelu = Literal["tanh", "erf"]
-GELUS: dict[Gelu, str] = {"tanh": "tanh", "erf": "none"}  # our word -> torch's word
+GELUS: dict[Gelu, str] = {"tanh": "tanh", "erf": "none"}  # our name -> torch's name
 LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 
 
@@ -66,7 +66,7 @@ class TransformerLayer(nn.Module):
         self.drop_path2 = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, N, C) -> (B, T, N, C); the image comes first, so that it is dropped as a whole."""
+        """(B, T, N, C) -> (B, T, N, C); drop path acts on whole images, the first dimension."""
         y = residual(x, lambda x: self.attn(self.norm1(x)), self.drop_path1)
         return residual(y, lambda y: self.mlp(self.norm2(y)), self.drop_path2)
 
@@ -82,12 +82,12 @@ class NesT(nn.Module):
         attention: 'multi_head' or 'multi_query', see `Attention`.
         gelu: 'tanh' as in the official code, 'erf' as in timm's port.
         drop_path_rate: stochastic depth of the last layer, rising from 0 in equal steps.
-        aggregation: what merges 2×2 blocks: 'conv_norm_max', the paper's own, or another name
-            that `repro.models.aggregation.make_aggregation` knows.
-        aggregation_plane: 'image': it sees the whole feature map; 'block': those 2×2 blocks alone.
+        aggregation: merges 2×2 blocks: 'conv_norm_max', the paper's own, or another name from
+            `repro.models.aggregation.make_aggregation`.
+        aggregation_plane: 'image': it sees the whole feature map; 'block': only those 2×2 blocks.
 
     A block has img_size / patch_size / 2^(hierarchies - 1) tokens a side, in every hierarchy.
-    Raises ValueError, naming the numbers, for sizes that do not fit together.
+    Raises ValueError for incompatible sizes.
     """
 
     def __init__(
@@ -107,8 +107,8 @@ class NesT(nn.Module):
     ) -> None:
         super().__init__()
         levels = len(depths)
-        dims = for_each("embed_dims", embed_dims, levels)
-        heads = for_each("num_heads", num_heads, levels)
+        dims = per_hierarchy("embed_dims", embed_dims, levels)
+        heads = per_hierarchy("num_heads", num_heads, levels)
         self.img_size, self.in_chans, self.num_classes = img_size, in_chans, num_classes
         self.num_features = dims[-1]
         self.block_side = block_side_of(img_size, patch_size, levels)
@@ -123,7 +123,7 @@ class NesT(nn.Module):
         self.transformers = nn.ModuleList()
         self.aggregations = nn.ModuleList()
         for i, (dim, head, depth) in enumerate(zip(dims, heads, depths, strict=True)):
-            blocks = 4 ** (levels - 1 - i)  # each with a position embedding of its own
+            blocks = 4 ** (levels - 1 - i)  # each with its own position embedding
             self.pos_embed.append(torch.empty(1, blocks, self.block_side**2, dim))
             layers = [
                 TransformerLayer(dim, head, attention, gelu, next(rates)) for _ in range(depth)
@@ -142,8 +142,8 @@ class NesT(nn.Module):
     def hierarchies(self, images: Tensor) -> list[Tensor]:
         """The image-plane feature map (B, H, W, C) of every hierarchy, bottom to top.
 
-        Each is taken after the hierarchy's transformer layers, and each lies on the way from the
-        images to `classify(maps[-1])`, so that a logit can be differentiated by any of them.
+        Each is the output of the hierarchy's transformer layers, and part of the graph from the
+        images to `classify(maps[-1])`, so a logit can be differentiated with respect to it.
         """
         if images.shape[-2:] != (self.img_size, self.img_size):
             height, width = images.shape[-2:]
@@ -151,7 +151,7 @@ class NesT(nn.Module):
         maps: list[Tensor] = []
         x = blockify(self.patch_embed(images).permute(0, 2, 3, 1), self.block_side)
         for i, transformer in enumerate(self.transformers):
-            y = transformer(x + self.pos_embed[i])  # within each block, all at once
+            y = transformer(x + self.pos_embed[i])  # within each block
             maps.append(unblockify(y, self.block_side))
             if i < len(self.aggregations):  # four blocks become one
                 x = blockify(self.aggregations[i](maps[-1]), self.block_side)
@@ -172,18 +172,18 @@ class NesT(nn.Module):
         return h if pre_logits else self.head(h)
 
     def get_classifier(self) -> nn.Linear:
-        """What is made anew for other classes; timm's convention."""
+        """The layer to replace for other classes; timm's convention."""
         return self.head
 
     def no_weight_decay(self) -> set[str]:
-        """What the official code spares: the position embeddings, and nothing else."""
+        """Only the position embeddings, as in the official code."""
         return {f"pos_embed.{i}" for i in range(len(self.pos_embed))}
 
 
 def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: NesT) -> dict[str, Tensor]:
-    """Fit the state dict of the same model at another image size: its embeddings are resized.
+    """Resize the position embeddings of a state dict from another image size.
 
-    The name and the arguments are timm's, whose models each have such a function beside them.
+    Name and arguments follow timm, which looks for this function in a model's module.
     """
     resized = {
         name: resize_position_embedding(state_dict[name], model.block_side)
@@ -193,8 +193,8 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: NesT) -> dict[
     return {**state_dict, **resized}
 
 
-def for_each(name: str, value: int | Sequence[int], levels: int) -> tuple[int, ...]:
-    """A value for each hierarchy, of one for all; ValueError if they are not as many."""
+def per_hierarchy(name: str, value: int | Sequence[int], levels: int) -> tuple[int, ...]:
+    """A value for each hierarchy, from one for all or one each; ValueError for another number."""
     values = (value,) * levels if isinstance(value, int) else tuple(value)
     if len(values) != levels or not levels:
         raise ValueError(f"{name} {values} is for {len(values)} hierarchies, depths for {levels}")
@@ -202,7 +202,7 @@ def for_each(name: str, value: int | Sequence[int], levels: int) -> tuple[int, .
 
 
 def block_side_of(img_size: int, patch_size: int, levels: int) -> int:
-    """Tokens a side of a block, where the top is one block; ValueError if that is no number."""
+    """Tokens a side of a block, where the top is one block; ValueError if not an integer."""
     rows: int = 2 ** (levels - 1)
     side, rest = divmod(img_size, patch_size * rows)
     if rest or not side:
@@ -215,13 +215,13 @@ def block_side_of(img_size: int, patch_size: int, levels: int) -> int:
 
 @torch.no_grad()
 def initialise(module: nn.Module) -> None:
-    """Weights: a normal cut at two sigma, times 0.02 (so of std 0.0176); biases 0; norms 1."""
-    draw = partial(nn.init.trunc_normal_, std=0.02, a=-0.04, b=0.04)
+    """Weights: 0.02 times a normal truncated at two sigma (std 0.0176); biases 0; norms 1."""
+    initialise_weight = partial(nn.init.trunc_normal_, std=0.02, a=-0.04, b=0.04)
     if isinstance(module, nn.ParameterList):
         for position_embedding in module:
-            draw(position_embedding)
+            initialise_weight(position_embedding)
     elif isinstance(module, nn.Linear | nn.Conv2d):
-        draw(module.weight)
+        initialise_weight(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
 
@@ -229,18 +229,18 @@ def initialise(module: nn.Module) -> None:
 def from_flax(
     params: Mapping[str, Any], depths: Sequence[int] | None = None, **changes: Any
 ) -> NesT:
-    """The model of the official JAX code with these parameters, computing the same function.
+    """The model of the official JAX code with these parameters; it computes the same function.
 
     Args:
-        params: the tree as flax names it (`state["optimizer"]["target"]` of a published
-            checkpoint): nested mappings with numpy or JAX arrays as leaves.
-        depths: layers of each hierarchy. Everything else is read from the shapes; so are the
-            depths where every hierarchy has a width of its own (ImageNet). Where all have one
-            width (CIFAR), nothing in the tree tells, and the default is an equal split.
-        changes: arguments of `NesT` to set otherwise: `img_size`, or for training on, the
-            `drop_path_rate`, which no weight tells and which is 0.1 if left alone.
+        params: flax's parameter tree (`state["optimizer"]["target"]` of a published checkpoint):
+            nested mappings with numpy or JAX arrays as leaves.
+        depths: layers of each hierarchy. Everything else is inferred from the shapes, and so are
+            the depths where each hierarchy has another width (ImageNet). Where all have the same
+            (CIFAR), the default is an equal split.
+        changes: arguments of `NesT` to override, such as `img_size`, or for further training the
+            `drop_path_rate`, which weights do not determine and which defaults to 0.1.
 
-    Raises ValueError naming the first entry that is missing, superfluous or of another shape.
+    Raises ValueError naming the first entry that is missing, unexpected or of another shape.
     """
     return _load(read_flax(params, depths), changes)
 
@@ -248,8 +248,8 @@ def from_flax(
 def from_timm(state: Mapping[str, Tensor], **changes: Any) -> NesT:
     """The model with the state dict of timm's nest_tiny_jx, nest_small_jx or nest_base_jx.
 
-    Its GELU is timm's ('erf'); `changes` as in `from_flax`. The weights of timm's plain nest_tiny
-    have the same names, but its pooling windows lie one pixel off: they do not belong here.
+    Its GELU is timm's ('erf'); `changes` as in `from_flax`. Do not load timm's plain nest_tiny: its
+    weights have the same names, but its pooling windows are shifted by one pixel.
     """
     return _load(read_timm(state), changes)
 
@@ -266,20 +266,20 @@ NARROW = {"embed_dims": (96, 192, 384), "num_heads": (3, 6, 12)}
 WIDE = {"embed_dims": (128, 256, 512), "num_heads": (4, 8, 16)}
 
 
-def own_options(overrides: Mapping[str, Any], no_weights: str) -> dict[str, Any]:
-    """The overrides, less what timm passes about weights; ValueError if it is to load any."""
+def model_options(overrides: Mapping[str, Any], no_weights: str) -> dict[str, Any]:
+    """The overrides without timm's arguments for weights; ValueError if `pretrained` is set."""
     if overrides.get("pretrained"):
         raise ValueError(no_weights)
-    words = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
-    return {name: value for name, value in overrides.items() if name not in words}
+    names = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
+    return {name: value for name, value in overrides.items() if name not in names}
 
 
 def _build(overrides: dict[str, Any], **variant: Any) -> NesT:
     no_weights = "NesT has no weights to download: see from_flax and from_timm"
-    return NesT(**{**variant, **own_options(overrides, no_weights)})
+    return NesT(**{**variant, **model_options(overrides, no_weights)})
 
 
-# On CIFAR the variants differ in width alone; what they share are the defaults of NesT.
+# On CIFAR the variants differ only in width; the rest are the defaults of NesT.
 @register_model
 def nest_tiny_cifar(**overrides: Any) -> NesT:
     """NesT-T on CIFAR: 6,006,730 parameters with 10 classes."""

@@ -1,8 +1,8 @@
-"""The authors' published weights, read as arguments and a state dict for `repro.models.nest.NesT`.
+"""The authors' published weights as arguments and a state dict for `repro.models.nest.NesT`.
 
-`read_flax` takes the parameter tree of the official JAX code, `read_timm` the conversion of it that
-timm carries (nest_tiny_jx, nest_small_jx, nest_base_jx). Neither needs JAX. Use them through
-`repro.models.nest.from_flax` and `from_timm`, which also build the model.
+`read_flax` takes the parameter tree of the official JAX code, `read_timm` timm's conversion of it
+(nest_tiny_jx, nest_small_jx, nest_base_jx). Neither needs JAX. `repro.models.nest.from_flax` and
+`from_timm` also build the model.
 """
 
 import math
@@ -54,7 +54,7 @@ def read_flax(params: Mapping[str, Any], depths: Sequence[int] | None = None) ->
     tree.norm("LayerNorm_0", "norm", dims[-1])
     tree.dense("Dense_0", "head", dims[-1], classes)
     if tree.entries:
-        raise ValueError(f"flax parameters: {min(tree.entries)} has no place in a NesT")
+        raise ValueError(f"flax parameters: unexpected {min(tree.entries)}")
 
     config = {
         "img_size": side * patch * 2 ** (levels - 1),
@@ -70,7 +70,7 @@ def read_flax(params: Mapping[str, Any], depths: Sequence[int] | None = None) ->
 
 
 class _FlaxTree:
-    """Moves the entries of a flax tree into a torch state dict, each checked and taken once."""
+    """Moves the entries of a flax tree into a torch state dict, and checks their shapes."""
 
     def __init__(self, params: Mapping[str, Any]) -> None:
         self.entries = dict(_flatten(params))
@@ -91,8 +91,8 @@ class _FlaxTree:
         return shape
 
     def take(self, name: str, *shape: int) -> Tensor:
-        if (found := self.shape(name, len(shape))) != shape:
-            raise ValueError(f"flax parameters: {name} is {found}, expected {shape}")
+        if (actual := self.shape(name, len(shape))) != shape:
+            raise ValueError(f"flax parameters: {name} is {actual}, expected {shape}")
         return torch.from_numpy(self.entries.pop(name))
 
     def norm(self, source: str, target: str, dim: int) -> None:
@@ -110,11 +110,11 @@ class _FlaxTree:
         self.state[f"{target}.bias"] = self.take(f"{source}/bias", dim_out)
 
     def attention(self, source: str, target: str, dim: int, heads: int) -> None:
-        """Query, key and value of flax become one matrix: all query heads, all key, all value."""
+        """Merge flax's query, key and value into one matrix, in that order, heads within each."""
         d = dim // heads
         query = self.take(f"{source}/DenseGeneral_0/kernel", dim, heads, d)
         query_bias = self.take(f"{source}/DenseGeneral_0/bias", heads, d)
-        # Key and value lie one after the other within each head; multi-query has one head of them.
+        # Key and value are concatenated within each head; multi-query has a single head of them.
         if "MultiQuery" in source:
             both = self.take(f"{source}/Dense_0/kernel", dim, 2 * d).unsqueeze(1)
             both_bias = self.take(f"{source}/Dense_0/bias", 2 * d).unsqueeze(0)
@@ -141,7 +141,7 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, n
 def _split_layers(
     widths: list[int], dims: list[int], depths: Sequence[int] | None
 ) -> tuple[int, ...]:
-    """How many of the layers (of these widths, bottom to top) each hierarchy (ditto) has."""
+    """The number of layers of each hierarchy; `widths` of layers, `dims` of hierarchies."""
     layers, levels = len(widths), len(dims)
     if depths is not None:
         if len(depths) != levels or sum(depths) != layers:
@@ -158,18 +158,18 @@ TIMM_NAMES = (
     (r"^patch_embed\.proj", "patch_embed"),
     (r"^levels\.(\d+)\.pos_embed", r"pos_embed.\1"),
     (r"^levels\.(\d+)\.transformer_encoder", r"transformers.\1"),
-    (r"^levels\.(\d+)\.pool", lambda found: f"aggregations.{int(found[1]) - 1}"),
+    (r"^levels\.(\d+)\.pool", lambda match: f"aggregations.{int(match[1]) - 1}"),
 )
 
 
 def read_timm(state: Mapping[str, Tensor], head_dim: int = 32) -> Weights:
     """Read a state dict of timm's nest_*_jx; see `repro.models.nest.from_timm`."""
     if "levels.0.pos_embed" not in state or "patch_embed.proj.weight" not in state:
-        raise ValueError("not the state dict of a NesT of timm: it has no levels.0.pos_embed")
+        raise ValueError("not the state dict of timm's NesT: it has no levels.0.pos_embed")
     ours: dict[str, Tensor] = {}
     for name, weight in state.items():
         if name.endswith("attn.proj.weight"):
-            # timm's input channels run over the heads fastest, ours over the channels of a head.
+            # timm's input channels are ordered (channel, head), ours (head, channel).
             heads = weight.shape[1] // head_dim
             weight = weight.reshape(-1, head_dim, heads).transpose(1, 2).flatten(1)
         for pattern, replacement in TIMM_NAMES:
@@ -198,9 +198,9 @@ def read_timm(state: Mapping[str, Tensor], head_dim: int = 32) -> Weights:
 
 
 def resize_position_embedding(embedding: Tensor, side: int) -> Tensor:
-    """(1, T, N, C) -> (1, T, side², C): every block's own grid is resized, as the official code.
+    """(1, T, N, C) -> (1, T, side², C): resize each block's grid, as in the official code.
 
-    Bilinear with the corners kept in place, which is what `scipy.ndimage.zoom(order=1)` does there.
+    Bilinear with aligned corners, like `scipy.ndimage.zoom(order=1)` there.
     """
     t, n, c = embedding.shape[1:]
     old = math.isqrt(n)

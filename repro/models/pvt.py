@@ -29,7 +29,7 @@ def to_map(x: Tensor) -> Tensor:
 class SpatialReductionAttention(nn.Module):
     """Attention whose keys and values come from a map `sr_ratio` times smaller per side.
 
-    The input is (B, N, C) with N = size²; only where `sr_ratio` is 1 may it hold other tokens too.
+    The input is (B, N, C) with N = size²; with an `sr_ratio` of 1 it may have other tokens too.
     """
 
     def __init__(self, dim: int, num_heads: int, size: int, sr_ratio: int) -> None:
@@ -113,7 +113,7 @@ class Stage(nn.Module):
 class PyramidVisionTransformer(nn.Module):
     """PVT on square images; one entry per stage in each of the five sequences.
 
-    Raises ValueError where a patch or an `sr_ratio` does not divide its map.
+    Raises ValueError if a patch or an `sr_ratio` does not divide its map.
     """
 
     def __init__(
@@ -148,14 +148,14 @@ class PyramidVisionTransformer(nn.Module):
             last = i == len(embed_dims) - 1
             self.stages.append(Stage(in_dim, dim, patch, size, blocks, last))
             in_dim, patch = dim, 2
-        # The last map before the class token takes over.
+        # The last map before the class token is added.
         self.map_layer = f"stages.{len(self.stages) - 1}.proj"
         self.norm = nn.LayerNorm(self.num_features, eps=1e-6)
         self.head = nn.Linear(self.num_features, num_classes)
         self.apply(_init_weights)
 
     def no_weight_decay(self) -> set[str]:
-        """As the official model: the class token only; position embeddings decay."""
+        """As in the official model: the class token only; position embeddings decay."""
         return {f"stages.{len(self.stages) - 1}.cls_token"}
 
     def forward_features(self, x: Tensor) -> Tensor:

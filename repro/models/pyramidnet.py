@@ -1,7 +1,7 @@
 """Deep pyramidal residual networks (Han et al. 2017, arXiv 1610.02915), a baseline of Table 1.
 
-PyramidNet-164 with alpha 48: bottleneck blocks whose width grows by the same amount each, and
-shortcuts without parameters. As the authors' code: github.com/dyhan0920/PyramidNet-PyTorch.
+PyramidNet-164 with alpha 48: bottleneck blocks of linearly growing width, and shortcuts without
+parameters. As in the authors' code: github.com/dyhan0920/PyramidNet-PyTorch.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ STEM_WIDTH = 16
 def bottleneck_widths(depth: int, alpha: float) -> list[int]:
     """Width inside each of the N = (depth - 2) / 3 blocks: 16 + alpha * k / N, k = 1..N, rounded.
 
-    Raises ValueError where the depth is not three equal groups of three-layer blocks.
+    Raises ValueError if the depth is not three equal groups of three-layer blocks.
     """
     if depth < 11 or (depth - 2) % 9:
         raise ValueError(f"PyramidNet: a depth is 9n + 2 (11, 20, ..., 164), not {depth}")

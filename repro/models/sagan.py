@@ -1,9 +1,9 @@
 """SAGAN's residual convnets (Zhang et al. 2019) for 64 px, without labels and self-attention.
 
-The paper's convolutional baseline is 'the widely-used architecture from (Zhang et al. 2019)' less
-its attention. As github.com/brain-research/self-attention-gan has them for 128 px, cut to 64: the
-conditional BatchNorms are plain ones, the discriminator has no projection of a label. SAGAN's own
-widths make 32 M parameters, the paper prints 77.8 M; the widths here are our choice.
+The paper's convolutional baseline is 'the widely-used architecture from (Zhang et al. 2019)'
+without attention. As in github.com/brain-research/self-attention-gan for 128 px, but for 64 and
+unconditional: plain BatchNorms, and no label projection in the discriminator. SAGAN's own widths
+give 32 M parameters, the paper prints 77.8 M; the widths here are our choice.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from timm.models import register_model
 from torch import Tensor, nn
 
-from repro.models.nest import own_options
-from repro.models.spectral import normalised
+from repro.models.nest import model_options
+from repro.models.spectral import spectrally_normalize
 
 __all__ = ["SaganDecoder", "SaganDiscriminator"]
 
@@ -28,14 +28,14 @@ NO_WEIGHTS = "there are no weights of SAGAN without labels for 64 px"
 
 def conv(dim_in: int, dim_out: int, size: int) -> nn.Conv2d:
     """A spectrally normalised convolution that keeps the size of the map."""
-    return normalised(_drawn(nn.Conv2d(dim_in, dim_out, size, padding=size // 2)))
+    return spectrally_normalize(_initialise(nn.Conv2d(dim_in, dim_out, size, padding=size // 2)))
 
 
 def linear(dim_in: int, dim_out: int) -> nn.Linear:
-    return normalised(_drawn(nn.Linear(dim_in, dim_out)))
+    return spectrally_normalize(_initialise(nn.Linear(dim_in, dim_out)))
 
 
-def _drawn(module: M) -> M:
+def _initialise(module: M) -> M:
     nn.init.xavier_uniform_(module.weight)
     assert module.bias is not None
     nn.init.zeros_(module.bias)
@@ -43,10 +43,10 @@ def _drawn(module: M) -> M:
 
 
 class Up(nn.Module):
-    """BN, ReLU, twice the size, Conv3×3, BN, ReLU, Conv3×3; beside them a 1×1 convolution.
+    """BN, ReLU, upsampling, Conv3×3, BN, ReLU, Conv3×3; the shortcut is a 1×1 convolution.
 
-    It, too, sees the map of twice the size, as in SAGAN's code. The other order is the same
-    function with 5 % fewer multiply-adds; but this net is there to be timed.
+    The shortcut, too, is computed after upsampling, as in SAGAN's code. The other order is the same
+    function with 5 % fewer multiply-adds, but this net serves for timing.
     """
 
     def __init__(self, dim_in: int, dim_out: int) -> None:
@@ -56,13 +56,13 @@ class Up(nn.Module):
         self.shortcut = conv(dim_in, dim_out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv1(_twice(F.relu(self.norm1(x))))
+        y = self.conv1(_upsample(F.relu(self.norm1(x))))
         y = self.conv2(F.relu(self.norm2(y)))
-        out: Tensor = y + self.shortcut(_twice(x))
+        out: Tensor = y + self.shortcut(_upsample(x))
         return out
 
 
-def _twice(x: Tensor) -> Tensor:
+def _upsample(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2, mode="nearest")
 
 
@@ -70,7 +70,7 @@ class SaganDecoder(nn.Module):
     """Latents (B, latent_dim) -> images (B, 3, S, S) in [-1, 1].
 
     `widths`: of the first map and after each block; every block doubles the side up to `img_size`.
-    Raises ValueError where the side cannot be halved so often.
+    Raises ValueError if the side cannot be halved that many times.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class SaganDecoder(nn.Module):
         widths: Sequence[int] = (1584, 1584, 792, 396, 198),
     ) -> None:
         super().__init__()
-        self.start_side = _halved(img_size, len(widths) - 1)
+        self.start_side = _halve(img_size, len(widths) - 1)
         self.img_size, self.latent_dim = img_size, latent_dim
         self.latent_embed = linear(latent_dim, widths[0] * self.start_side**2)
         self.blocks = nn.Sequential(*(Up(a, b) for a, b in pairwise(widths)))
@@ -95,10 +95,10 @@ class SaganDecoder(nn.Module):
 
 
 class Down(nn.Module):
-    """ReLU, Conv3×3, ReLU, Conv3×3, average pool; beside them a 1×1 convolution and a pool.
+    """ReLU, Conv3×3, ReLU, Conv3×3, average pool; the shortcut is a 1×1 convolution and a pool.
 
-    The `first` block, which sees the image, has no ReLU before, and pools the image before its 1×1
-    convolution. The last one does not pool; if it keeps the width, the identity is beside it.
+    The `first` block, on the image, has no leading ReLU and pools before the 1×1 convolution. The
+    last one does not pool; its shortcut is the identity if it keeps the width.
     """
 
     def __init__(self, dim_in: int, dim_out: int, first: bool = False, pool: bool = True) -> None:
@@ -121,8 +121,8 @@ class Down(nn.Module):
 class SaganDiscriminator(nn.Module):
     """Images (B, 3, S, S) in [-1, 1] -> logits (B, num_classes), large for real ones.
 
-    `widths`: after each block; all but the last halve the side, and the last map is summed up.
-    Raises ValueError where the side cannot be halved so often.
+    `widths`: after each block; all but the last halve the side, and the last map is summed.
+    Raises ValueError if the side cannot be halved that many times.
     """
 
     def __init__(
@@ -132,13 +132,13 @@ class SaganDiscriminator(nn.Module):
         num_classes: int = 1,
     ) -> None:
         super().__init__()
-        _halved(img_size, len(widths) - 1)
+        _halve(img_size, len(widths) - 1)
         self.img_size, self.num_classes = img_size, num_classes
         last = len(widths) - 1
         self.blocks = nn.Sequential(
             *(
-                Down(a, b, first=place == 0, pool=place < last)
-                for place, (a, b) in enumerate(pairwise((3, *widths)))
+                Down(a, b, first=i == 0, pool=i < last)
+                for i, (a, b) in enumerate(pairwise((3, *widths)))
             )
         )
         self.head = linear(widths[-1], num_classes)
@@ -151,7 +151,7 @@ class SaganDiscriminator(nn.Module):
         return logits
 
 
-def _halved(side: int, times: int) -> int:
+def _halve(side: int, times: int) -> int:
     parts: int = 2**times
     rest, odd = divmod(side, parts)
     if odd or not rest:
@@ -162,10 +162,10 @@ def _halved(side: int, times: int) -> int:
 @register_model
 def sagan_decoder_64(**overrides: Any) -> SaganDecoder:
     """The decoder of the paper's baseline: 78,090,015 parameters, 0.4 % more than it prints."""
-    return SaganDecoder(**own_options(overrides, NO_WEIGHTS))
+    return SaganDecoder(**model_options(overrides, NO_WEIGHTS))
 
 
 @register_model
 def sagan_discriminator_64(**overrides: Any) -> SaganDiscriminator:
     """SAGAN's discriminator: 19,542,721 parameters."""
-    return SaganDiscriminator(**own_options(overrides, NO_WEIGHTS))
+    return SaganDiscriminator(**model_options(overrides, NO_WEIGHTS))

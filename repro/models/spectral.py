@@ -1,8 +1,8 @@
 """Spectral normalisation (Miyato et al. 2018): a weight divided by its largest singular value.
 
-By torch's parametrization, which makes a power iteration with every forward pass of a module in
-training. Here there is one a step, however many passes or micro-batches the step has, so that all
-of them see the same function; SAGAN, too, iterates with one pass a step.
+torch's parametrization runs a power iteration in every forward pass in training mode. Here it runs
+once a step, whatever the number of passes or micro-batches, so that all of them see the same
+function; SAGAN, too, iterates once a step.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrizations import _SpectralNorm, spectral_norm
 
-__all__ = ["advance_spectral_norms", "normalised"]
+__all__ = ["advance_spectral_norms", "spectrally_normalize"]
 
 M = TypeVar("M", bound=nn.Module)
 
 
-def normalised(module: M) -> M:
-    """The module with its weight spectrally normalised."""
+def spectrally_normalize(module: M) -> M:
+    """Normalise the module's weight; returns the module."""
     spectral_norm(module)
     return module
 
 
 @torch.no_grad()
 def advance_spectral_norms(net: nn.Module) -> None:
-    """One power iteration of every normalised weight of `net`; none follow by themselves.
+    """Run one power iteration for every normalised weight of `net` and disable automatic ones.
 
-    To be called after `net.train()`, which would let every forward pass make one.
+    Call it after `net.train()`, which enables them in every forward pass.
     """
     for module in net.modules():
         if isinstance(module, nn.utils.parametrize.ParametrizationList):

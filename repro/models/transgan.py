@@ -1,15 +1,14 @@
-"""TransGAN (Jiang, Chang and Wang, 2021, arXiv 2102.07074): the generator that NesT is timed with.
+"""TransGAN (Jiang, Chang and Wang, 2021, arXiv 2102.07074): the generator that NesT is compared to.
 
-All tokens of a map attend to all, in every stage, up to a token per pixel. This is the 64 px
-generator of the authors' code as it was public in May 2021, when NesT appeared
-(github.com/VITA-Group/TransGAN, models/Celeba64_TransGAN.py, removed that June): with a latent of
-256 it has the 82.6 M parameters of NesT's Figure 5. Grid attention came later.
+All tokens of a map attend to all others, in every stage, up to a token per pixel. This is the 64 px
+generator of the authors' code in May 2021, when NesT appeared (github.com/VITA-Group/TransGAN,
+models/Celeba64_TransGAN.py, removed that June): with a latent of 256 it has the 82.6 M parameters
+of NesT's Figure 5. Grid attention came later.
 
-It is that file's function: GELU by erf, LayerNorm's eps 1e-5, no bias in qkv, no tanh at the end;
-and its initial values. Two things of it are not here. It carries a BatchNorm of 2,048 parameters
-that nothing uses: 82,595,571 with, 82,593,523 without. And in the first 20 epochs of their training
-the last layer saw a narrow band of tokens only. That is a part of their recipe, whereas the three
-generators are compared under one.
+It is that file's function (GELU by erf, LayerNorm's eps 1e-5, no bias in qkv, no tanh at the end)
+and its initialisation, except for two things: an unused BatchNorm of 2,048 parameters (82,595,571
+with, 82,593,523 without), and a restriction of the last layer's attention to a narrow band in their
+first 20 epochs. That belongs to their recipe; here the three generators share one.
 
     generator = timm.create_model("transgan_64")            # registered on import
     images = generator(torch.randn(16, 256))                # (B, 256) -> (B, 3, 64, 64)
@@ -25,7 +24,7 @@ from timm.models import register_model
 from torch import Tensor, nn
 
 from repro.models.aggregation import blockify, unblockify
-from repro.models.nest import TransformerLayer, block_side_of, for_each, own_options
+from repro.models.nest import TransformerLayer, block_side_of, model_options, per_hierarchy
 from repro.models.unsampling import pixel_shuffle
 
 __all__ = ["TransGAN"]
@@ -39,14 +38,14 @@ class TransGAN(nn.Module):
 
     Args:
         img_size: side of the square image, in pixels.
-        latent_dim: numbers that an image is made of.
-        depths: transformer layers of each stage, small maps to large; each has twice the side of
-            the one before.
+        latent_dim: dimension of the latent.
+        depths: transformer layers of each stage, small maps to large; each map has twice the side
+            of the one before.
         embed_dims: for each stage, each a quarter of the one before.
         num_heads: of all stages.
         out_chans: channels of the image.
 
-    Raises ValueError, naming the numbers, for sizes that do not fit together.
+    Raises ValueError for incompatible sizes.
     """
 
     def __init__(
@@ -59,9 +58,9 @@ class TransGAN(nn.Module):
         out_chans: int = 3,
     ) -> None:
         super().__init__()
-        dims = for_each("embed_dims", embed_dims, len(depths))
+        dims = per_hierarchy("embed_dims", embed_dims, len(depths))
         if any(dim != 4 * after for dim, after in pairwise(dims)):
-            raise ValueError(f"pixel shuffle makes each width a quarter, which {dims} are not")
+            raise ValueError(f"pixel shuffle divides each width by 4, unlike {dims}")
         self.img_size, self.latent_dim, self.out_chans = img_size, latent_dim, out_chans
         self.start_side = block_side_of(img_size, 1, len(depths))
 
@@ -77,7 +76,7 @@ class TransGAN(nn.Module):
 
     @torch.no_grad()
     def _initialise(self) -> None:
-        """The published values; the layers keep torch's own."""
+        """The published initialisation; layers keep torch's defaults."""
         nn.init.xavier_uniform_(self.head.weight)
         for position_embedding in self.pos_embed:
             nn.init.trunc_normal_(position_embedding, std=0.02)
@@ -85,7 +84,7 @@ class TransGAN(nn.Module):
     def forward(self, latents: Tensor) -> Tensor:
         """Images (B, out_chans, img_size, img_size) of latents (B, latent_dim).
 
-        Those it learns from are in [-1, 1]; but nothing holds its own to that range.
+        Training images are in [-1, 1], but the output is not limited to that range.
         """
         if latents.shape[1:] != (self.latent_dim,):
             shape = tuple(latents.shape)
@@ -105,4 +104,4 @@ class TransGAN(nn.Module):
 @register_model
 def transgan_64(**overrides: Any) -> TransGAN:
     """64 px: 82,593,523 parameters."""
-    return TransGAN(**own_options(overrides, "there are no weights of TransGAN for 64 px"))
+    return TransGAN(**model_options(overrides, "there are no weights of TransGAN for 64 px"))

@@ -1,12 +1,12 @@
 """Block de-aggregation: how Transposed NesT doubles its feature map, the mirror of `aggregation`.
 
-Each maps a plane (B, H, W, dim_in) to (B, 2H, 2W, dim_out). It is given the feature map of a whole
-image, so that a convolution sees across blocks.
+Each maps a plane (B, H, W, dim_in) to (B, 2H, 2W, dim_out), the feature map of a whole image, so
+convolutions cross block borders.
 
-The paper takes pixel shuffle and compares it with 'combinations of pixel shuffling (PS), Conv3x3
-(C3), and nearest neighbor (NN)' (Figure 5, middle). Which combinations, its text does not say:
-these are all orders of the two steps, and, where there is no Conv 3×3, a Linear to change the
-width (our choice). Convolutions have biases, and nothing is normalised.
+The paper uses pixel shuffle and compares it with 'combinations of pixel shuffling (PS), Conv3x3
+(C3), and nearest neighbor (NN)' (Figure 5, middle), which its text does not list. Our choice: all
+orders of the two steps and, without a Conv 3×3, a Linear to change the width. Convolutions have
+biases, and there are no norms.
 """
 
 from collections.abc import Callable
@@ -21,18 +21,18 @@ Layer = Callable[[int, int], nn.Module]  # of these widths
 def pixel_shuffle(plane: Tensor) -> Tensor:
     """(B, H, W, 4C) -> (B, 2H, 2W, C): channel 4c + 2i + j is channel c of a square's pixel (i, j).
 
-    Shi et al. 2016, with the channels as torch orders them.
+    Shi et al. 2016, in torch's channel order.
     """
     return F.pixel_shuffle(plane.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
 
 
 def nearest(plane: Tensor) -> Tensor:
-    """(B, H, W, C) -> (B, 2H, 2W, C): every pixel becomes a square of four."""
+    """(B, H, W, C) -> (B, 2H, 2W, C): nearest-neighbour upsampling."""
     return F.interpolate(plane.permute(0, 3, 1, 2), scale_factor=2).permute(0, 2, 3, 1)
 
 
 class Conv3x3(nn.Module):
-    """A convolution of the plane (B, H, W, C), which keeps its size."""
+    """A convolution of the plane (B, H, W, C) that keeps its size."""
 
     def __init__(self, dim_in: int, dim_out: int) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ def _change_width(dim_in: int, dim_out: int) -> nn.Module:
 
 
 class Unsampling(nn.Module):
-    """A layer on the small plane, what doubles the plane, a layer on the large one."""
+    """A layer on the small plane, upsampling, and a layer on the large plane."""
 
     def __init__(self, before: nn.Module, up: Upsampler, after: nn.Module) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ OPERATORS: dict[str, tuple[Layer | None, Upsampler, Layer | None]] = {
     "pixel_shuffle_conv": (None, pixel_shuffle, Conv3x3),
     "conv_pixel_shuffle": (Conv3x3, pixel_shuffle, None),
     "linear_pixel_shuffle": (nn.Linear, pixel_shuffle, None),
-    # A Linear sees each pixel alone: after `nearest` it would be the same at four times the cost.
+    # A Linear acts on single pixels: after `nearest` it would be the same at four times the cost.
     "nearest": (nn.Linear, nearest, None),
     "nearest_conv": (None, nearest, Conv3x3),
     "conv_nearest": (Conv3x3, nearest, None),
@@ -74,17 +74,17 @@ OPERATORS: dict[str, tuple[Layer | None, Upsampler, Layer | None]] = {
 
 
 def make_unsampling(name: str, dim_in: int, dim_out: int) -> nn.Module:
-    """The un-sampling of this name, one of `OPERATORS`, between hierarchies of these widths.
+    """Build the un-sampling `name`, one of `OPERATORS`, between hierarchies of these widths.
 
-    Raises ValueError, saying what there is, for another name; and for a width that does not divide
-    by 4 where it is shuffled as it comes.
+    Raises ValueError, listing the choices, for another name; and for a width that is not divisible
+    by 4 if it is shuffled directly.
     """
     if name not in OPERATORS:
         raise ValueError(f"unsampling is one of {', '.join(OPERATORS)}, not {name!r}")
     before, up, after = OPERATORS[name]
-    per_pixel = 4 if up is pixel_shuffle else 1  # channels that make one of the large plane
+    per_pixel = 4 if up is pixel_shuffle else 1  # channels for each channel of the large plane
     if before is None and dim_in % per_pixel:
-        raise ValueError(f"unsampling {name!r} takes a width that divides by 4, not {dim_in}")
+        raise ValueError(f"unsampling {name!r} needs a width divisible by 4, not {dim_in}")
     return Unsampling(
         before(dim_in, per_pixel * dim_out) if before else nn.Identity(),
         up,

@@ -1,4 +1,4 @@
-"""Weights of a safetensors file into a network, whichever wrapper their names come from."""
+"""Load the weights of a safetensors file into a network, whatever wrapper prefixes their names."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-# DistributedDataParallel, torch.compile, and what training scripts nest a state in.
+# DistributedDataParallel, torch.compile, and the usual keys of training scripts.
 WRAPPERS = ("module.", "_orig_mod.", "state_dict.", "model_state_dict.", "model.")
-_SHOWN = 3  # names in a message
+_MAX_NAMES = 3  # names in a message
 
 
 class WeightsError(ValueError):
-    """Weights that cannot be used; one line."""
+    """Unusable weights; the message is one line."""
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file. WeightsError if it is none, or one is not finite."""
+    """The tensors of a safetensors file. WeightsError for another file or non-finite values."""
     try:
         state: dict[str, Tensor] = load_file(path)
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"{path} is not a safetensors file ({error})") from error
     if broken := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
-        raise WeightsError(f"{path} has NaN or infinite weights: {_some(broken)}")
+        raise WeightsError(f"{path} has NaN or infinite weights: {_summarize(broken)}")
     return state
 
 
 def load(net: nn.Module, path: Path) -> None:
     """Load a file into the network. WeightsError unless every tensor fits and is finite."""
     own = net.state_dict()
-    state = max(_unwrapped(read(path)), key=lambda one: len(one.keys() & own.keys()))
-    if wrong := _misfit(state, own):
-        raise WeightsError(f"{path} has weights of another model: {wrong}")
+    state = max(_unwrap(read(path)), key=lambda state: len(state.keys() & own.keys()))
+    if mismatch := _mismatch(state, own):
+        raise WeightsError(f"{path} has weights of another model: {mismatch}")
     net.load_state_dict(state)
 
 
-def _unwrapped(state: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    """The tensors, and those within each wrapper, by their names there."""
+def _unwrap(state: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """The tensors, and those of each wrapper without its prefix."""
     yield dict(state)
     for prefix in WRAPPERS:
         inner = {
@@ -48,31 +48,31 @@ def _unwrapped(state: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
             if name.startswith(prefix)
         }
         if inner:
-            yield from _unwrapped(inner)
+            yield from _unwrap(inner)
 
 
-def _misfit(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+def _mismatch(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
     """How the tensors differ from those of the network; '' if they fit."""
     other = [
-        f"{name} is {_kind(state[name])}, not {_kind(own[name])}"
+        f"{name} is {_describe(state[name])}, not {_describe(own[name])}"
         for name in own.keys() & state.keys()
-        if _kind(state[name]) != _kind(own[name])
+        if _describe(state[name]) != _describe(own[name])
     ]
-    found = [
-        f"missing {_some(own.keys() - state.keys())}" * (not own.keys() <= state.keys()),
-        f"unexpected {_some(state.keys() - own.keys())}" * (not state.keys() <= own.keys()),
-        _some(other),
+    problems = [
+        f"missing {_summarize(own.keys() - state.keys())}" * (not own.keys() <= state.keys()),
+        f"unexpected {_summarize(state.keys() - own.keys())}" * (not state.keys() <= own.keys()),
+        _summarize(other),
     ]
-    return "; ".join(filter(None, found))
+    return "; ".join(filter(None, problems))
 
 
-def _kind(tensor: Tensor) -> str:
-    number = "floats" if tensor.is_floating_point() else "integers"
-    return f"{number} {tuple(tensor.shape)}"
+def _describe(tensor: Tensor) -> str:
+    dtype = "floats" if tensor.is_floating_point() else "integers"
+    return f"{dtype} {tuple(tensor.shape)}"
 
 
-def _some(names: Collection[str]) -> str:
-    """The first few names, and how many more there are."""
-    shown = [name[:80] for name in sorted(names)[:_SHOWN]]
+def _summarize(names: Collection[str]) -> str:
+    """The first few names and the number of others."""
+    shown = [name[:80] for name in sorted(names)[:_MAX_NAMES]]
     more = len(names) - len(shown)
     return ", ".join(shown) + f" and {more} more" * bool(more)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 def conv(in_width: int, width: int, kernel_size: int, stride: int = 1) -> nn.Conv2d:
-    """A convolution that keeps the map (over the stride), with Kaiming's N(0, 2 / fan_out)."""
+    """A convolution with 'same' padding and Kaiming's N(0, 2 / fan_out)."""
     layer = nn.Conv2d(
         in_width, width, kernel_size, stride=stride, padding=kernel_size // 2, bias=False
     )
@@ -21,7 +21,7 @@ def conv(in_width: int, width: int, kernel_size: int, stride: int = 1) -> nn.Con
 
 
 class Block(nn.Module):
-    """BN-ReLU-conv twice; a shortcut that must change width starts after the first BN-ReLU."""
+    """BN-ReLU-conv twice; a shortcut that changes the width starts after the first BN-ReLU."""
 
     def __init__(self, in_width: int, width: int, stride: int, drop_path: float) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class WideResNet(nn.Module):
         if blocks < 1 or remainder:
             raise ValueError(f"WRN: a depth is 6n + 4 (10, 16, 22, 28, ...), not {depth}")
         if 16 * widen != int(16 * widen):
-            raise ValueError(f"WRN: 16 * widen must be a whole width, and widen is {widen}")
+            raise ValueError(f"WRN: 16 * widen must be an integer, but widen is {widen}")
         self.num_classes = num_classes
         self.stem = conv(in_chans, 16, 3, stem_stride)
         self.groups = nn.Sequential()

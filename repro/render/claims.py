@@ -1,143 +1,136 @@
-"""What the measured cells say of the paper's sentences."""
+"""Verdicts as text: each quotation of the paper, with a line for each test of it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
 
-import pandas as pd
+from repro.core.cells import HOLE
+from repro.core.claims import JudgedClaim, Side
+from repro.core.measures import measure
+from repro.core.numbers import number, rounded
+from repro.core.verdict import LEVEL
+from repro.spec import Scale
 
-from repro.measures import measure
-from repro.render.text import HOLE, LOST, Row, column, number, own_columns, worst
-from repro.spec import Claim, Experiment, Place, Scale, SpecError
-from repro.verdict import LEVEL, deciding_pair, holds
+HEADING = "Claims of the paper (rules: docs/verdicts.md)."
 
-TEST = (
-    "Claims of the paper. One holds if every pair it compares bears it out by the exact one-sided "
-    f"Mann-Whitney test over seeds at {LEVEL}: with three seeds each, if all of one lie above all "
-    "of the other. It is contradicted if a pair is significantly the other way round. A diverged "
-    "run ranks last."
-)
-
-_LAST = 1e9  # of a diverged run, where less is better; where more is, the negative
-
-Full = tuple[str, str, str]  # row, column and panel of a cell
+Note = tuple[str, Sequence[str]]  # a paragraph and the list items below it
 
 
-@dataclass(frozen=True)
-class _Side:
-    """One of the two things that a claim compares: its name, and a value for every seed."""
-
-    name: str
-    metric: str
-    values: Sequence[float]
-    lost: Sequence[str]  # the states of runs without a value
-
-    def __str__(self) -> str:
-        """'NesT-T: 96.10, 95.90, diverged'."""
-        texts = ["diverged" if _is_last(v) else number(v, self.metric) for v in self.values]
-        return f"{self.name}: {', '.join([*texts, *self.lost]) or HOLE}"
+def notes(claims: Sequence[JudgedClaim], scale: Scale) -> list[Note]:
+    """The number of tested claims, then each quotation with a line for each test of it."""
+    return [(HEADING, summary(claims)), *by_quote(claims, scale)] if claims else []
 
 
-def told(experiment: Experiment, frame: pd.DataFrame, scale: Scale) -> list[str]:
-    """A line a claim. Those about cells that a small scale does not have are not told there.
-
-    Raises SpecError for a claim about cells that the experiment does not have.
-    """
-    known = {(cell.row, cell.column, cell.panel) for cell in experiment.cells}
-    here = set(zip(frame["row"], frame["column"], frame["panel"], strict=True))
-    own = own_columns(experiment, scale)
-    frame = frame.assign(column=frame["column"].map(lambda name: own.get(name, name)))
-    lines = []
-    for claim in experiment.claims:
-        places = {_full(place) for place in (*claim.above, *claim.below)}
-        if unknown := places - known:
-            raise SpecError(f"{experiment.name}: a claim is about {min(unknown)}, which is no cell")
-        if places <= here:
-            lines.append(_line(_renamed(claim, own), frame, scale))
-    return lines
-
-
-def _renamed(claim: Claim, own: Mapping[str, str]) -> Claim:
-    """The claim about columns as they are called at a scale."""
-
-    def renamed(places: Sequence[Place]) -> tuple[Place, ...]:
-        full = map(_full, places)
-        return tuple((row, own.get(name, name), panel) for row, name, panel in full)
-
-    return replace(claim, above=renamed(claim.above), below=renamed(claim.below))
-
-
-def _line(claim: Claim, frame: pd.DataFrame, scale: Scale) -> str:
-    """'Holds: “sentence” (place). NesT-T: 71.20, 70.10 against DeiT-T: 61.00, 60.00 (C10).'"""
-    above, below = _sides(claim, frame)
-    values = [side.values for side in above], [side.values for side in below]
-    word = holds(*values, claim.margin).capitalize()
-    a, b = deciding_pair(*values, claim.margin)
-    at_scale = "" if scale == "paper" else f" at {scale} scale"
-    said = f"{word}{at_scale}: “{claim.sentence}” ({claim.place})."
-    shared = ", ".join(_shared(claim))
-    if not (above[a].values or below[b].values):
-        names = [" and ".join(side.name for side in sides) for sides in (above, below)]
-        where = f" ({shared})" if shared else ""
-        why = worst(state for side in (*above, *below) for state in side.lost or [HOLE])
-        which = f"{names[0]} against {names[1]}{where}: {why}" if all(names) else why.capitalize()
-        return f"{said} {which}."
-    numbers = f"{above[a]} against {below[b]}{_margin(claim, above[a].metric)}"
-    pairs = len(above) * len(below)
-    return (
-        f"{said} {numbers}{f' ({shared})' if shared else ''}."
-        + f" Of {pairs} pairs, this decides." * (pairs > 1)
-    )
-
-
-def _margin(claim: Claim, metric: str) -> str:
-    if not claim.margin:
-        return ""
-    size = number(abs(claim.margin), metric)
-    return f", by more than {size}" if claim.margin > 0 else f", less {size}"
-
-
-def _shared(claim: Claim) -> list[str]:
-    """What of row, column and panel all cells of the claim have alike."""
-    parts = zip(*map(_full, (*claim.above, *claim.below)), strict=True)
-    return [part[0] for part in parts if len(set(part)) == 1 and part[0]]
-
-
-def _sides(claim: Claim, frame: pd.DataFrame) -> tuple[list[_Side], list[_Side]]:
-    """What is to be larger, and than what."""
-    shared = _shared(claim)
-    above, below = ([_side(frame, _full(place), shared) for place in places]
-                    for places in (claim.above, claim.below))  # fmt: skip
-    if claim.kind == "difference":
-        return [_less(above[0], below[1])], [_less(below[0], above[1])]
-    return above, below
-
-
-def _less(a: _Side, b: _Side) -> _Side:
-    """What lies between two cells, seed by seed; where `b` diverged, nothing is known."""
-    pairs = [(v, w) for v, w in zip(a.values, b.values, strict=False) if not _is_last(w)]
-    values = [v if _is_last(v) else v - w for v, w in pairs]
-    return _Side(f"{a.name} less {b.name}", a.metric, values, (*a.lost, *b.lost))
-
-
-def _side(frame: pd.DataFrame, place: Full, shared: Sequence[str]) -> _Side:
-    cells = column(frame, (place[2], place[1]))
-    cell: Row = cells[cells["row"] == place[0]].to_dict("records")[0]
-    last = {"most": [-_LAST], "least": [_LAST], "": []}[measure(cell["metric"]).best]
-    name = ", ".join(part for part in place if part and part not in shared)
-    lost = [
-        state for state in LOST for _ in range(cell[state]) if not (last and state == "diverged")
+def by_quote(claims: Sequence[JudgedClaim], scale: Scale) -> list[Note]:
+    """Each quotation with its place, and a line for each test of it."""
+    quotes = dict.fromkeys((each.claim.quote, each.claim.place) for each in claims)
+    return [
+        (f"“{quote}” ({place})", _lines([e for e in claims if e.claim.quote == quote], scale))
+        for quote, place in quotes
     ]
-    values = [*cell["values"], *last * cell["diverged"]]
-    return _Side(name, cell["metric"], values, lost)
 
 
-def _is_last(value: float) -> bool:
-    return abs(value) == _LAST
+def summary(claims: Sequence[JudgedClaim]) -> list[str]:
+    """The number of tested claims and the expected number of false verdicts."""
+    tested = sum(each.is_tested for each in claims)
+    total = f"{len(claims)} claim{'s' * (len(claims) != 1)}"
+    if not tested:
+        return [f"{total}; none tested yet."]
+    wrong = rounded(tested * LEVEL, 2).rstrip("0").rstrip(".")
+    return [
+        f"{total}, {tested} tested. At most {100 * LEVEL:g} % of tests give a false verdict: up to "
+        f"{wrong} false verdicts are expected.",
+        "Brackets: intervals of at least 90 %.",
+    ]
 
 
-def _full(place: Place) -> Full:
-    """(row, column, panel) of (row, column) or (row, column, panel)."""
-    row, name, *panel = place
-    return row, name, panel[0] if panel else ""
+def _lines(claims: Sequence[JudgedClaim], scale: Scale) -> list[str]:
+    return [line(each, scale) for each in claims] + across_budgets(claims)
+
+
+def across_budgets(claims: Iterable[JudgedClaim]) -> list[str]:
+    """For tests at several budgets, whether the verdict changes."""
+    by_test: dict[str, list[JudgedClaim]] = {}
+    for each in claims:
+        by_test.setdefault(each.claim.tested, []).append(each)
+    return [
+        _across_budgets(tested, steps)
+        for tested, steps in by_test.items()
+        if len(steps) > 1 and any(each.is_tested for each in steps)
+    ]
+
+
+def _across_budgets(tested: str, steps: Sequence[JudgedClaim]) -> str:
+    """'Ours above theirs, by budget: undecided (1), holds (2); the verdict changes.'"""
+    verdicts = ", ".join(f"{each.verdict} ({each.where})" for each in steps)
+    word = "changes" if len({each.verdict for each in steps}) > 1 else "does not change"
+    return f"{tested}, by budget: {verdicts}; the verdict {word}."
+
+
+def line(claim: JudgedClaim, scale: Scale) -> str:
+    """'Holds: ours above theirs. Ours: 77.50, 76.40 against Theirs: ... (ImageNet); ...'"""
+    at_scale = "" if scale == "paper" else f" at {scale} scale"
+    text = f"{claim.verdict.capitalize()}{at_scale}: {claim.claim.tested}."
+    if claim.verdict == "not run":
+        return f"{text} {_capital(claim.why)}."
+    where = f" ({claim.where})" if claim.where else ""
+    against = f" against {_side(claim.below)}" if claim.below else ""
+    parts = [f"{_side(claim.above)}{against}{where}"]
+    parts += [part for part in (_effect(claim), _requirement(claim), claim.why) if part]
+    text += f" {'; '.join(parts)}."
+    if claim.pairs > 1 and not claim.why:
+        text += f" This is the decisive one of {claim.pairs} pairs."
+    return f"{text} {budget(claim)}".rstrip()
+
+
+def _side(side: Side) -> str:
+    """'Ours: 96.10, 95.90, diverged'."""
+    texts = [*(number(value, side.metric) for value in side.values), *side.lost]
+    name = f"{side.name}: " if side.name else ""
+    return f"{name}{', '.join(texts) or HOLE}"
+
+
+def _effect(claim: JudgedClaim) -> str:
+    """'difference 12.45 [10.10, 14.80]', or a ratio, or a difference in spreads."""
+    if claim.effect is None or claim.interval is None:
+        return ""
+    low, high = (size(claim, end) for end in claim.interval)
+    words = {"points": "difference", "ratio": "ratio", "spreads": "difference in spreads"}
+    word = words[claim.unit] if claim.below else "mean"
+    return f"{word} {size(claim, claim.effect)} [{low}, {high}]"
+
+
+def size(claim: JudgedClaim, value: float) -> str:
+    """An effect in the format of its metric."""
+    if claim.unit == "points" and measure(claim.above.metric).digits:
+        return number(value, claim.above.metric)
+    return rounded(value, 2)
+
+
+def _requirement(claim: JudgedClaim) -> str:
+    """'minimum effect 3.00 (why)'."""
+    min_effect = claim.claim.min_effect
+    if min_effect is None or claim.verdict == "not trained enough":
+        return ""
+    if claim.size is None:
+        return (
+            ""
+            if min_effect.size < 0
+            else "direction only: the minimum effect in points applies at paper scale"
+        )
+    return f"minimum effect {size(claim, min_effect.size)} ({min_effect.why})"
+
+
+def budget(claim: JudgedClaim) -> str:
+    """'Trained for 4 epochs of 6,000 images, with 0.25M and 0.27M parameters.'"""
+    if not claim.trainings:
+        return ""
+    lengths = dict.fromkeys(training.length for training in claim.trainings)
+    sizes = [t.parameters for t in claim.trainings if t.parameters is not None]
+    counts = dict.fromkeys(number(count, "parameters") for count in sizes)
+    of = f", with {' and '.join(counts)} parameters" if counts else ""
+    return f"Trained for {' and '.join(lengths)}{of}."
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

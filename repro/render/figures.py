@@ -1,4 +1,4 @@
-"""Figures: a pure function from a tidy frame to SVG; the same bytes everywhere."""
+"""Figures: pure functions from a tidy frame to SVG, byte for byte reproducible."""
 
 from __future__ import annotations
 
@@ -8,42 +8,44 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from repro.measures import measure
+from repro.core.cells import HOLE, LOST, reason
+from repro.core.columns import scaled_columns
+from repro.core.measures import measure
 from repro.render import page, plots, scatter
 from repro.render.notes import data_note, scale_note
-from repro.render.page import LINE, TITLE, TITLE_FONT, WIDTH, wrapped
-from repro.render.text import HOLE, LOST, axis_label, heading, own_columns, panels, reason
+from repro.render.page import NOTE_CHARACTERS, TITLE_CHARACTERS, TITLE_FONT, WIDTH, wrap
+from repro.render.text import axis_label, heading, panels
 from repro.spec import Experiment, Scale
 
-_SIDE = 36  # letters of the label of a y axis
+_LABEL_WIDTH = 36  # characters of a y-axis label
 
 
 def svg(experiment: Experiment, frame: pd.DataFrame, scale: Scale) -> str:
     """The experiment's figure."""
-    with page.styled():
-        return page.svg(_drawn(experiment, frame, scale), heading(experiment, scale))
+    with page.style_context():
+        return page.svg(_draw(experiment, frame, scale), heading(experiment, scale))
 
 
 def pdf(experiment: Experiment, frame: pd.DataFrame, scale: Scale) -> bytes:
     """The same for LaTeX."""
-    with page.styled():
-        return page.pdf(_drawn(experiment, frame, scale), heading(experiment, scale))
+    with page.style_context():
+        return page.pdf(_draw(experiment, frame, scale), heading(experiment, scale))
 
 
 def png(experiment: Experiment, frame: pd.DataFrame, scale: Scale) -> bytes:
-    """The same as pixels, to look at where SVG is not shown."""
-    with page.styled():
-        return page.png(_drawn(experiment, frame, scale), heading(experiment, scale))
+    """The same as PNG, for viewers without SVG."""
+    with page.style_context():
+        return page.png(_draw(experiment, frame, scale), heading(experiment, scale))
 
 
-def _drawn(experiment: Experiment, frame: pd.DataFrame, scale: Scale) -> Figure:
-    """One plot a panel, one below the other, with a title, a legend and a note for all."""
-    if scale != "paper":  # the data are other ones: the paper's numbers have no place beside ours
-        own = own_columns(experiment, scale)
+def _draw(experiment: Experiment, frame: pd.DataFrame, scale: Scale) -> Figure:
+    """One plot per panel, stacked, with a common title, legend and note."""
+    if scale != "paper":  # other data: the paper's numbers are not comparable
+        own = scaled_columns(experiment, scale)
         columns = frame["column"].map(lambda name: own.get(name, name))
         frame = frame.assign(paper=None, column=columns)
     names = panels(frame, scale)
-    title = wrapped(heading(experiment, scale), TITLE)
+    title = wrap(heading(experiment, scale), TITLE_CHARACTERS)
     figure = Figure(figsize=(WIDTH, 1.3 + 2.6 * len(names)), layout="constrained")
     draw = {"lines": plots.lines, "bars": plots.bars, "scatter": scatter.scatter}[experiment.plot]
     handles: dict[str, Any] = {}
@@ -52,29 +54,30 @@ def _drawn(experiment: Experiment, frame: pd.DataFrame, scale: Scale) -> Figure:
         cells = frame[frame["panel"] == panel]
         axes.set_title(name)
         label = experiment.y_label or _capital(measure(cells["metric"].iloc[0]).name)
-        axes.set_ylabel(wrapped(label, _SIDE))
+        axes.set_ylabel(wrap(label, _LABEL_WIDTH))
         axes.set_xlabel(axis_label(experiment, scale) if name == list(names.values())[-1] else "")
         handles |= draw(axes, cells)
     handles |= _marks(frame, experiment.plot)
-    if handles:  # the legend carries the title, as otherwise the one would cover the other
+    if handles:  # the title belongs to the legend, otherwise they overlap
         legend = figure.legend(
-            list(handles.values()), list(handles), loc="outside upper left", title=title, ncols=4,
-            alignment="left", borderaxespad=0.2, title_fontproperties=TITLE_FONT,
+            list(handles.values()), list(handles), loc="outside upper left", title=title,
+            ncols=4 if len(handles) < 9 else 3, alignment="left", borderaxespad=0.2,
+            title_fontproperties=TITLE_FONT,
         )  # fmt: skip
         legend.get_title().set_multialignment("left")
     else:
         figure.suptitle(title, x=0.01, ha="left", fontproperties=TITLE_FONT)
-    note = wrapped(_note(experiment, frame, scale), LINE)
+    note = wrap(_note(experiment, frame, scale), NOTE_CHARACTERS)
     figure.supxlabel(note, x=0.01, ha="left", fontsize=plots.SMALL, color=plots.DARK)
     if experiment.plot == "scatter":
-        figure.draw_without_rendering()  # makes the layout
+        figure.draw_without_rendering()  # computes the layout
         for axes in figure.axes:
             scatter.place_labels(axes)
     return figure
 
 
 def _marks(frame: pd.DataFrame, plot: str) -> dict[str, Line2D]:
-    """What hollow points and crosses mean, where there are any."""
+    """Legend entries of hollow points and crosses, if there are any."""
     handles = {}
     if frame["paper"].notna().any():
         handles["the paper"] = Line2D(
@@ -93,7 +96,7 @@ def _marks(frame: pd.DataFrame, plot: str) -> dict[str, Line2D]:
 
 
 def _note(experiment: Experiment, frame: pd.DataFrame, scale: Scale) -> str:
-    """How to read the figure, and what is missing in it."""
+    """How to read the figure, and its missing runs."""
     texts = [_seeds(frame)]
     counts = {state: int(frame[state].sum()) for state in ("n", *LOST)}
     texts += [
@@ -102,7 +105,7 @@ def _note(experiment: Experiment, frame: pd.DataFrame, scale: Scale) -> str:
         if counts[state]
     ]
     if experiment.plot == "scatter":
-        for why, rows in scatter.unplaced(frame).items():
+        for why, rows in scatter.missing_rows(frame).items():
             names = "; ".join(rows).replace(", ", ",\N{NO-BREAK SPACE}")
             texts.append(f"{_capital(why)}: {names}.")
     if scale != "paper":
@@ -113,7 +116,7 @@ def _note(experiment: Experiment, frame: pd.DataFrame, scale: Scale) -> str:
 
 def _seeds(frame: pd.DataFrame) -> str:
     """'Mean and standard deviation over 3 seeds.'"""
-    counts = sorted(set(frame["n"][frame["drawn"] & (frame["n"] > 0)]))
+    counts = sorted(set(frame["n"][frame["is_stochastic"] & (frame["n"] > 0)]))
     if not counts:
         return "" if frame[["n", *LOST]].any(axis=None) else f"{_capital(HOLE)} yet."
     if counts == [1]:

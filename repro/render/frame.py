@@ -1,8 +1,9 @@
-"""An experiment and what `results/` has of it, as the tidy frame that everything is drawn from."""
+"""The results of an experiment as a tidy frame, the input of every table and figure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,31 +11,33 @@ from typing import Any
 import pandas as pd
 
 from repro import results
-from repro.experiments.scales import asked, metric_of, sources, title
-from repro.measures import ACCURACIES
-from repro.render.text import LOST
-from repro.spec import Cell, Cited, Experiment, Run, Scale, chosen, dataset_of, with_seeds
-from repro.verdict import summarize
+from repro.core.cells import LOST
+from repro.core.evidence import Evidence
+from repro.core.measures import ACCURACIES
+from repro.core.scales import metric_of, runs_at_scale, sources, title
+from repro.core.verdict import summarize
+from repro.spec import Cell, Cited, Experiment, Run, Scale, dataset_of, our_choices, with_seeds
 
 
 def tidy(
     experiment: Experiment, scale: Scale, root: Path, seeds: int
 ) -> tuple[pd.DataFrame, list[str]]:
-    """One row a cell in the paper's order, and warnings about results that are not usable.
+    """One row per cell in the paper's order, and warnings about unusable results.
 
-    Cells that ask nothing at this scale are left out.
+    Cells without a run at this scale are left out.
 
     Columns: `group`, `row`, `panel`, `column` (the paper's), `dataset` (here), `metric`, `paper`
-    and `paper_starred` (what the paper prints), `published` and `published_place` (what others
-    measured), `mean`, `spread` (standard deviation), `low` and `high` (of a bootstrap over images,
-    averaged over seeds), `n` and each state in LOST (runs), `drawn` (whether chance has a part in
-    it), `values` (a tuple, in the order of the seeds), `difference` (mean - paper of an accuracy;
-    at paper scale only, as elsewhere the data differ), `references` (what images were compared
-    with, as JSON), `choices` (the values of the recipe that the paper leaves open), `computed` (of
-    each run its id, device and precision).
+    and `paper_starred` (what the paper prints), `control` (ours, not the paper's),
+    `published` and `published_place` (results of others), `mean`, `spread` (standard deviation),
+    `low` and `high` (of a bootstrap over images, averaged over seeds), `n` and each state in LOST
+    (runs), `is_stochastic` (whether the run is stochastic), `values` (a tuple, in the order of the
+    seeds), `difference` (mean - paper of an accuracy; at paper scale only, as elsewhere the data
+    differ), `references` (the reference images of distances, as JSON), `choices` (the values of the
+    recipe that the paper leaves open), `runs` (a MeasuredRun for each result), `evidence` (the
+    finished runs, for verdicts; its `run` is the cell's, of seed 0).
     """
     rows, warnings = [], list[str]()
-    for cell, run in asked(experiment.cells, scale):
+    for cell, run in runs_at_scale(experiment.cells, scale):
         row, notes = _tidy_row(cell, run, scale, root, seeds)
         rows.append(row)
         warnings += notes
@@ -44,19 +47,20 @@ def tidy(
 
 
 def metrics(experiment: Experiment) -> dict[str, str]:
-    """What each column of an experiment measures."""
+    """Column -> metric."""
     return {cell.column: cell.metric for cell in experiment.cells}
 
 
 def _cited(cited: Cited, metric: str) -> dict[str, Any]:
-    """The row of a number that others published, of what is not run here."""
+    """The row of a published number of a method that is not run here."""
     of_cell = {"group": "", "row": cited.row, "column": cited.column, "metric": metric}
-    known = {"published": cited.value, "published_place": "published"}
-    empty = {"panel": "", "dataset": "", "paper": None, "paper_starred": False, "choices": ""}
+    published = {"published": cited.value, "published_place": "published"}
+    empty = {"panel": "", "dataset": "", "paper": None, "paper_starred": False,
+             "control": False, "choices": ""}  # fmt: skip
     nothing = {"mean": None, "spread": None, "low": None, "high": None, "difference": None}
-    return of_cell | known | empty | nothing | {
-        "n": 0, **dict.fromkeys(LOST, 0), "drawn": False, "values": (), "references": (),
-        "computed": (),
+    return of_cell | published | empty | nothing | {
+        "n": 0, **dict.fromkeys(LOST, 0), "is_stochastic": False, "values": (), "references": (),
+        "runs": (), "evidence": None,
     }  # fmt: skip
 
 
@@ -64,12 +68,13 @@ def _tidy_row(
     cell: Cell, run: Run, scale: Scale, root: Path, seeds: int
 ) -> tuple[dict[str, Any], list[str]]:
     metric = metric_of(cell, run)
-    found, warnings = _values(root, with_seeds(run, seeds), metric, cell.at)
-    values = found.values
+    measurements, warnings = _values(root, with_seeds(run, seeds), metric, cell.training_fraction)
+    values = measurements.values
     summary = summarize(values)
     paper, published = cell.paper, cell.published
-    comparable = scale == "paper" and metric in ACCURACIES
-    known = comparable and paper is not None and summary.mean is not None
+    difference = None
+    if scale == "paper" and metric in ACCURACIES and paper and summary.mean is not None:
+        difference = summary.mean - paper.value
     return {
         "group": cell.group,
         "row": cell.row,
@@ -79,46 +84,89 @@ def _tidy_row(
         "metric": metric,
         "paper": paper.value if paper else None,
         "paper_starred": bool(paper and paper.starred),
+        "control": cell.control,
         "published": published.value if published else None,
         "published_place": published.place if published else "",
         "mean": summary.mean,
         "spread": summary.spread,
-        "low": found.low,
-        "high": found.high,
+        "low": measurements.low,
+        "high": measurements.high,
         "n": summary.n,
-        **found.lost,
-        "drawn": run.is_drawn,
+        **measurements.lost,
+        "is_stochastic": run.is_stochastic,
         "values": tuple(values),
-        "difference": (summary.mean or 0) - (paper.value if paper else 0) if known else None,
-        "references": found.references,
-        "computed": found.computed,
-        "choices": " ".join(chosen(sources(cell, scale))),
+        "difference": difference,
+        "references": measurements.references,
+        "runs": measurements.runs,
+        "choices": " ".join(our_choices(sources(cell, scale))),
+        "evidence": Evidence(root, run, measurements.seeds, metric, cell.training_fraction),
     }, warnings
 
 
 @dataclass(frozen=True)
+class MeasuredRun:
+    """One seed of a cell. The numbers are None unless the run is done."""
+
+    seed: int
+    run: str  # its id
+    status: str  # 'done', or one of LOST
+    value: float | None
+    low: float | None
+    high: float | None
+    device: str
+    precision: str
+    reference: str  # of a distance, as JSON
+    sha256: str  # `results.evidence_digest`
+    site: str = ""  # that computed an imported run; '' for one of this results folder
+
+
+@dataclass(frozen=True)
 class _Values:
-    """What the runs of a cell measured."""
+    """Measurements of the runs of a cell."""
 
     values: list[float]
+    seeds: tuple[int, ...]  # of the values
     low: float | None  # the mean of the lower ends of their intervals, where they have any
     high: float | None
-    lost: Mapping[str, int]  # how many runs of each state in LOST
+    lost: Mapping[str, int]  # number of runs in each state of LOST
     references: tuple[str, ...]
-    computed: tuple[tuple[str, str, str], ...]
+    runs: tuple[MeasuredRun, ...]
 
 
-def _values(root: Path, runs: Sequence[Run], metric: str, at: float) -> tuple[_Values, list[str]]:
-    """What the finished runs measured, how many are lost, compared with what; and warnings."""
-    found, warnings = results.frame(root, runs, at)
-    done = found[found["status"] == "done"]
-    ends = [f"{metric}_low", f"{metric}_high"]
-    values = done.reindex(columns=[metric, *ends])  # where all are lost, there is none
-    means = [values[end].astype(float).mean() for end in ends]
-    low, high = (None if pd.isna(mean) else float(mean) for mean in means)
-    references = tuple(done["reference"].dropna().unique()) if "reference" in done else ()
-    of_seeds = [float(value) for value in values[metric]]
-    computed = found.reindex(columns=["run", "device", "numeric_precision"]).itertuples(index=False)
-    rows = tuple(tuple(row) for row in computed)
-    lost = {state: int((found["status"] == state).sum()) for state in LOST}
-    return _Values(of_seeds, low, high, lost, references, rows), list(warnings)
+def _values(
+    root: Path, runs: Sequence[Run], metric: str, training_fraction: float
+) -> tuple[_Values, list[str]]:
+    """Measurements of the runs, and warnings."""
+    rows, warnings = results.measurement_rows(root, runs, training_fraction)
+    measured = tuple(_measured_run(row, metric) for row in rows)
+    finished_runs = [run for run in measured if run.status == "done"]
+    lacking = [run.run for run in finished_runs if run.value is None]
+    if lacking:
+        warnings.append(
+            f"{lacking[0]} has no metric {metric!r}; correct the metric of the cell, or the task"
+        )
+    return _Values(
+        values=[math.nan if run.value is None else run.value for run in finished_runs],
+        seeds=tuple(run.seed for run in finished_runs),
+        low=_mean(run.low for run in finished_runs),
+        high=_mean(run.high for run in finished_runs),
+        lost={state: sum(run.status == state for run in measured) for state in LOST},
+        references=tuple(dict.fromkeys(run.reference for run in finished_runs if run.reference)),
+        runs=measured,
+    ), warnings
+
+
+def _mean(numbers: Iterable[float | None]) -> float | None:
+    """Of the numbers that there are."""
+    return summarize([number for number in numbers if number is not None]).mean
+
+
+def _measured_run(row: Mapping[str, Any], metric: str) -> MeasuredRun:
+    """One seed, from its row of `results.measurement_rows`."""
+    names = (metric, f"{metric}_low", f"{metric}_high") if row["status"] == "done" else ()
+    numbers = [row.get(name) for name in names] or [None] * 3
+    value, low, high = (None if number is None else float(number) for number in numbers)
+    return MeasuredRun(
+        row["seed"], row["run"], row["status"], value, low, high, row["device"],
+        row["numeric_precision"], row.get("reference", ""), row["sha256"], row["site"],
+    )  # fmt: skip

@@ -1,8 +1,8 @@
-"""The page a figure is: its style, its way into a file, and a sheet to draw on in inches.
+"""Pages for figures: the style, the output formats, and drawing in inches.
 
-Text stays text: it can be searched and read out, and the file does not depend on how a version of
-FreeType draws. It is measured in DejaVu Sans, which comes with matplotlib and is wider than what a
-reader without it sees, so that nothing runs into anything there.
+Text stays text, so that it can be searched and read aloud, and files do not depend on the version
+of FreeType. Its width is measured in DejaVu Sans, which comes with matplotlib and is wider than the
+usual substitutes, so that nothing overlaps for readers without it.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 from matplotlib.textpath import text_to_path
 from numpy.typing import NDArray
 
-from repro import output
+from repro.core import output
 
-WIDTH = 6.4  # inches; its smallest letters are 8 points there, 5 in a column of 8.5 cm
-TALLEST = 1.5 * WIDTH  # inches, of what has rows that can be lower
-LINE, TITLE = 100, 72  # letters of a note and of the title in that width
+WIDTH = 6.4  # inches; text of 8 points becomes 5 points in a column of 8.5 cm
+TALLEST = 1.5 * WIDTH  # inches, of figures whose rows can shrink
+NOTE_CHARACTERS, TITLE_CHARACTERS = 100, 72  # per line
 TITLE_FONT: Mapping[str, Any] = {"size": 10, "weight": "bold"}
 
-Spot = tuple[float, float]  # across and down, in inches
+Spot = tuple[float, float]  # x and y in inches, from the top left
 
 POINT = 1 / 72  # inches
-EDGE = 0.07  # inches that are left free all round a sheet
-TINY = 7  # points, of what is written into pictures
+EDGE = 0.07  # inches: the margin of a sheet
+TINY = 7  # points: text inside pictures
 DARK, GREY, FAINT = "#333333", "#777777", "#f1f1f1"
-_LEAD = 1.35  # from line to line, of the size of the letters
-_CAPITAL = 0.73  # the height of a capital or a digit, of the size of the letters
+_LEAD = 1.35  # line height, in font sizes
+_CAPITAL = 0.73  # height of a capital or a digit, in font sizes
 
-_UNSAID = ("Creator", "Producer", "CreationDate")  # of a PDF: they differ from place to place
+_OMITTED = ("Creator", "Producer", "CreationDate")  # metadata of a PDF that differ by machine
 
 STYLE: Mapping[str, Any] = {
     "svg.fonttype": "none",
-    "svg.hashsalt": "repro",  # of the ids in the file, which are random without
+    "svg.hashsalt": "repro",  # without it, ids in the file are random
     "pdf.fonttype": 42,  # conferences refuse Type 3
-    "text.parse_math": False,  # a name may have dollars in it
+    "text.parse_math": False,  # names may contain dollars
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.titlesize": 9,
@@ -70,119 +70,124 @@ STYLE: Mapping[str, Any] = {
 }
 
 
-def styled() -> AbstractContextManager[None]:
-    """Whatever a reader's own matplotlibrc says."""
+def style_context() -> AbstractContextManager[None]:
+    """matplotlib's defaults with STYLE, independent of the user's matplotlibrc."""
     return matplotlib.style.context([dict(STYLE)], after_reset=True)
 
 
 def svg(figure: Figure, title: str) -> str:
-    """The figure as a file, the same bytes everywhere; the title is its metadata."""
-    return _written(figure, "svg", {"Title": title, "Creator": None, "Date": None}).decode()
+    """The figure as SVG, byte for byte reproducible; the title is its metadata."""
+    return _save(figure, "svg", {"Title": title, "Creator": None, "Date": None}).decode()
 
 
 def png(figure: Figure, title: str) -> bytes:
-    """The same as pixels, to look at where SVG is not shown."""
-    return _written(figure, "png", {"Title": title})
+    """The figure as PNG, for viewers without SVG."""
+    return _save(figure, "png", {"Title": title})
 
 
 def pdf(figure: Figure, title: str) -> bytes:
-    """The same for LaTeX, with TrueType fonts and no date; its bytes depend on zlib's version."""
-    return _written(figure, "pdf", {"Title": title, **dict.fromkeys(_UNSAID)})
+    """The figure as PDF, with TrueType fonts and no date; the bytes depend on zlib's version."""
+    return _save(figure, "pdf", {"Title": title, **dict.fromkeys(_OMITTED)})
 
 
-def _written(figure: Figure, kind: str, metadata: dict[str, Any]) -> bytes:
+def _save(figure: Figure, kind: str, metadata: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
-    with styled():
+    with style_context():
         figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
     return buffer.getvalue()
 
 
-def wrapped(text: str, letters: int) -> str:
+def wrap(text: str, letters: int) -> str:
     return textwrap.fill(text, letters, break_on_hyphens=False)
 
 
-def shortened(text: str, letters: int, lines: int = 1) -> list[str]:
-    """The text in lines of so many letters, with '…' for what is too much."""
+def truncate(text: str, letters: int, lines: int = 1) -> list[str]:
+    """The text in at most `lines` lines of `letters` characters, cut with '…'."""
     text = output.line(text)
     return textwrap.wrap(text, letters, max_lines=lines, placeholder="…", break_on_hyphens=False)
 
 
-def fitted(
-    text: str, inches: float, size: float, lines: int = 1, weight: str = "normal"
-) -> list[str]:
-    """The text in lines that are no wider than so many inches, by the measure of the font."""
+def fit(text: str, inches: float, size: float, lines: int = 1, weight: str = "normal") -> list[str]:
+    """The text in at most `lines` lines that are no wider than `inches`, cut with '…'."""
     if not text:
         return []
     for letters in range(len(text) + 1, 1, -1):
-        found = shortened(text, letters, lines)
-        if max((_width(line, size, weight) for line in found), default=0.0) <= inches:
-            return found
+        text_lines = truncate(text, letters, lines)
+        if max((_width(line, size, weight) for line in text_lines), default=0.0) <= inches:
+            return text_lines
     return ["…"]
 
 
 def _width(text: str, size: float, weight: str) -> float:
-    """Inches."""
+    """The width of a text in inches."""
     font = FontProperties(family="DejaVu Sans", size=size, weight=weight)
     width, _, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
     return float(width) * POINT
 
 
-def leading(size: float) -> float:
-    """Inches from line to line of letters of a size in points."""
+def line_height(size: float) -> float:
+    """The line height in inches of a font size in points."""
     return _LEAD * size * POINT
 
 
-# --- a sheet, on which places are inches from the left and from the top --------------------------
+# --- drawing on a sheet: coordinates are inches from the left and from the top -------------------
 
 
-def sheet(title: str, note: str, height: float) -> tuple[Figure, Axes]:
-    """A page with its title above and its note below `height` inches, which begin at y = 0.
+def new_sheet(title: str, note: str, height: float) -> tuple[Figure, Axes]:
+    """A page with `height` inches from y = 0 between its title and its note.
 
-    To be called, like all that draws, where the page is `styled`.
+    Call this, and everything that draws, within `style_context`.
     """
-    above, below = wrapped(title, TITLE).splitlines(), wrapped(note, LINE).splitlines()
+    above, below = (
+        wrap(title, TITLE_CHARACTERS).splitlines(),
+        wrap(note, NOTE_CHARACTERS).splitlines(),
+    )
     size = float(TITLE_FONT["size"])
-    top = EDGE + len(above) * leading(size) + 0.06
-    bottom = EDGE + len(below) * leading(8) + 0.04
+    top = EDGE + len(above) * line_height(size) + 0.06
+    bottom = EDGE + len(below) * line_height(8) + 0.04
     figure = Figure(figsize=(WIDTH, top + height + bottom))
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, WIDTH), ylim=(height + bottom, -top))
     axes.set_axis_off()
-    write(axes, EDGE, EDGE - top, above, size, weight="bold")
-    write(axes, EDGE, height + 0.04, below, 8)
+    write_lines(axes, EDGE, EDGE - top, above, size, weight="bold")
+    write_lines(axes, EDGE, height + 0.04, below, 8)
     return figure, axes
 
 
-def write(axes: Axes, x: float, top: float, lines: list[str], size: float = 8, **how: Any) -> float:
-    """Lines of text, the first of which begins at `top`; where the next one would begin."""
+def write_lines(
+    axes: Axes, x: float, top: float, lines: list[str], size: float = 8, **how: Any
+) -> float:
+    """Write lines of text from `top` down; returns the top of the next line."""
     for line in lines:
-        label(axes, x, top + leading(size) / 2, line, size, **{"ha": "left", **how})
-        top += leading(size)
+        draw_label(axes, x, top + line_height(size) / 2, line, size, **{"ha": "left", **how})
+        top += line_height(size)
     return top
 
 
-def label(axes: Axes, x: float, middle: float, text: str, size: float = TINY, **how: Any) -> None:
-    """One line, its capitals centred on `middle`: by the font's design, not by what is measured."""
+def draw_label(
+    axes: Axes, x: float, middle: float, text: str, size: float = TINY, **how: Any
+) -> None:
+    """Draw one line with its capitals centred on `middle`, by the font's nominal height."""
     baseline = middle + _CAPITAL / 2 * size * POINT
     style = {"ha": "center", "color": DARK, "zorder": 6, **how}
     axes.text(x, baseline, output.line(text), size=size, va="baseline", **style)
 
 
-def picture(axes: Axes, pixels: NDArray[np.uint8], x: float, y: float, side: float) -> None:
-    """Pixels (S, S, 3) in a square whose top left is at (x, y); each stays a square."""
+def draw_picture(axes: Axes, pixels: NDArray[np.uint8], x: float, y: float, side: float) -> None:
+    """Draw pixels (S, S, 3) as a square with its top left at (x, y), without interpolation."""
     extent = (x, x + side, y + side, y)
     axes.imshow(pixels, extent=extent, aspect="auto", interpolation="none", clip_on=False, zorder=3)
 
 
-def pill(
+def draw_pill(
     axes: Axes, x: float, y: float, width: float, height: float, colour: str, zorder: float = 4
 ) -> None:
-    """A filled box with round corners, centred on x, its top at y."""
+    """Draw a filled box with round corners, centred on x, its top at y."""
     shape = f"round,pad=0,rounding_size={min(width, height) / 5}"
     style: dict[str, Any] = {"facecolor": colour, "edgecolor": "none", "zorder": zorder}
     axes.add_patch(FancyBboxPatch((x - width / 2, y), width, height, shape, **style))
 
 
-def frame(axes: Axes, at: Spot, size: Spot, colour: str, points: float, **how: Any) -> None:
-    """A line of so many points around a box whose top left is `at`."""
+def draw_frame(axes: Axes, at: Spot, size: Spot, colour: str, points: float, **how: Any) -> None:
+    """Draw the outline of a box whose top left is `at`, `points` wide."""
     style = {"fill": False, "edgecolor": colour, "linewidth": points, "joinstyle": "miter"}
     axes.add_patch(Rectangle(at, *size, **{"zorder": 5, **style, **how}))

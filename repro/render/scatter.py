@@ -12,22 +12,22 @@ from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from matplotlib.transforms import Bbox, BboxBase
 
+from repro.core.cells import Row, reason, value_of
 from repro.render.plots import DARK, HOLLOW, SMALL, Handles, log_range, style_of
-from repro.render.text import Row, known, reason
 
-_DISTANCE = 7  # points, from a point to its label
+_DISTANCE = 7  # typographic points, from a point to its label
 _TURNS = (0, 4, 2, 6, 1, 7, 3, 5)  # eighths: right, left, above, below, then between these
 
 
 def scatter(axes: Axes, cells: pd.DataFrame) -> Handles:
-    """A point a row: the first column is its height, the second its place on a log axis."""
+    """Draw one point per row: the first column is y, the second x on a logarithmic axis."""
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5), numticks=20))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,g}"))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.margins(y=0.15)
-    groups, points = list(cells["group"].unique()), _points(cells)
-    ends = [_at(x, y, name) for y, x in points.values() for name in ("mean", "paper")]
+    groups, points = list(cells["group"].unique()), _pairs(cells)
+    ends = [_coordinates(x, y, name) for y, x in points.values() for name in ("mean", "paper")]
     if any(ends):
         axes.set_xlim(log_range([end[0] for end in ends if end], 0.15))
     else:
@@ -35,7 +35,7 @@ def scatter(axes: Axes, cells: pd.DataFrame) -> Handles:
         why = reason(*(cell for pair in points.values() for cell in pair))
         axes.text(0.5, 0.5, why, ha="center", va="center", transform=axes.transAxes, color=DARK)
     for (group, row), (y, x) in points.items():
-        _point(axes, row, x, y, style_of(groups.index(group)))
+        _draw_point(axes, row, x, y, style_of(groups.index(group)))
     return {
         group: axes.plot([], [], linestyle="", **style_of(place))[0]
         for place, group in enumerate(groups)
@@ -43,18 +43,18 @@ def scatter(axes: Axes, cells: pd.DataFrame) -> Handles:
     }
 
 
-def unplaced(cells: pd.DataFrame) -> dict[str, list[str]]:
-    """The rows that are no point of ours, by the reason."""
-    found: dict[str, list[str]] = {}
+def missing_rows(cells: pd.DataFrame) -> dict[str, list[str]]:
+    """The rows without a measured point, by the reason."""
+    rows_by_reason: dict[str, list[str]] = {}
     for _, panel in cells.groupby("panel", sort=False):
-        for (_, row), pair in _points(panel).items():
+        for (_, row), pair in _pairs(panel).items():
             if not all(cell["n"] for cell in pair):
-                found.setdefault(reason(*pair), []).append(row)
-    return found
+                rows_by_reason.setdefault(reason(*pair), []).append(row)
+    return rows_by_reason
 
 
-def _points(cells: pd.DataFrame) -> dict[tuple[str, str], tuple[Row, Row]]:
-    """The two cells of each row that has both."""
+def _pairs(cells: pd.DataFrame) -> dict[tuple[str, str], tuple[Row, Row]]:
+    """The cells of the two columns, for each row that has both."""
     first, second = cells["column"].unique()[:2]
     points: dict[tuple[str, str], tuple[Row, Row]] = {}
     for (group, row), of_row in cells.groupby(["group", "row"], sort=False):
@@ -64,13 +64,13 @@ def _points(cells: pd.DataFrame) -> dict[tuple[str, str], tuple[Row, Row]]:
     return points
 
 
-def _point(axes: Axes, row: str, x: Row, y: Row, style: dict[str, Any]) -> None:
-    """The measured point and the paper's, each if it is known, joined if both are; one label."""
-    here, printed = _at(x, y, "mean"), _at(x, y, "paper")
+def _draw_point(axes: Axes, row: str, x: Row, y: Row, style: dict[str, Any]) -> None:
+    """Draw the measured point and the paper's, if known, a line between them, and a label."""
+    here, printed = _coordinates(x, y, "mean"), _coordinates(x, y, "paper")
     if printed:
         axes.plot(*printed, linestyle="", **HOLLOW, **style)
     if here:
-        wide, high = known(x, "spread") or 0, known(y, "spread") or 0
+        wide, high = value_of(x, "spread") or 0, value_of(y, "spread") or 0
         axes.errorbar(*here, xerr=wide, yerr=high, **style)
     if here and printed:
         both = zip(here, printed, strict=True)
@@ -80,24 +80,24 @@ def _point(axes: Axes, row: str, x: Row, y: Row, style: dict[str, Any]) -> None:
         label.set_in_layout(False)
 
 
-def _at(x: Row, y: Row, name: str) -> tuple[float, float] | None:
-    """The point with these coordinates, if both are known."""
-    place = known(x, name), known(y, name)
+def _coordinates(x: Row, y: Row, name: str) -> tuple[float, float] | None:
+    """The coordinates of a point; None if one is unknown."""
+    place = value_of(x, name), value_of(y, name)
     return None if place[0] is None or place[1] is None else (place[0], place[1])
 
 
 def place_labels(axes: Axes) -> None:
-    """Put each label beside its point where it covers the least; once the layout is made."""
+    """Put each label beside its point where it overlaps least. Call it after the layout."""
     paths = [line.get_transform().transform(line.get_xydata()) for line in axes.lines]
     dots = [xy for path in paths for xy in path]
-    taken: list[BboxBase] = [Bbox([(x - 5, y - 5), (x + 5, y + 5)]) for x, y in dots]
+    occupied: list[BboxBase] = [Bbox([(x - 5, y - 5), (x + 5, y + 5)]) for x, y in dots]
     for label in (text for text in axes.texts if isinstance(text, Annotation)):
-        covered = {turn: _covered(_turned(label, turn), taken, axes.bbox) for turn in _TURNS}
-        taken.append(_turned(label, min(_TURNS, key=covered.__getitem__)))
+        overlap = {turn: _overlap(_place_at(label, turn), occupied, axes.bbox) for turn in _TURNS}
+        occupied.append(_place_at(label, min(_TURNS, key=overlap.__getitem__)))
 
 
-def _turned(label: Annotation, turn: int) -> BboxBase:
-    """The label put so many eighths of a turn from the right of its point, and the box it fills."""
+def _place_at(label: Annotation, turn: int) -> BboxBase:
+    """Put a label `turn` eighths of a turn from the right of its point; returns its box."""
     x, y = (round(f(turn * math.pi / 4), 6) for f in (math.cos, math.sin))
     label.set_position((_DISTANCE * x, _DISTANCE * y))
     label.set_horizontalalignment("left" if x > 0 else "right" if x < 0 else "center")
@@ -105,9 +105,9 @@ def _turned(label: Annotation, turn: int) -> BboxBase:
     return label.get_window_extent()
 
 
-def _covered(box: BboxBase, taken: Sequence[BboxBase], inside: BboxBase) -> float:
-    """How much of the boxes that are taken, and of what is not inside, a box covers."""
-    overlaps = [_area(BboxBase.intersection(box, other)) for other in taken]
+def _overlap(box: BboxBase, occupied: Sequence[BboxBase], inside: BboxBase) -> float:
+    """The area of a box that overlaps occupied boxes or lies outside of `inside`."""
+    overlaps = [_area(BboxBase.intersection(box, other)) for other in occupied]
     return sum(overlaps) + _area(box) - _area(BboxBase.intersection(box, inside))
 
 

@@ -1,32 +1,30 @@
-"""Tables: pure functions from a tidy frame to Markdown and CSV; the same bytes everywhere."""
+"""Tables: pure functions from a tidy frame to Markdown and CSV, byte for byte reproducible."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from repro import output
-from repro.measures import ACCURACIES, measure
+from repro.core import output
+from repro.core.cells import HOLE, Row, value_of
+from repro.core.measures import ACCURACIES, measure
+from repro.core.numbers import exact, number, rounded
+from repro.render.frame import MeasuredRun
 from repro.render.notes import MARK, notes
 from repro.render.text import (
-    LOST,
     UNKNOWN,
     Key,
-    Row,
     column,
     digits,
-    exact,
+    format_measured,
+    format_printed,
     headers,
     heading,
-    known,
-    measured,
-    number,
-    printed,
-    rounded,
 )
 from repro.spec import Experiment, Scale
 
@@ -38,19 +36,34 @@ Show = Callable[[Row], str]  # a cell as the text of a column
 
 
 def csv(frame: pd.DataFrame) -> str:
-    """The tidy frame, numbers to four decimals, a hole as an empty field.
+    """One row for each cell and seed, with the run that measured it.
 
-    But for `computed`, and for the damaged and stale runs where there are none.
+    Numbers have four decimals; a missing one is an empty field. A cell without a result has one
+    row, with the run that would measure it. `sha256`: see `results.evidence_digest`.
     """
-    values = [" ".join(map(_four_decimals, seeds)) for seeds in frame["values"]]
-    references = frame["references"].map(" ".join)
-    unsaid = ["computed", *(state for state in LOST[1:] if not frame[state].any())]
-    written = frame.assign(values=values, references=references).drop(columns=unsaid)
+    rows = [row for cell in frame.to_dict("records") for row in _seeds_of(cell)]
+    written = pd.DataFrame(rows, columns=[*_OF_CELL, *_OF_SEED])
     return str(written.to_csv(index=False, float_format=_four_decimals, lineterminator="\n"))
 
 
+_OF_CELL = ("group", "row", "panel", "column", "dataset", "metric", "paper", "paper_starred",
+            "published", "published_place", "choices")  # fmt: skip
+# The notes say which sites there are.
+_OF_SEED = tuple(f.name for f in dataclasses.fields(MeasuredRun) if f.name != "site")
+
+
+def _seeds_of(cell: Row) -> Iterator[dict[str, Any]]:
+    """The rows of a cell, by column."""
+    about = {name: cell[name] for name in _OF_CELL}
+    for run in cell["runs"]:
+        yield about | dataclasses.asdict(run)
+    if not cell["runs"]:
+        expected = cell["evidence"]
+        yield about | ({"run": expected.run.id, "status": HOLE} if expected else {})
+
+
 def markdown(experiment: Experiment, frame: pd.DataFrame, scale: Scale) -> str:
-    """Markdown that is legible unrendered too: padded cells; the best of a column in bold."""
+    """Markdown, with cells padded to be legible as source; the best of a column in bold."""
     shown = Style(output.markdown, output.markdown, "**{}**".format)
     columns, body = grid(experiment, frame, scale, shown)
     titles = [*headings(experiment), *(c.title for c in columns)]
@@ -78,7 +91,7 @@ def markdown(experiment: Experiment, frame: pd.DataFrame, scale: Scale) -> str:
 
 
 class Style(NamedTuple):
-    """How the name of a row, a cell, and a cell that is the best of its column become text."""
+    """Formatting of row names, of cells, and of the best cell of a column."""
 
     name: Text
     cell: Text
@@ -87,83 +100,126 @@ class Style(NamedTuple):
 
 @dataclass(frozen=True)
 class Column:
-    """A column of numbers: the name of what is measured, whose numbers these are, and each one."""
+    """A column of numbers: the measured quantity, the source of the numbers, and their format."""
 
     name: str
-    source: str  # 'paper', 'here', 'Δ' or who published them
+    source: str  # 'paper', 'here', 'Δ' or the publication
     show: Show
 
     @property
     def title(self) -> str:
-        """'C10, here'; of a difference, which stands behind its terms, 'Δ'."""
+        """'C10, here'; 'Δ' for a difference, which follows its terms."""
         return self.source if self.source == DIFFERENCE else f"{self.name}, {self.source}"
 
 
 def headings(experiment: Experiment) -> tuple[str, ...]:
-    """Of the columns that say what a row is: its group, where there are groups, and its name."""
+    """Headings of the columns that identify a row: its group, if there are groups, and its name."""
     return experiment.headings[0 if experiment.headings[0] else 1 :]
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """A row: its group, its name with its mark, and the cell under each column, if it has one."""
+
+    group: str
+    name: str
+    cells: Sequence[Row | None]
 
 
 def grid(
     experiment: Experiment, frame: pd.DataFrame, scale: Scale, style: Style
 ) -> tuple[list[Column], list[list[str]]]:
-    """One to four columns a measured one, and the rows as text: what names them, then the numbers.
+    """One to four columns per measured one, and the rows as text: names, then numbers.
 
-    A group is named in its first row.
+    A group is named in its first row only.
     """
     named = len(headings(experiment))
+    columns, body = layout(experiment, frame, scale, style)
+    rows = []
+    group_before = ""
+    for row in body:
+        names = ["" if row.group == group_before else row.group, row.name][-named:]
+        shown = zip(columns, row.cells, strict=True)
+        numbers = [c.show(cell) if cell else style.cell(NO_CELL) for c, cell in shown]
+        rows.append([*map(style.name, names), *numbers])
+        group_before = row.group
+    return columns, rows
+
+
+def layout(
+    experiment: Experiment, frame: pd.DataFrame, scale: Scale, style: Style
+) -> tuple[list[Column], list[TableRow]]:
+    """The columns and rows of a table, with the cells of the frame that they show."""
+    absent = UNKNOWN if experiment.has_gaps else NO_CELL  # in place of a number of the paper's
+    best = _best_of(frame, ["panel", "column"] if experiment.best == "column" else ["group", "row"])
     columns = [
         (key, shown)
         for key, names in headers(experiment, frame, scale).items()
-        for shown in _columns(column(frame, key), names, scale, style)
+        for shown in _columns(column(frame, key), names, scale, style, best, absent)
     ]
     rows = []
-    group_before = ""
-    for (group, row), cells in frame.groupby(["group", "row"], sort=False):
-        at: dict[Key, Row] = {(c["panel"], c["column"]): c for c in cells.to_dict("records")}
-        mark = MARK if scale == "paper" and (cells["choices"] != "").any() else ""
-        names = ["" if group == group_before else str(group), f"{row}{mark}"][-named:]
-        numbers = [c.show(at[key]) if key in at else style.cell(NO_CELL) for key, c in columns]
-        rows.append([*map(style.name, names), *numbers])
-        group_before = str(group)
+    for (group, row), at in _by_row(frame).items():
+        mark = MARK if scale == "paper" and any(cell["choices"] for cell in at.values()) else ""
+        cells = [at.get(key) for key, _ in columns]
+        rows.append(TableRow(str(group), f"{row}{mark}", cells))
     return [shown for _, shown in columns], rows
 
 
+def _by_row(frame: pd.DataFrame) -> dict[tuple[str, str], dict[Key, Row]]:
+    """The cells by their group and row, then by their column."""
+    rows = dict[tuple[str, str], dict[Key, Row]]()
+    for cell in frame.to_dict("records"):
+        rows.setdefault((cell["group"], cell["row"]), {})[cell["panel"], cell["column"]] = cell
+    return rows
+
+
 def _columns(
-    cells: pd.DataFrame, names: tuple[str, str], scale: Scale, style: Style
+    cells: pd.DataFrame,
+    names: tuple[str, str],
+    scale: Scale,
+    style: Style,
+    best: Callable[[Row], str],
+    absent: str,
 ) -> list[Column]:
-    """The columns of a measured one: the paper's number, ours, Δ, those of others."""
+    """The columns of one measured column: the paper's number or `absent`, ours, Δ, published."""
     kind, escape = cells["metric"].iloc[0], style.cell
-    best = _best(cells, kind)
     has_paper, accurate = cells["paper"].notna().any(), kind in ACCURACIES
     typed = digits(cells["paper"].dropna())
 
     def paper(cell: Row) -> str:
-        value = known(cell, "paper")
+        value = value_of(cell, "paper")
         if value is None:
-            return escape(UNKNOWN)
-        text = printed(value, kind, typed)
+            return escape(NO_CELL if cell["control"] else absent)
+        text = format_printed(value, kind, typed)
         return escape(f"{text}{'*' if cell['paper_starred'] else ''}")
 
     def here(cell: Row) -> str:
-        text = escape(measured(cell))  # what prints alike is a tie
+        text = escape(format_measured(cell))  # equal text is a tie
         rival = cell["n"] and cell["metric"] == kind
-        return style.best(text) if rival and number(cell["mean"], kind) == best else text
+        return style.best(text) if rival and number(cell["mean"], kind) == best(cell) else text
 
     columns = [Column(names[0], "paper", paper)] if has_paper else []
     columns.append(Column(names[1], "here", here))
     if scale == "paper" and has_paper and accurate:
         columns.append(Column(names[1], DIFFERENCE, lambda cell: escape(_difference(cell))))
-    if scale == "paper":  # what others measured is of the models at paper scale
+    if scale == "paper":  # published numbers belong to models at paper scale
         for place in cells["published_place"].unique():
             published = _published(cells, place, escape)
             columns += [Column(names[0], place, published)] * bool(place)
     return columns
 
 
+def _best_of(frame: pd.DataFrame, by: list[str]) -> Callable[[Row], str]:
+    """Cell -> the best number, as text, among the cells it is compared with."""
+    best = {
+        key: _best(cells, cells["metric"].iloc[0]) for key, cells in frame.groupby(by, sort=False)
+    }
+    return lambda cell: best[tuple(cell[name] for name in by)]
+
+
 def _best(cells: pd.DataFrame, kind: str) -> str:
-    """The best finite number of a column, as it is written; '' where there is nothing to choose."""
-    rivals = cells["mean"][cells["metric"] == kind]  # beside them there may be what chance gives
+    """The best finite number of a column, as text; '' if there is no choice."""
+    rivals = cells["mean"][cells["metric"] == kind]  # without other metrics, such as chance
     finite = [float(mean) for mean in rivals.dropna() if math.isfinite(mean)]
     order = measure(kind).best
     if not order or rivals.notna().sum() < 2 or not finite:
@@ -172,20 +228,20 @@ def _best(cells: pd.DataFrame, kind: str) -> str:
 
 
 def _difference(cell: Row) -> str:
-    """Of the numbers as they are known; of floats, it would be off by what these are off."""
-    if known(cell, "difference") is None:
+    """The difference of the exact decimals, free of floating-point error."""
+    if value_of(cell, "difference") is None:
         return ""
     return rounded(exact(cell["mean"]) - exact(cell["paper"]), 2, "+z")
 
 
 def _published(cells: pd.DataFrame, place: str, escape: Text) -> Show:
-    """The text of a cell in the column of what was measured at that place."""
+    """The text of cells in the column of numbers published at `place`."""
     typed = digits(cells["published"].dropna())
 
     def show(cell: Row) -> str:
         if cell["published_place"] != place:
             return ""
-        return escape(printed(cell["published"], cell["metric"], typed))
+        return escape(format_printed(cell["published"], cell["metric"], typed))
 
     return show
 

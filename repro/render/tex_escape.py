@@ -1,4 +1,4 @@
-"""Text for pdfLaTeX: any character, in ASCII, without a package."""
+"""Any text as ASCII for pdfLaTeX, without packages."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ _MATHS = {
     "∑": r"\sum",
     "µ": r"\mu",
 }
-_GREEK = "αβγδεζηθικλμνξπρστυφχψωΓΔΘΛΞΠΣΥΦΨΩ"  # TeX has no command for those like Latin letters
+_GREEK = "αβγδεζηθικλμνξπρστυφχψωΓΔΘΛΞΠΣΥΦΨΩ"  # TeX has no commands for those that look Latin
 _ACCENTS = {
     "\N{COMBINING GRAVE ACCENT}": "`",
     "\N{COMBINING ACUTE ACCENT}": "'",
@@ -70,33 +70,33 @@ _ACCENTS = {
     "\N{COMBINING CEDILLA}": "c",
     "\N{COMBINING DOUBLE ACUTE ACCENT}": "H",
 }
-_RAISED = {"<super>": "textsuperscript", "<sub>": "textsubscript"}
+_SCRIPTS = {"<super>": "textsuperscript", "<sub>": "textsubscript"}
 
 _MINUS = re.compile(r"(?<![\w)\]-])-(?=[\d.∞])")  # and not a hyphen
 _CODE = re.compile(r"`([^`]+)`")
-_LIGATURES = re.compile(r"([-',])(?=\1)")  # of one character and the same
+_LIGATURES = re.compile(r"([-',])(?=\1)")  # the first of two equal characters
 
 
 def tex(text: str) -> str:
-    """Text as pdfLaTeX sets it; of a character that it has not got, the code: '[U+4E2D]'.
+    """Text escaped for pdfLaTeX; a character that it lacks becomes its code: '[U+4E2D]'.
 
-    White space is one space, since an empty line would end a paragraph; a bracket or a star that
-    begins the text is no argument of what stands before it.
+    White space becomes one space, since an empty line would end a paragraph. A bracket or star at
+    the beginning is put in braces, so that it is not read as an argument of a preceding command.
     """
     plain = unicodedata.normalize("NFC", " ".join(text.split()))
     plain = _MINUS.sub("−", plain)
-    parts = [_signs(part) for part in _CODE.split(plain)]  # every other one is code
+    parts = [_escape_text(part) for part in _CODE.split(plain)]  # every other one is code
     parts[1::2] = [rf"\texttt{{{code}}}" for code in parts[1::2]]
     escaped = "".join(parts)
     return f"{{{escaped[0]}}}{escaped[1:]}" if escaped[:1] in ("[", "*") else escaped
 
 
-def _signs(text: str) -> str:
-    return "".join(map(_escaped, _LIGATURES.sub("\\1\0", text)))
+def _escape_text(text: str) -> str:
+    return "".join(map(_escape, _LIGATURES.sub("\\1\0", text)))
 
 
-def _escaped(char: str) -> str:
-    if char == "\0":  # between two that would be set as one
+def _escape(char: str) -> str:
+    if char == "\0":  # prevents a ligature
         return "{}"
     if char in _SPECIAL:
         return _SPECIAL[char]
@@ -107,8 +107,8 @@ def _escaped(char: str) -> str:
     if char in _GREEK:
         return rf"$\{_greek(char)}$"
     kind, _, rest = unicodedata.decomposition(char).partition(" ")
-    if kind in _RAISED:
-        return rf"\{_RAISED[kind]}{{{tex(chr(int(rest.split()[0], 16)))}}}"
+    if kind in _SCRIPTS:
+        return rf"\{_SCRIPTS[kind]}{{{tex(chr(int(rest.split()[0], 16)))}}}"
     base, *marks = list(unicodedata.normalize("NFD", char))
     if len(marks) == 1 and marks[0] in _ACCENTS and base.isascii():
         return rf"\{_ACCENTS[marks[0]]}{{{base}}}"
@@ -116,6 +116,6 @@ def _escaped(char: str) -> str:
 
 
 def _greek(char: str) -> str:
-    """'alpha', 'Delta': the last word of the character's name, as TeX has it."""
+    """TeX's name of a Greek letter: 'alpha', 'Delta'."""
     _, case, *_, name = unicodedata.name(char).replace("LAMDA", "LAMBDA").split()
     return name.capitalize() if case == "CAPITAL" else name.lower()

@@ -1,4 +1,4 @@
-"""Where the parts of a drawn tree of blocks are, in inches from its top left."""
+"""The layout of a tree of blocks, in inches from its top left."""
 
 from __future__ import annotations
 
@@ -9,42 +9,42 @@ from typing import NamedTuple
 
 import numpy as np
 
-from repro.render.page import EDGE, TINY, WIDTH, leading
+from repro.render.page import EDGE, TINY, WIDTH, line_height
 
-ROW, WORD = 0.135, 0.15  # the heights of a value, and of the word 'undecided'
-GAP = 0.2  # from the last step to the leaves' pixels, and beside the names of the steps
-PATCHES = 0.95  # from one leaf's pixels to the next
-NAME = 0.15  # the height of a name below them
-LEGEND, NAMES = 0.09, 1.28  # from the picture to the names below it, and how wide these are
-TAGS = 8  # class numbers that fit beside each other on the picture
+ROW, WORD = 0.135, 0.15  # heights of a value and of the word 'undecided'
+GAP = 0.2  # between the last step and the leaves' pixels, and beside the names of the steps
+PATCHES = 0.95  # distance between the pixels of two leaves
+NAME = 0.15  # height of a name below them
+LEGEND, NAMES = 0.09, 1.28  # the gap between the picture and its names, and their width
+TAGS = 8  # class numbers that fit side by side on the picture
 
 
 @dataclass(frozen=True)
-class Room:
-    """Where on a page trees are, and how large their parts are, in inches."""
+class Area:
+    """The area of a tree on a page, and the sizes of its parts, in inches."""
 
-    edge: float  # the left end
+    edge: float  # left
     right: float
-    picture: float  # its side
-    slots: int  # for blocks beside each other
-    fall: float  # from one step to the next
-    patch: float  # the side of a leaf's pixels
+    picture: float  # side
+    slots: int  # blocks that fit side by side
+    fall: float  # between one step and the next
+    patch: float  # side of a leaf's pixels
 
     @property
     def steps(self) -> float:
-        """The centre of the names of the steps."""
+        """The x of the centre of the steps' names."""
         return self.edge + self.picture + 0.27
 
     @property
     def left(self) -> float:
-        """Where the tree begins."""
+        """The left end of the tree."""
         return self.steps + GAP
 
 
-PAGE = Room(EDGE, WIDTH - EDGE, 1.28, 16, 0.34, 0.56)
-# Two beside each other, of one class each: of a step, only the four blocks it looks at are drawn.
+PAGE = Area(EDGE, WIDTH - EDGE, 1.28, 16, 0.34, 0.56)
+# Two trees side by side, of one class each: only its four candidate blocks of a step are drawn.
 HALVES = tuple(
-    Room(left + EDGE, left + WIDTH / 2 - EDGE, 0.95, 4, 0.2, 0.46) for left in (0, WIDTH / 2)
+    Area(left + EDGE, left + WIDTH / 2 - EDGE, 0.95, 4, 0.2, 0.46) for left in (0, WIDTH / 2)
 )
 
 
@@ -67,14 +67,14 @@ class Block(NamedTuple):
 ROOT = Block(0, 0, 0)
 
 
-def spread(wanted: Sequence[float], width: float, low: float, high: float) -> list[float]:
-    """Centres of things of a width, in order, in a room, each as near as may be to where wanted.
+def place_apart(targets: Sequence[float], width: float, low: float, high: float) -> list[float]:
+    """Centres of items of a width, in order, between `low` and `high`, near their targets.
 
-    Least squares: isotonic regression, by pooling neighbours that would overlap, and then no
-    further than the room goes.
+    Least squares: isotonic regression, by pooling neighbours that would overlap, then clipped to
+    the limits.
     """
     pools: list[list[float]] = []
-    for place, x in enumerate(wanted):
+    for place, x in enumerate(targets):
         pools.append([x - place * width])
         while len(pools) > 1 and np.mean(pools[-2]) > np.mean(pools[-1]):
             pools[-2:] = [pools[-2] + pools[-1]]
@@ -84,100 +84,107 @@ def spread(wanted: Sequence[float], width: float, low: float, high: float) -> li
 
 
 class Layout:
-    """The tree of k classes' ways, each from the root on, as far as it is decided.
+    """The layout of a tree with the paths of k classes.
 
-    `title` and `legend` are the heights of what is written above and below the picture.
+    paths: the blocks of each class, from the root. title, legend: the heights of the texts above
+    and below the picture.
     """
 
     def __init__(
-        self, room: Room, ways: Sequence[Sequence[Block]], steps: int, title: float, legend: float
+        self, area: Area, paths: Sequence[Sequence[Block]], steps: int, title: float, legend: float
     ) -> None:
-        self.room, self.ways, self.steps, self.legend = room, ways, steps, legend
-        self.x = {ROOT: (room.left + room.right) / 2}  # the centre of every block that is drawn
+        self.area, self.paths, self.steps, self.legend = area, paths, steps, legend
+        self.x = {ROOT: (area.left + area.right) / 2}  # the centre of every block that is drawn
         for step in range(1, steps + 1):
-            self._place(step)
+            self._place_step(step)
         self.input = title + 0.05 * bool(title)  # the top of the picture
-        self.y = [max(title - leading(8), 0)]  # the tops of the root and of each step's blocks
+        self.y = [max(title - line_height(8), 0)]  # the tops of the root and of each step's blocks
         for step in range(steps):
-            self.y.append(self.y[-1] + self._depth(step) + room.fall)
-        self.patch = self.y[-1] + self._depth(steps) + GAP  # the top of the leaves' pixels
+            self.y.append(self.y[-1] + self._step_height(step) + area.fall)
+        self.patch = self.y[-1] + self._step_height(steps) + GAP  # the top of the leaves' pixels
 
-    def _place(self, step: int) -> None:
-        """The blocks of a step, all if there is room; else those alone that a class looks at."""
-        room, above = self.room, self.blocks(step - 1)
-        if 4**step > room.slots:
-            above = [block for block in above if self.through(block)]
+    def _place_step(self, step: int) -> None:
+        """Place the blocks of a step; if not all fit, only the candidates of some class."""
+        area, above = self.area, self.blocks(step - 1)
+        if 4**step > area.slots:
+            above = [block for block in above if self.classes_through(block)]
         slot = self.slot(step)
-        middles = spread([self.x[block] for block in above], 4 * slot, room.left, room.right)
+        middles = place_apart([self.x[block] for block in above], 4 * slot, area.left, area.right)
         for block, middle in zip(above, middles, strict=True):
             for place, child in enumerate(block.children()):
                 self.x[child] = middle + (place - 1.5) * slot
 
     def slot(self, step: int) -> float:
-        """The width for a block of a step."""
-        return (self.room.right - self.room.left) / (4 if step == 1 else self.room.slots)
+        """The width that a block of a step may take."""
+        return (self.area.right - self.area.left) / (4 if step == 1 else self.area.slots)
 
     def blocks(self, step: int) -> list[Block]:
-        """Those of a step that are drawn, from left to right."""
+        """The drawn blocks of a step, from left to right."""
         return [block for block in self.x if block.step == step]
 
-    def through(self, block: Block) -> list[int]:
-        """The classes whose ways lead through a block."""
-        return [place for place, way in enumerate(self.ways) if block in way]
+    def classes_through(self, block: Block) -> list[int]:
+        """The classes whose paths contain a block."""
+        return [place for place, path in enumerate(self.paths) if block in path]
 
-    def valued(self, block: Block) -> list[int]:
-        """The classes that look at a block, whose values for it are written below each other."""
-        return self.through(block.parent()) if block.step else []
+    def valued_classes(self, block: Block) -> list[int]:
+        """The classes whose values a block shows, one below the other."""
+        return self.classes_through(block.parent()) if block.step else []
 
-    def ended(self, step: int) -> list[int]:
-        """The classes that are undecided after a step."""
+    def undecided_classes(self, step: int) -> list[int]:
+        """The classes whose paths end at a step before the leaves."""
         short = step < self.steps
-        return [place for place, way in enumerate(self.ways) if short and way[-1].step == step]
+        return [place for place, path in enumerate(self.paths) if short and path[-1].step == step]
 
-    def word(self, place: int) -> float:
-        """The middle of an undecided class's word: on a line of its own, as blocks are close."""
-        step = self.ways[place][-1].step
-        row = self.ended(step).index(place)
-        return self.y[step] + self._values(step) + (row + 0.5) * WORD + 0.02
+    def word_y(self, place: int) -> float:
+        """The middle of an undecided class's word, each on a line of its own."""
+        step = self.paths[place][-1].step
+        row = self.undecided_classes(step).index(place)
+        return self.y[step] + self._values_height(step) + (row + 0.5) * WORD + 0.02
 
     def bottom(self, block: Block) -> float:
-        """Where the edges to a block's children begin: below its values, and below its words."""
-        words = [self.word(place) for place in self.ended(block.step) if block in self.ways[place]]
+        """The y where the edges to a block's children begin: below its values and words."""
+        words = [
+            self.word_y(place)
+            for place in self.undecided_classes(block.step)
+            if block in self.paths[place]
+        ]
         return max([self.foot(block), *words])
 
     def foot(self, block: Block) -> float:
-        """Where the values of a block end."""
-        return self.y[block.step] + ROW * max(1, len(self.valued(block)))
+        """The y below the values of a block."""
+        return self.y[block.step] + ROW * max(1, len(self.valued_classes(block)))
 
     @cached_property
     def leaves(self) -> dict[Block, list[int]]:
-        """The leaves where ways end, from left to right, and whose ways these are."""
+        """The leaves where paths end, from left to right, with the classes of these paths."""
         return {
-            block: places for block in self.blocks(self.steps) if (places := self.through(block))
+            block: places
+            for block in self.blocks(self.steps)
+            if (places := self.classes_through(block))
         }
 
     @cached_property
     def patches(self) -> list[float]:
-        """The centres of the leaves' pixels."""
-        low, high = self.room.left - 0.15, self.room.right
-        return spread([self.x[leaf] for leaf in self.leaves], PATCHES, low, high)
+        """The x of the centres of the leaves' pixels."""
+        low, high = self.area.left - 0.15, self.area.right
+        return place_apart([self.x[leaf] for leaf in self.leaves], PATCHES, low, high)
 
     @cached_property
     def tags(self) -> dict[int, tuple[int, int]]:
         """Row and column of each class's number, on a grid of TAGS by TAGS over the picture.
 
-        In its leaf, from the top left on; where that is full, at the nearest place that is free
-        and in no other leaf where a way ends.
+        In its leaf, from the top left on; if that is full, at the nearest free place outside the
+        other leaves where a path ends.
         """
-        found: dict[int, tuple[int, int]] = {}
+        tags: dict[int, tuple[int, int]] = {}
         for leaf, places in self.leaves.items():
             for place in places:
-                free = [at for at in np.ndindex(TAGS, TAGS) if at not in found.values()]
-                found[place] = min(free, key=partial(self._far, leaf))
-        return found
+                free = [at for at in np.ndindex(TAGS, TAGS) if at not in tags.values()]
+                tags[place] = min(free, key=partial(self._tag_cost, leaf))
+        return tags
 
-    def _far(self, leaf: Block, at: tuple[int, int]) -> tuple[bool, bool, float]:
-        """How ill a place on the grid suits a leaf's number: the least is the best."""
+    def _tag_cost(self, leaf: Block, at: tuple[int, int]) -> tuple[bool, bool, float]:
+        """The cost of a place on the grid for a leaf's number."""
         side = 2**self.steps
         inside = Block(self.steps, at[0] * side // TAGS, at[1] * side // TAGS)
         down, across = (a - n * TAGS // side for a, n in zip(at, leaf[1:], strict=True))
@@ -185,25 +192,25 @@ class Layout:
 
     @property
     def height(self) -> float:
-        tree = self.y[-1] + max(self._depth(self.steps), 2 * leading(TINY))
+        tree = self.y[-1] + max(self._step_height(self.steps), 2 * line_height(TINY))
         if self.leaves:
-            tree = self.patch + self.room.patch + 0.07
-            if len(self.ways) > 1:  # else its name is below the picture, and no other
+            tree = self.patch + self.area.patch + 0.07
+            if len(self.paths) > 1:  # else its name is below the picture, and no other
                 tree += NAME * max(map(len, self.leaves.values()))
         return max(tree, self.names + self.legend)
 
     @property
     def names(self) -> float:
-        """The top of the names below the picture; where they are wider, below the steps' names."""
-        below = self.input + self.room.picture
-        if self.room.picture < NAMES:
-            below = max(below, self.y[-1] + 2 * leading(TINY))
+        """The top of the names below the picture; if these are wider, below the steps' names."""
+        below = self.input + self.area.picture
+        if self.area.picture < NAMES:
+            below = max(below, self.y[-1] + 2 * line_height(TINY))
         return below + LEGEND
 
-    def _values(self, step: int) -> float:
+    def _values_height(self, step: int) -> float:
         """The height of the values in a step's blocks."""
-        return ROW * max(1, *(len(self.valued(block)) for block in self.blocks(step)), 1)
+        return ROW * max(1, *(len(self.valued_classes(block)) for block in self.blocks(step)), 1)
 
-    def _depth(self, step: int) -> float:
+    def _step_height(self, step: int) -> float:
         """The height of a step's blocks and the words below them."""
-        return self._values(step) + WORD * len(self.ended(step))
+        return self._values_height(step) + WORD * len(self.undecided_classes(step))

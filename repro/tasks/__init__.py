@@ -1,7 +1,7 @@
-"""What a task is: one module a kind of run, with `execute(run, job) -> Result`, a straight passage.
+"""Tasks: one module per kind of run, with `execute(run, job) -> Result`.
 
-A task knows its run and this interface. Files, leases and clusters are the launcher's affair, so a
-task can be called from a notebook or a test with any object that has these members.
+A task depends on its run and this interface only. The launcher handles files, leases and clusters,
+so a task can be called from a notebook or a test with any object that implements `Job`.
 """
 
 from __future__ import annotations
@@ -16,60 +16,55 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from repro.execution import ExecutionOptions
 from repro.spec import Run
-from repro.train.speed import Speed
 
-Line = Mapping[str, float | int | None]
+MetricsRow = Mapping[str, float | int | None]
 
 
 class Interrupted(Exception):
-    """The task was asked to stop, has saved its state, and goes on when it is executed again."""
+    """The task was stopped and has saved its state; executing it again resumes."""
 
 
 class NotFinite(ValueError):
-    """What a model computed, or its weights, have NaN or an infinite number; one line."""
+    """A model's outputs, metrics or weights contain NaN or infinity; one line."""
 
 
 class Job(Protocol):
     """What the launcher provides to a task."""
 
-    data: Path  # the folder of the datasets
-    weights: Path | None  # a folder of released weights; None: the hub's cache, or the hub
-    decode: Literal["cpu", "nvjpeg"]  # who decodes photographs
+    options: ExecutionOptions  # as the user and the site chose them
     checkpoints: Path  # a folder for the task's own state
-    checkpoint_seconds: float  # a kill loses at most this much work, and what a write takes
-    micro_batch: int | None  # images on one device at once; None: as many as fit
-    speed: Speed  # how models are laid out and compiled
     halvings: int  # of the micro-batch: how often earlier attempts ran out of memory
 
-    def stopping(self) -> bool:
+    def should_stop(self) -> bool:
         """Whether the task should save and raise `Interrupted` at this step boundary."""
         ...
 
-    def ours(self) -> bool:
-        """Whether this process may still write; to be asked before anything is written."""
+    def still_owner(self) -> bool:
+        """Whether this process still owns the run; checked before every write."""
         ...
 
-    def weights_of(self, run: Run) -> Path:
+    def weights_path(self, run: Run) -> Path:
         """The trained weights, safetensors, of a run from which this one starts."""
         ...
 
-    def keep(self, name: str, data: bytes) -> None:
-        """Put a file beside the metrics: something to look at while the run is under way."""
+    def save_preview(self, name: str, data: bytes) -> None:
+        """Save a file beside the metrics, to look at during the run."""
         ...
 
-    def progress(self, step: int, steps: int, line: Line) -> None:
-        """Say how far the task is. Cheap: it may be called at every step."""
+    def report_progress(self, step: int, steps: int, line: MetricsRow) -> None:
+        """Report progress. It is cheap, and may be called at every step."""
         ...
 
-    def history(self, lines: Sequence[Line]) -> None:
-        """Replace the recorded metrics by these lines, one an epoch or an evaluation."""
+    def write_metrics(self, lines: Sequence[MetricsRow]) -> None:
+        """Replace the stored metrics by these rows, one per epoch or evaluation."""
         ...
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a finished task hands back. 'diverged' is a result, not a failure.
+    """The result of a finished task. 'diverged' is a result, not a failure.
 
     Raises NotFinite if a metric or a weight is NaN or infinite.
     """
@@ -79,7 +74,7 @@ class Result:
     predictions: Mapping[str, NDArray[np.integer[Any]]] = field(default_factory=dict)
     weights: Mapping[str, Tensor] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
-    files: Mapping[str, bytes] = field(default_factory=dict)  # such as pictures
+    files: Mapping[str, bytes] = field(default_factory=dict)  # such as images
 
     def __post_init__(self) -> None:
         check_finite(self.metrics, self.weights)

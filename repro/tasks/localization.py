@@ -1,8 +1,8 @@
-"""Boxes of attribution maps against the true ones: weakly supervised localization.
+"""Weakly supervised localization: boxes of attribution maps against ground truth.
 
-The protocol is that of wsolevaluation (`repro.interpret.boxes`). One map an image, of its true
-class, answers both for GT-known and for top-1. Maps are scored and forgotten; of every image the
-IoUs remain, and of some the map, to be looked at.
+The protocol is that of wsolevaluation (`repro.interpret.boxes`). One map per image, of its true
+class, gives both GT-known and top-1. Only the IoUs of every image and a few example maps are
+stored.
 """
 
 from __future__ import annotations
@@ -19,37 +19,41 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from repro.data import datasets, ground_truth, loader
-from repro.data.ground_truth import GroundTruth
+from repro.data import datasets
+from repro.data.imagenet import ground_truth
+from repro.data.imagenet.ground_truth import GroundTruth
+from repro.data.imagenet.photos import Photos
 from repro.data.images import Images
-from repro.data.photos import Photos
+from repro.data.loading import loader
 from repro.interpret import box_accuracy
 from repro.interpret.bootstrap import Estimate, Resamples, estimate
-from repro.interpret.boxes import SIDE, Boxes, centre_box, whole_image
-from repro.interpret.cam import cam, grad_cam_pp
-from repro.interpret.faithfulness import cascade, deletion, insertion
-from repro.interpret.heatmap import resized
-from repro.interpret.localization import (
+from repro.interpret.box_iou import (
+    Scaling,
     Scores,
-    joined,
+    concatenate,
     score,
     score_box,
     targets,
-    upsampled,
+    upsample,
 )
-from repro.interpret.metrics import box_masks, energy_pointing, pointing_game
+from repro.interpret.boxes import SIDE, Boxes, centre_box, whole_image
+from repro.interpret.cam import cam, grad_cam_pp
+from repro.interpret.faithfulness import cascade, deletion, insertion
+from repro.interpret.heatmap import resize
+from repro.interpret.pointing import box_masks, energy_pointing, pointing_game
 from repro.interpret.rollout import gradient_rollout, rollout
 from repro.spec import Localization
-from repro.tasks import Job, Result
-from repro.tasks import explained as explain
+from repro.tasks import Interrupted, Job, Result
+from repro.tasks import explanation as explain
 from repro.train import device as devices
-from repro.train.distributed import Ranks, together
+from repro.train.distributed import Ranks, run_on_ranks
 
-DISCARD = 0.9  # of attention, and the largest over heads: what vit-explain's command line takes
+DISCARD = 0.9  # share of attention; as in vit-explain's command line, with fusion 'max'
 STEPS = 32  # of insertion and deletion
-SHOWN = 12  # images whose maps are kept
+NUM_EXAMPLES = 12  # images whose maps are stored
 FIXED_TAU = 0.2
 
 Floats = npt.NDArray[np.float64]
@@ -67,152 +71,227 @@ BASELINES = {"whole image": whole_image(), "centre box": centre_box()}
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What remains of the maps of N images."""
+class MapScores:
+    """The scores of the maps of N images."""
 
-    scores: Scores  # of maps from their least value to their largest
-    fixed: Scores  # of their positive values over the largest, cut at FIXED_TAU
+    scores: Scores  # of min-max scaled maps
+    fixed: Scores  # of positive values over the maximum, thresholded at FIXED_TAU
     points: Floats  # (N, 2): the pointing game, and its energy form
     predicted: npt.NDArray[np.int64]  # (N,)
 
 
 def execute(run: Localization, job: Job) -> Result:
     """Score the maps of every image, divided over the ranks, and choose thresholds."""
-    return together(partial(_measured, run, job)) or Result("done", {})
+    return run_on_ranks(partial(_measure, run, job)) or Result("done", {})
 
 
-def _measured(run: Localization, job: Job, ranks: Ranks) -> Result:
+def _measure(run: Localization, job: Job, ranks: Ranks) -> Result:
     device = ranks.device
-    images = explain.load(run, job)
-    truth = ground_truth.load(run.dataset, run.split, images, job.data)
+    images = explain.load_images(run, job)
+    truth = ground_truth.load(run.dataset, run.split, images, job.options.data)
     truths = targets(truth)
     if run.attribution in BASELINES:
         scores = score_box(BASELINES[run.attribution], truths)
-        found = box_accuracy.localization(scores, None)
-        metrics = _by_boxes(found, found, found)
-        return Result("done", metrics, _per_image(scores, scores, found, found),
-                      provenance=_facts(images, device))  # fmt: skip
+        oracle = box_accuracy.localization(scores, None)
+        metrics = _box_metrics(oracle, oracle, oracle)
+        return Result("done", metrics, _per_image(scores, scores, oracle, oracle),
+                      provenance=_provenance(images, device))  # fmt: skip
 
-    tuning = datasets.load(run.tuning, run.tuning_split, job.data)
-    net = explain.classifier_of(run, len(images.classes), job, device)
-    there = targets(ground_truth.load(run.tuning, run.tuning_split, tuning, job.data))
-    elsewhere = seen(run, net, tuning, there, job, ranks)
-    here = seen(run, net, images, truths, job, ranks)
-    probed = _probed(run, net, images, job, ranks) if run.probed else {}
-    if not (elsewhere and here):
+    tuning = datasets.load(run.tuning, run.tuning_split, job.options.data)
+    tuning_truths = targets(
+        ground_truth.load(run.tuning, run.tuning_split, tuning, job.options.data)
+    )
+    if run.attribution == "ceiling":
+        return _ceiling(run, images, truths, tuning_truths, job, ranks)
+    net = explain.load_run_classifier(run, len(images.classes), job, device)
+    tuning_scores = score_images(run, net, tuning, tuning_truths, job, ranks)
+    test_scores = score_images(run, net, images, truths, job, ranks)
+    faithfulness = _faithfulness_metrics(run, net, images, job, ranks) if run.probed else {}
+    if not (tuning_scores and test_scores):
         return Result("done", {})
 
-    chosen = box_accuracy.chosen_on(elsewhere.scores, run.tuning)
+    thresholds = box_accuracy.tune_thresholds(tuning_scores.scores, run.tuning)
     labels = images.labels.numpy()
-    right = here.predicted == labels
+    correct = test_scores.predicted == labels
     resamples = Resamples(len(labels))
-    tuned = box_accuracy.localization(here.scores, chosen, right, resamples)
-    oracle = box_accuracy.localization(here.scores, None, right, resamples)
-    fixed = box_accuracy.fixed(FIXED_TAU)
-    by_fixed = box_accuracy.localization(here.fixed, fixed, right, resamples)
-    metrics = _by_boxes(tuned, oracle, by_fixed)
-    metrics["top1"] = 100 * float(right.mean())
-    points = estimates(resamples.means(here.points))
-    metrics |= percent({"pointing": points[0], "energy": points[1]})
-    metrics |= probed
-    arrays = _per_image(here.scores, here.fixed, tuned, oracle)
-    arrays |= {"label": labels.astype(np.uint16), "predicted": here.predicted.astype(np.uint16)}
-    taus = {
-        "tuned": chosen.largest,
-        "oracle": oracle.thresholds.largest,
-        "oracle_every": oracle.thresholds.every,
+    tuned = box_accuracy.localization(test_scores.scores, thresholds, correct, resamples)
+    oracle = box_accuracy.localization(test_scores.scores, None, correct, resamples)
+    fixed = box_accuracy.localization(
+        test_scores.fixed, box_accuracy.fixed_thresholds(FIXED_TAU), correct, resamples
+    )
+    metrics = _box_metrics(tuned, oracle, fixed)
+    metrics["top1"] = 100 * float(correct.mean())
+    points = estimates(resamples.means(test_scores.points))
+    metrics |= percent_metrics({"pointing": points[0], "energy": points[1]})
+    metrics |= faithfulness
+    arrays = _per_image(test_scores.scores, test_scores.fixed, tuned, oracle)
+    arrays |= {
+        "label": labels.astype(np.uint16),
+        "predicted": test_scores.predicted.astype(np.uint16),
     }
-    facts = _facts(images, device) | {"thresholds": taus, "tuning_images": len(there)}
-    shown = _shown(run, net, images, truth, job, device)
-    return Result("done", metrics, arrays, provenance=facts, files={"maps.npz": shown})
+    provenance = _provenance(images, device)
+    provenance |= _thresholds(thresholds, oracle.thresholds, len(tuning_truths))
+    examples = _example_maps(run, net, images, truth, job, device)
+    return Result("done", metrics, arrays, provenance=provenance, files={"maps.npz": examples})
 
 
-def seen(
+def score_images(
     run: Localization,
     net: nn.Module,
     images: Images | Photos,
     truths: Sequence[Boxes],
     job: Job,
     ranks: Ranks,
-) -> Seen | None:
-    """Score the map of every image, for its true class; by several processes where there are.
+) -> MapScores | None:
+    """Score the map of every image, for its true class, in worker processes if there are cores.
 
-    The first rank has the scores, the others None.
+    Returns the scores on the first rank, None on the others.
     """
-    explained, predicted = METHODS[run.attribution], list[Tensor]()
-    labels, numbers = images.labels.to(ranks.device), torch.arange(len(images.labels))
+    method, predicted = METHODS[run.attribution], list[Tensor]()
+    labels, indices = images.labels.to(ranks.device), torch.arange(len(images.labels))
 
-    def work() -> Iterator[tuple[npt.NDArray[np.float32], list[Boxes], list[str]]]:
-        done = explain.share(len(numbers), ranks).start
-        for pixels in explain.photographs(images, run.image_size, numbers, ranks, job):
-            part = slice(done, done + len(pixels))
-            x = explain.inputs(pixels, images, run)
-            predicted.append(explain.logits_of(net, x).argmax(1).cpu())
-            maps = explained(net, x, labels[part]).float().cpu().numpy()
-            names = [f"image {number}" for number in range(done, done + len(pixels))]
+    def work() -> _ScoringWork:
+        start = explain.rank_share(len(indices), ranks).start
+        for pixels in explain.image_batches(images, run.image_size, indices, ranks, job):
+            part = slice(start, start + len(pixels))
+            x = explain.model_inputs(pixels, images, run)
+            predicted.append(explain.compute_logits(net, x).argmax(1).cpu())
+            maps = method(net, x, labels[part]).float().cpu().numpy()
+            names = [f"image {index}" for index in range(start, part.stop)]
             yield maps, list(truths[part]), names
-            done = part.stop
+            start = part.stop
 
-    with _scorers() as scored:
-        parts = list(scored(work()))
-    every = ranks.gathered((parts, predicted))
+    with _scorers() as score_maps:
+        parts = list(score_maps(work()))
+    every = ranks.gather((parts, predicted))
     if not every:
         return None
-    parts = [part for theirs, _ in every for part in theirs]
-    predicted = [part for _, theirs in every for part in theirs]
-    return Seen(
-        joined([part[0] for part in parts]),
-        joined([part[1] for part in parts]),
-        np.concatenate([part[2] for part in parts]),
-        torch.cat(predicted).numpy(),
-    )
+    predicted = [part for _, parts in every for part in parts]
+    scores = _concatenate([part for parts, _ in every for part in parts])
+    return MapScores(*scores, torch.cat(predicted).numpy())
 
 
-_Work = Iterator[tuple[npt.NDArray[np.float32], list[Boxes], list[str]]]
-_Scored = tuple[Scores, Scores, Floats]
+_ScoringWork = Iterator[tuple[npt.NDArray[np.float32], list[Boxes], list[str]]]
+_ChunkScores = tuple[Scores, Scores, Floats]
+
+
+def _concatenate(parts: Sequence[_ChunkScores]) -> _ChunkScores:
+    """The scores of all chunks, in order."""
+    scores, fixed, points = zip(*parts, strict=True)
+    return concatenate(scores), concatenate(fixed), np.concatenate(points)
 
 
 @contextmanager
-def _scorers() -> Iterator[Callable[[_Work], Iterator[_Scored]]]:
-    """Scores parts of a stream in their order, in other processes where there are cores."""
+def _scorers(by: Scaling = "range") -> Iterator[Callable[[_ScoringWork], Iterator[_ChunkScores]]]:
+    """A function that scores the chunks of a stream in order, in parallel if there are cores."""
+    score_chunk = partial(score_maps, by=by)
     workers = loader.default_workers()
     if workers == 1:
-        yield lambda work: starmap(scored, work)
+        yield lambda work: starmap(score_chunk, work)
         return
-    # Spawned: the models' device must not be forked.
+    # Spawned, since CUDA does not survive a fork.
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
 
-        def spread(work: _Work) -> Iterator[_Scored]:
-            yield from [one.result() for one in [pool.submit(scored, *part) for part in work]]
+        def score_in_parallel(work: _ScoringWork) -> Iterator[_ChunkScores]:
+            futures = [pool.submit(score_chunk, *chunk) for chunk in work]
+            yield from [future.result() for future in futures]
 
-        yield spread
+        yield score_in_parallel
 
 
-def scored(raw: npt.NDArray[np.float32], truths: list[Boxes], names: list[str]) -> _Scored:
-    """The scores of raw maps (B, h, w), by range and by maximum, and where they point (B, 2)."""
-    by_range = upsampled(raw, names)
-    by_max = upsampled(raw, names, "max")
+def score_maps(
+    raw: npt.NDArray[np.float32], truths: list[Boxes], names: list[str], by: Scaling = "range"
+) -> _ChunkScores:
+    """Score raw maps (B, h, w): scaled `by`; scaled by maximum, at one threshold; and pointing
+    scores (B, 2)."""
+    maps = upsample(raw, names, by)
+    by_max = upsample(raw, names, "max")
     masks = box_masks([torch.from_numpy(boxes) for boxes in truths], SIDE, SIDE)
     points = [
-        pointing_game(torch.from_numpy(by_range), masks).hit,
+        pointing_game(torch.from_numpy(maps), masks).hit,
         energy_pointing(torch.from_numpy(by_max), masks).nan_to_num(0.0),  # 0/0: an empty map
     ]
-    # Of one threshold alone: what passes it has all cuts alike, and one set of contours.
-    passed = (by_max.astype(np.float64) * 255).astype(np.uint8) > int(FIXED_TAU * 255)
+    # A binary map has the same contours at every cut.
+    binary = (by_max.astype(np.float64) * 255).astype(np.uint8) > int(FIXED_TAU * 255)
     return (
-        score(by_range, truths, names),
-        score(passed.astype(np.float32), truths, names),
+        score(maps, truths, names),
+        score(binary.astype(np.float32), truths, names),
         torch.stack(points, dim=1).double().numpy(),
     )
 
 
-# --- what is reported ----------------------------------------------------------------------------
+# --- the ceiling of maps of low resolution -------------------------------------------------------
 
 
-def percent(found: Mapping[str, Estimate]) -> dict[str, float | int]:
-    """Shares as metrics in percent, with the ends of their intervals."""
+def ideal_maps(boxes: Sequence[Boxes], grid: int, side: int = SIDE) -> npt.NDArray[np.float32]:
+    """The share of each of grid x grid cells that an image's boxes cover: (N, grid, grid).
+
+    `boxes` as from `targets`, (K, 4) each, on squares of `side` px; `grid` must divide `side`.
+    """
+    masks = box_masks([torch.from_numpy(each) for each in boxes], side, side)
+    shares: npt.NDArray[np.float32] = F.avg_pool2d(masks.float(), side // grid).numpy()
+    return shares
+
+
+def _ceiling(
+    run: Localization,
+    images: Images | Photos,
+    truths: Sequence[Boxes],
+    tuning_truths: Sequence[Boxes],
+    job: Job,
+    ranks: Ranks,
+) -> Result:
+    """The metrics of ideal maps, with thresholds tuned like a method's."""
+    tuning_scores = _score_ideal_maps(tuning_truths, run.grid, job, ranks)
+    test_scores = _score_ideal_maps(truths, run.grid, job, ranks)
+    if not (tuning_scores and test_scores):
+        return Result("done", {})
+    scores, fixed, _ = test_scores
+    thresholds = box_accuracy.tune_thresholds(tuning_scores[0], run.tuning)
+    resamples = Resamples(len(truths))
+    tuned = box_accuracy.localization(scores, thresholds, resamples=resamples)
+    oracle = box_accuracy.localization(scores, None, resamples=resamples)
+    by_fixed = box_accuracy.localization(
+        fixed, box_accuracy.fixed_thresholds(FIXED_TAU), resamples=resamples
+    )
+    provenance = _provenance(images, ranks.device)
+    provenance |= _thresholds(thresholds, oracle.thresholds, len(tuning_truths))
+    metrics = {f"ceiling_{name}": n for name, n in _box_metrics(tuned, oracle, by_fixed).items()}
+    return Result("done", metrics,
+                  _per_image(scores, fixed, tuned, oracle), provenance=provenance)  # fmt: skip
+
+
+def _score_ideal_maps(
+    truths: Sequence[Boxes], grid: int, job: Job, ranks: Ranks
+) -> _ChunkScores | None:
+    """The scores of ideal maps, scaled by maximum, so that a box that covers all cells counts.
+
+    Returns them on the first rank, None on the others.
+    """
+    share, size = range(len(truths))[explain.rank_share(len(truths), ranks)], explain.BATCH_SIZE
+
+    def work() -> _ScoringWork:
+        for done in range(0, len(truths), size * ranks.count):  # as many rounds on every rank
+            if ranks.any(job.should_stop())[0]:
+                raise Interrupted(f"stopped at {done} of {len(truths)} images")
+            job.report_progress(done, len(truths), {})
+            if indices := share[done // ranks.count :][:size]:
+                part = [truths[index] for index in indices]
+                yield ideal_maps(part, grid), part, [f"image {index}" for index in indices]
+
+    with _scorers("max") as score_maps:
+        parts = list(score_maps(work()))
+    every = [chunk for chunks in ranks.gather(parts) for chunk in chunks]
+    return _concatenate(every) if every else None
+
+
+# --- metrics -------------------------------------------------------------------------------------
+
+
+def percent_metrics(shares: Mapping[str, Estimate]) -> dict[str, float | int]:
+    """Proportions as metrics in percent, with the ends of their intervals."""
     metrics: dict[str, float | int] = {}
-    for name, share in found.items():
+    for name, share in shares.items():
         metrics |= {
             name: 100 * share.value,
             f"{name}_low": 100 * share.low,
@@ -222,37 +301,38 @@ def percent(found: Mapping[str, Estimate]) -> dict[str, float | int]:
 
 
 def estimates(means: Floats) -> list[Estimate]:
-    """Of means in every resample (1 + R, C), the estimate of each column."""
+    """The estimate of each column of means in every resample (1 + R, C)."""
     return [estimate(column) for column in means.T]
 
 
-def _by_boxes(
-    tuned: box_accuracy.Localization,
-    oracle: box_accuracy.Localization,
-    by_fixed: box_accuracy.Localization,
+def _box_metrics(
+    tuned: box_accuracy.LocalizationMetrics,
+    oracle: box_accuracy.LocalizationMetrics,
+    by_fixed: box_accuracy.LocalizationMetrics,
 ) -> dict[str, float | int]:
-    found = {
+    shares = {
         "gt_known": tuned.gt_known,
         "max_box_acc": oracle.gt_known,
         "max_box_acc_v2": oracle.v2,
         "gt_known_fixed": by_fixed.gt_known,
     }
-    found |= {
+
+    shares |= {
         f"gt_known_iou{round(100 * iou)}": share
         for iou, share in zip(box_accuracy.CURVE, tuned.curve, strict=True)
     }
     if tuned.top1_error and oracle.top1_error:
-        found |= {"top1_error": tuned.top1_error, "top1_error_oracle": oracle.top1_error}
-    return percent(found) | {"empty_maps": tuned.empty}
+        shares |= {"top1_error": tuned.top1_error, "top1_error_oracle": oracle.top1_error}
+    return percent_metrics(shares) | {"empty_maps": tuned.empty}
 
 
 def _per_image(
     scores: Scores,
     fixed: Scores,
-    tuned: box_accuracy.Localization,
-    oracle: box_accuracy.Localization,
+    tuned: box_accuracy.LocalizationMetrics,
+    oracle: box_accuracy.LocalizationMetrics,
 ) -> dict[str, npt.NDArray[Any]]:
-    """The best IoU of each image (N,) in ten-thousandths, by how the threshold was chosen."""
+    """The best IoU of each image (N,) in ten-thousandths, for each choice of threshold."""
     best, every = oracle.thresholds.largest, oracle.thresholds.every
     return {
         "iou": scores.best_at("largest", tuned.thresholds.largest),
@@ -262,45 +342,44 @@ def _per_image(
     }
 
 
-def _probed(
+def _faithfulness_metrics(
     run: Localization, net: nn.Module, images: Images | Photos, job: Job, ranks: Ranks
 ) -> dict[str, float | int]:
-    """What pixels, and weights, do to the maps: measured on some images, evenly among all.
+    """Deletion, insertion and weight randomisation, on evenly spaced images.
 
-    The first rank has the numbers, the others {}.
+    Returns the metrics on the first rank, {} on the others.
     """
-    explained, parts = METHODS[run.attribution], list[Tensor]()
-    numbers = explain.spread(run.probed, len(images.labels))
-    done = explain.share(len(numbers), ranks).start
-    for pixels in explain.photographs(images, run.image_size, numbers, ranks, job):
-        labels = images.labels[numbers[done : done + len(pixels)]].to(ranks.device)
-        done += len(pixels)
-        x = explain.inputs(pixels, images, run)
-        maps = resized(explained(net, x, labels), x.shape[-1])
-        last = [*cascade(net, partial(_of, explained, x, labels)).values()][-1]
+    method, parts = METHODS[run.attribution], list[Tensor]()
+    indices = explain.evenly_spaced(run.probed, len(images.labels))
+    start = explain.rank_share(len(indices), ranks).start
+    for pixels in explain.image_batches(images, run.image_size, indices, ranks, job):
+        labels = images.labels[indices[start : start + len(pixels)]].to(ranks.device)
+        start += len(pixels)
+        x = explain.model_inputs(pixels, images, run)
+        maps = resize(method(net, x, labels), x.shape[-1])
+        last = [*cascade(net, partial(_explain, method, x, labels)).values()][-1]
         last = last.nan_to_num(0.0)  # 0/0: a constant map has no order
         curves = [f(net, x, labels, maps, steps=STEPS).auc for f in (deletion, insertion)]
         parts.append(torch.stack([*curves, last.to(x.device)], dim=1).double().cpu())
-    parts = [part for theirs in ranks.gathered(parts) for part in theirs]
+    parts = [part for rank_parts in ranks.gather(parts) for part in rank_parts]
     if not parts:
         return {}
     values = torch.cat(parts).numpy()
-    names = ("deletion", "insertion", "randomised")
-    found = estimates(Resamples(len(values)).means(values))
-    metrics = percent(dict(zip(names[:2], found, strict=False)))
-    order = found[2]
+
+    *shares, correlation = estimates(Resamples(len(values)).means(values))
+    metrics = percent_metrics(dict(zip(("deletion", "insertion"), shares, strict=True)))
     return metrics | {
-        "randomised": order.value,
-        "randomised_low": order.low,
-        "randomised_high": order.high,
+        "randomised": correlation.value,
+        "randomised_low": correlation.low,
+        "randomised_high": correlation.high,
     }
 
 
-def _of(explained: Method, x: Tensor, labels: Tensor, model: nn.Module) -> Tensor:
-    return explained(model, x, labels)
+def _explain(method: Method, x: Tensor, labels: Tensor, model: nn.Module) -> Tensor:
+    return method(model, x, labels)
 
 
-def _shown(
+def _example_maps(
     run: Localization,
     net: nn.Module,
     images: Images | Photos,
@@ -308,17 +387,18 @@ def _shown(
     job: Job,
     device: torch.device,
 ) -> bytes:
-    """Some images, evenly among all, with their raw maps, boxes and names, as .npz."""
-    numbers = explain.spread(SHOWN, len(images.labels))
-    alone = Ranks(0, 1, device)
-    pixels = torch.cat(list(explain.photographs(images, run.image_size, numbers, alone, job)))
-    x, labels = explain.inputs(pixels, images, run), images.labels[numbers]
-    predicted = explain.logits_of(net, x).argmax(1).cpu()
+    """Evenly spaced images with their raw maps, boxes and class names, as .npz."""
+    indices = explain.evenly_spaced(NUM_EXAMPLES, len(images.labels))
+    one_rank = Ranks(0, 1, device)
+    pixels = torch.cat(list(explain.image_batches(images, run.image_size, indices, one_rank, job)))
+    x, labels = explain.model_inputs(pixels, images, run), images.labels[indices]
+    predicted = explain.compute_logits(net, x).argmax(1).cpu()
     maps = METHODS[run.attribution](net, x, labels.to(device)).float().cpu().numpy()
     every = targets(truth, pixels.shape[-1])
-    boxes = [every[number] for number in numbers.tolist()]
-    names = explain.described(images.classes)
-    kept = {
+    boxes = [every[index] for index in indices.tolist()]
+    names = explain.class_descriptions(images.classes)
+
+    arrays = {
         "pixels": pixels.permute(0, 2, 3, 1).cpu().numpy(),
         "maps": maps,
         "shows": np.array([names[label] for label in labels.tolist()]),
@@ -326,10 +406,18 @@ def _shown(
         "boxes": np.concatenate(boxes),
         "counts": np.array([len(each) for each in boxes]),
     }
-    return explain.packed(kept)
+    return explain.to_npz(arrays)
 
 
-def _facts(images: Images | Photos, device: torch.device) -> dict[str, object]:
+def _thresholds(
+    tuned: box_accuracy.Thresholds, oracle: box_accuracy.Thresholds, images: int
+) -> dict[str, object]:
+    """The thresholds, and the number of tuning images."""
+    taus = {"tuned": tuned.largest, "oracle": oracle.largest, "oracle_every": oracle.every}
+    return {"thresholds": taus, "tuning_images": images}
+
+
+def _provenance(images: Images | Photos, device: torch.device) -> dict[str, object]:
     return {
         "test_fingerprint": images.fingerprint,
         "test_images": len(images.labels),

@@ -1,9 +1,9 @@
-"""The memory that a step of training or of testing needs on a GPU, measured without one.
+"""The memory of a training or evaluation step on a GPU, measured without one.
 
-Autograd keeps activations from the forward pass for the backward pass. They are counted on tensors
-that have shapes and types and no values, on a GPU that need not exist: torch's FakeTensorMode. It
-applies the types of CUDA's autocast, but does not choose CUDA's attention kernels, so `_Fused`
-does.
+Autograd saves activations of the forward pass for the backward pass. They are counted on fake
+tensors (torch's FakeTensorMode), which have shapes and types but no values, so no GPU is needed.
+FakeTensorMode applies CUDA's autocast types but does not select CUDA's attention kernels;
+`_FusedAttention` does.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from repro import memory
+from repro.cost import memory
 from repro.train import device as devices
 from repro.train import optim
 
 _GPU = torch.device("cuda")
-# Images: the difference leaves out what does not grow with the batch. Where the most at a time is
-# looked for, there are so many that it is not where the casts of all weights have come together.
-_KEPT, _TESTED = (2, 4), (256, 512)
+# Images: the difference of two batches cancels constant terms. For peaks, batches are so large that
+# the peak is not at the end, where the casts of all weights are in memory.
+_TRAINING_BATCHES, _EVAL_BATCHES = (2, 4), (256, 512)
 
 
-def images_that_fit(nets: Sequence[nn.Module], each: Callable[[bool], int]) -> int | None:
-    """How many images the GPU of the models can take at once; None: a CPU, any number.
+def max_images(nets: Sequence[nn.Module], each: Callable[[bool], int]) -> int | None:
+    """The number of images that fit on the models' GPU at once; None on a CPU: no limit.
 
-    Weights, gradients and Adam's moments are counted: a model is tested while it trains.
+    Includes weights, gradients and Adam's moments, since evaluation happens during training.
 
     Args:
-        each: the bytes an image, in bf16 autocast or not.
+        each: bytes per image, given whether bf16 autocast is on.
     """
     device = next(nets[0].parameters()).device
     if device.type != "cuda":
@@ -48,36 +48,36 @@ def images_that_fit(nets: Sequence[nn.Module], each: Callable[[bool], int]) -> i
     return memory.images_that_fit(total, parameters, each(devices.precision(device) != "fp32"))
 
 
-def bytes_an_image(net: nn.Module, side: int, bf16: bool = True) -> int:
-    """Bytes that are kept for the backward pass for each image (3, side, side) of a batch.
+def training_bytes_per_image(net: nn.Module, side: int, bf16: bool = True) -> int:
+    """Bytes saved for the backward pass for each image (3, side, side) of a batch.
 
     Args:
-        net: on any device, also torch's meta device. It is not changed, nor is anything computed.
+        net: on any device, including torch's meta device. It is not changed; nothing is computed.
         bf16: in bf16 autocast, else in fp32.
     """
 
     def forward(images: int) -> None:
         batch = torch.empty(images, 3, side, side, device=_GPU)
-        logits = _imitated(net, _GPU, bf16)(batch)
+        logits = _fake_forward(net, _GPU, bf16)(batch)
         optim.soft_cross_entropy(logits, torch.empty_like(logits)).sum()
 
-    return _an_image(_kept, forward, [net])
+    return _bytes_per_image(_saved_bytes, forward, [net])
 
 
-def bytes_an_image_tested(net: nn.Module, side: int, bf16: bool = True) -> int:
-    """Bytes that are there at most at the same time, for each image of a batch that is tested.
+def eval_bytes_per_image(net: nn.Module, side: int, bf16: bool = True) -> int:
+    """Peak bytes for each image of an evaluation batch.
 
-    As `bytes_an_image`, without a backward pass.
+    Like `training_bytes_per_image`, without a backward pass.
     """
 
     def forward(images: int) -> None:
         batch = torch.empty(images, 3, side, side, device=_GPU)
-        _imitated(net, _GPU, bf16)(batch)
+        _fake_forward(net, _GPU, bf16)(batch)
 
-    return _an_image(_largest, forward, [net], training=False)
+    return _bytes_per_image(_peak_bytes, forward, [net], training=False)
 
 
-def bytes_a_pair(
+def training_bytes_per_pair(
     generator: nn.Module,
     discriminator: nn.Module,
     losses: Callable[[Callable[[Tensor], Tensor], Tensor, Tensor], object],
@@ -87,34 +87,38 @@ def bytes_a_pair(
     penalised: bool,
     bf16: bool = True,
 ) -> int:
-    """As `bytes_an_image`, for a real and a generated image (3, side, side) of a GAN's step.
+    """`training_bytes_per_image` for a pair of a real and a generated image in a GAN step.
 
     Args:
-        losses: of the discriminator, real images and generated ones.
-        latent_dim: numbers that the generator makes an image of.
-        penalised: whether `losses` differentiates a gradient, in fp32. On a GPU that does not
-            exist torch cannot, so the discriminator's part is measured on a CPU that need not
-            exist either: in fp32 both keep the same.
+        losses: a function of the discriminator, real images and generated ones.
+        latent_dim: dimension of the latent.
+        penalised: whether `losses` differentiates a gradient, in fp32. Fake tensors on a GPU do not
+            support that, so the discriminator's part is measured on fake CPU tensors: in fp32 both
+            save the same.
     """
-    where = torch.device("cpu") if penalised else _GPU
+    device = torch.device("cpu") if penalised else _GPU
 
     def forward(images: int) -> None:
-        _imitated(generator, _GPU, bf16)(torch.empty(images, latent_dim, device=_GPU))
+        _fake_forward(generator, _GPU, bf16)(torch.empty(images, latent_dim, device=_GPU))
         shape = (images, 3, side, side)
-        real, fake = torch.empty(shape, device=where), torch.empty(shape, device=where)
-        losses(_imitated(discriminator, where, bf16 and not penalised), real, fake.requires_grad_())
+        real, fake = torch.empty(shape, device=device), torch.empty(shape, device=device)
+        losses(
+            _fake_forward(discriminator, device, bf16 and not penalised),
+            real,
+            fake.requires_grad_(),
+        )
 
-    return _an_image(_kept, forward, [generator, discriminator])
+    return _bytes_per_image(_saved_bytes, forward, [generator, discriminator])
 
 
-def _an_image(
+def _bytes_per_image(
     bytes_of: Callable[[Callable[[int], None], int], int],
     forward: Callable[[int], None],
     nets: Sequence[nn.Module],
     training: bool = True,
 ) -> int:
-    """How many bytes more a forward pass takes for each image more."""
-    few, more = _KEPT if training else _TESTED
+    """The bytes that each additional image adds to a forward pass."""
+    few, more = _TRAINING_BATCHES if training else _EVAL_BATCHES
     modes = [net.training for net in nets]
     try:
         for net in nets:
@@ -125,53 +129,53 @@ def _an_image(
             net.train(mode)
 
 
-def _kept(forward: Callable[[int], None], images: int) -> int:
-    """Bytes that autograd keeps of a forward pass and its loss, weights among them."""
-    kept: dict[int, Tensor] = {}
+def _saved_bytes(forward: Callable[[int], None], images: int) -> int:
+    """Bytes that autograd saves of a forward pass and its loss, including weights."""
+    saved: dict[int, Tensor] = {}
 
-    def keep(value: Tensor) -> Tensor:
-        kept[value.untyped_storage()._cdata] = value  # alive, so that the address stays its own
+    def save(value: Tensor) -> Tensor:
+        saved[value.untyped_storage()._cdata] = value  # alive, so that its address is not reused
         return value
 
-    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value)
-    with FakeTensorMode(), hooks, _Fused():
+    hooks = torch.autograd.graph.saved_tensors_hooks(save, lambda value: value)
+    with FakeTensorMode(), hooks, _FusedAttention():
         forward(images)
-        return sum(value.untyped_storage().nbytes() for value in kept.values())
+        return sum(value.untyped_storage().nbytes() for value in saved.values())
 
 
-def _largest(forward: Callable[[int], None], images: int) -> int:
-    """Bytes of the tensors of a forward pass without a backward one, when they are most."""
-    alive = _Alive()
-    with FakeTensorMode(), torch.no_grad(), _Fused(), alive:
+def _peak_bytes(forward: Callable[[int], None], images: int) -> int:
+    """Peak bytes of the tensors of a forward pass without a backward pass."""
+    live = _LiveBytes()
+    with FakeTensorMode(), torch.no_grad(), _FusedAttention(), live:
         forward(images)
-    return alive.most
+    return live.peak
 
 
-class _Alive(TorchDispatchMode):
-    """Counts the bytes of the tensors that operations make, as long as those live."""
+class _LiveBytes(TorchDispatchMode):
+    """Counts the bytes of live tensors that operations create."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.most = self._now = 0
+        self.peak = self._now = 0
         self._known = WeakSet[torch.UntypedStorage]()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        for made in pytree.tree_leaves(out):
-            if isinstance(made, Tensor) and made.untyped_storage() not in self._known:
-                storage = made.untyped_storage()
+        for leaf in pytree.tree_leaves(out):
+            if isinstance(leaf, Tensor) and leaf.untyped_storage() not in self._known:
+                storage = leaf.untyped_storage()
                 self._known.add(storage)
                 self._add(storage.nbytes())
                 finalize(storage, self._add, -storage.nbytes()).atexit = False
-        self.most = max(self.most, self._now)
+        self.peak = max(self.peak, self._now)
         return out
 
     def _add(self, size: int) -> None:
         self._now += size
 
 
-def _imitated(net: nn.Module, device: torch.device, bf16: bool) -> Callable[[Tensor], Tensor]:
-    """The model with weights that have no values, on a device that need not exist."""
+def _fake_forward(net: nn.Module, device: torch.device, bf16: bool) -> Callable[[Tensor], Tensor]:
+    """The model with fake weights, on a device that need not exist."""
     state = {
         name: torch.empty(value.shape, dtype=value.dtype, device=device).requires_grad_(
             value.requires_grad
@@ -189,7 +193,7 @@ def _imitated(net: nn.Module, device: torch.device, bf16: bool) -> Callable[[Ten
 
 @contextmanager
 def _autocast(bf16: bool) -> Iterator[None]:
-    """CUDA's autocast. torch.autocast does nothing where there is no GPU."""
+    """CUDA's autocast without a GPU, where torch.autocast does nothing."""
     before = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
     torch.set_autocast_enabled("cuda", bf16)
     torch.set_autocast_dtype("cuda", torch.bfloat16)
@@ -203,11 +207,11 @@ def _autocast(bf16: bool) -> Iterator[None]:
         torch.set_autocast_dtype("cuda", before[1])
 
 
-class _Fused(TorchFunctionMode):
-    """Attention by the kernels that CUDA has for it, which do not keep the scores.
+class _FusedAttention(TorchFunctionMode):
+    """Computes attention by CUDA's fused kernels, which do not save the scores.
 
-    They take (B, heads, N, d) alone. With more dimensions, as in timm's NesT, torch multiplies
-    matrices.
+    They take only (B, heads, N, d). With more dimensions, as in timm's NesT, torch uses matrix
+    products.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

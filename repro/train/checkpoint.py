@@ -1,8 +1,8 @@
-"""Checkpoints that survive a kill at any moment and a damaged file, and do not stop training.
+"""Asynchronous checkpoints that survive a kill at any moment and a damaged file.
 
-`step<number>-<digest>.pt`: the name carries a CRC-32 of the bytes, so that a damaged file is known
-before it is used. The newest two are kept. Only what `torch.load(weights_only=True)` reads is
-stored: tensors and plain data.
+`step<number>-<digest>.pt`: the name contains a CRC-32 of the bytes, which detects a damaged file.
+The newest two files stay. They contain only what `torch.load(weights_only=True)` reads: tensors and
+plain data.
 """
 
 from __future__ import annotations
@@ -23,29 +23,28 @@ from uuid import uuid4
 import torch
 from torch import Tensor
 
-from repro import records
+from repro.core import records
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-_MOST_BYTES = 2**37  # of a checkpoint
+_MAX_BYTES = 2**37  # of a checkpoint
 _NAME = re.compile(r"step(\d+)-([0-9a-f]{8})\.pt")
 
 State = dict[str, Any]
 
 
 class Writer:
-    """Writes checkpoints in a thread, one at a time, while training goes on.
+    """Writes checkpoints in a thread, one at a time, while training continues.
 
-    Training waits only for the copy of its state to the host, not for the disk. `ours` says whether
-    the run is still this process's; it is asked before a file is written, and again before it takes
-    its name. Of a full disk there is a warning: a run can go on from, or stop at, the checkpoint
-    before. Leaving the context waits for the last write. Whatever else the thread raises is raised
-    by the next call.
+    Training waits only for the copy of its state to the host, not for the disk. `still_owner`: does
+    this process still own the run? It is called before a file is written and before it gets its
+    final name. A full disk is a warning, since the previous checkpoint remains. Leaving the context
+    waits for the last write. Other exceptions of the thread are raised by the next call.
     """
 
-    def __init__(self, folder: Path, seconds: float, ours: Callable[[], bool]) -> None:
-        self._folder, self._seconds, self._ours = folder, seconds, ours
+    def __init__(self, folder: Path, seconds: float, still_owner: Callable[[], bool]) -> None:
+        self._folder, self._seconds, self._still_owner = folder, seconds, still_owner
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[Path | None] | None = None
         self._buffers: list[Tensor] = []  # on the host, for one state
@@ -67,7 +66,7 @@ class Writer:
         return not self._writing and time.monotonic() - self._since >= self._seconds
 
     def write(self, step: int, state: State) -> None:
-        """Copy the state after `step` optimiser steps, and begin to write it."""
+        """Copy the state after `step` optimiser steps, and start writing it."""
         self.wait()
         self._since = time.monotonic()
         copied, event = self._copy(state)
@@ -75,7 +74,9 @@ class Writer:
         def write() -> Path | None:
             if event:
                 event.synchronize()
-            return save(self._folder, step, copied, self._ours) if self._ours() else None
+            if not self._still_owner():
+                return None
+            return save(self._folder, step, copied, self._still_owner)
 
         self._writing = self._thread.submit(write)
 
@@ -89,9 +90,9 @@ class Writer:
             warnings.warn(f"cannot save to {self._folder}: {error.strerror}", stacklevel=3)
 
     def _copy(self, state: State) -> tuple[State, torch.cuda.Event | None]:
-        """The state on the host, and what to wait for before it is read."""
+        """The state on the host, and the event of the end of the copy."""
         tensors = list(_tensors(state))
-        if [_form(t) for t in tensors] != [_form(t) for t in self._buffers]:
+        if [_shape_and_dtype(t) for t in tensors] != [_shape_and_dtype(t) for t in self._buffers]:
             self._buffers = [
                 torch.empty_like(t, device="cpu", pin_memory=t.is_cuda) for t in tensors
             ]
@@ -101,12 +102,12 @@ class Writer:
         if any(tensor.is_cuda for tensor in tensors):
             event = torch.cuda.Event()
             event.record()
-        known = {id(tensor): buffer for tensor, buffer in zip(tensors, self._buffers, strict=True)}
-        return copy.deepcopy(state, known), event
+        memo = {id(tensor): buffer for tensor, buffer in zip(tensors, self._buffers, strict=True)}
+        return copy.deepcopy(state, memo), event
 
 
 def _tensors(value: object) -> Iterator[Tensor]:
-    """Every tensor in lists, tuples and dicts in each other."""
+    """Every tensor in nested lists, tuples and dicts."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, dict):
@@ -117,44 +118,44 @@ def _tensors(value: object) -> Iterator[Tensor]:
             yield from _tensors(each)
 
 
-def _form(tensor: Tensor) -> tuple[torch.Size, tuple[int, ...], torch.dtype]:
+def _shape_and_dtype(tensor: Tensor) -> tuple[torch.Size, tuple[int, ...], torch.dtype]:
     return tensor.shape, tensor.stride(), tensor.dtype
 
 
 def save(
-    folder: Path, step: int, state: State, ours: Callable[[], bool] = lambda: True
+    folder: Path, step: int, state: State, still_owner: Callable[[], bool] = lambda: True
 ) -> Path | None:
-    """Write the state after `step` optimiser steps; drop all but the newest two.
+    """Write the state after `step` optimiser steps; remove all but the newest two.
 
-    None, and nothing is changed, if the run is no longer `ours` when the bytes are on the disk.
-    OSError if they cannot be written; what was there is kept.
+    None, without a change, if not `still_owner()` when the bytes are on the disk. OSError if they
+    cannot be written; existing checkpoints stay.
     """
     folder.mkdir(exist_ok=True)
     temporary = folder / f"step{step:09d}.{uuid4().hex}.tmp"  # unique over machines as well
     try:
-        with _Sink(temporary.open("wb", buffering=0)) as file:
-            file.fill(state)
+        with _ChecksumFile(temporary.open("wb", buffering=0)) as file:
+            file.dump(state)
             file.flush()
             os.fsync(file.fileno())
-        if not ours():
+        if not still_owner():
             return None
         path = folder / f"step{step:09d}-{file.crc:08x}.pt"
         os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)  # of a full disk
-    for old in (*_newest_first(folder)[2:], *folder.glob("*.tmp")):  # of attempts that were killed
+        temporary.unlink(missing_ok=True)  # after an error, such as a full disk
+    for old in (*_newest_first(folder)[2:], *folder.glob("*.tmp")):  # .tmp: of killed attempts
         old.unlink(missing_ok=True)
     return path
 
 
-class _Sink(io.BufferedWriter):
-    """A file that torch writes to, and the CRC-32 of what it has written."""
+class _ChecksumFile(io.BufferedWriter):
+    """A file that computes the CRC-32 of the bytes written to it."""
 
     crc = 0
     error: OSError | None = None
 
-    def fill(self, state: State) -> None:
-        """Raises OSError, of which torch would make a RuntimeError of its own."""
+    def dump(self, state: State) -> None:
+        """Write the state. Raises OSError, which torch would replace by a RuntimeError."""
         try:
             torch.save(state, self)
         except RuntimeError:
@@ -172,20 +173,18 @@ class _Sink(io.BufferedWriter):
 
 
 def load(folder: Path) -> dict[str, Any] | None:
-    """The newest state that is whole, on the CPU; None if there is none.
+    """The newest undamaged state, on the CPU; None if there is none.
 
-    `load_state_dict` moves each tensor to where it belongs. Adam's step counters belong on the CPU:
-    from a GPU, torch would read every one of them back at each step. A warning names a damaged
-    file.
+    `load_state_dict` moves tensors to their devices. Adam's step counters belong on the CPU: from a
+    GPU, torch would copy each of them back at every step. Warns of damaged files.
     """
     for path in _newest_first(folder):
         try:
-            data = records.content(path, _MOST_BYTES)
-            whole = f"{zlib.crc32(data):08x}" == path.stem.rpartition("-")[2]
-            records.require(whole, "its CRC is another")
+            data = records.read_bytes(path, _MAX_BYTES)
+            intact = f"{zlib.crc32(data):08x}" == path.stem.rpartition("-")[2]
+            records.require(intact, "CRC mismatch")
         except records.Damaged as error:
-            what = f"{path} is damaged ({error}); going back to the checkpoint before it"
-            warnings.warn(what, stacklevel=2)
+            warnings.warn(f"{path} is damaged ({error}); using the one before it", stacklevel=2)
             continue
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         assert isinstance(state, dict)

@@ -1,7 +1,7 @@
-"""Where to compute and in which precision: no part of a run's name, but all of it is recorded.
+"""Device and precision: not part of a run's id, but recorded with its result.
 
-A GPU trains and tests in bf16 autocast, a CPU in fp32. Both compute fp32 as fp32: what a run
-computes depends on the kind of device, and only its rounding on which CPU it is.
+A GPU trains and tests in bf16 autocast, a CPU in fp32. Both compute fp32 without reduced precision,
+so different CPUs differ only by rounding.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of mallopt, from glibc's malloc.h
 
 
 def choose() -> torch.device:
-    """The GPU if there is one, else the CPU; set up for fp32, a CPU also for speed."""
+    """Choose the GPU if there is one, else the CPU; configure fp32, and a CPU's allocator."""
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     configure_fp32(device)
     if device.type == "cpu":
-        keep_memory()
+        retain_freed_memory()
     return device
 
 
 @contextlib.contextmanager
 def flush_denormals(device: torch.device) -> Iterator[None]:
-    """Within it a CPU takes denormal numbers for 0: they slow it down.
+    """Flush denormal numbers to 0 within the context, on a CPU, where they are slow.
 
-    Softmax makes them of Swin's masks of -100. Only in the calling thread, and until the end:
-    other code may rely on them, as hypothesis and msgspec's bounds do.
+    Softmax produces them from Swin's masks of -100. It applies to the calling thread, and is reset
+    at the end, since other code, such as hypothesis and msgspec's bounds, relies on denormals.
     """
     torch.set_flush_denormal(device.type == "cpu")
     try:
@@ -40,10 +40,10 @@ def flush_denormals(device: torch.device) -> Iterator[None]:
         torch.set_flush_denormal(False)
 
 
-def keep_memory() -> None:
-    """Have glibc keep what is freed for what is allocated next; elsewhere do nothing.
+def retain_freed_memory() -> None:
+    """Make glibc retain freed memory for later allocations; without glibc, do nothing.
 
-    By default it hands large blocks back at once, and every step pays again for the page faults.
+    By default it returns large blocks to the system at once, which costs page faults every step.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
@@ -54,12 +54,12 @@ def keep_memory() -> None:
 def configure_fp32(device: torch.device) -> None:
     """Compute fp32 in fp32: torch's default for cuDNN's convolutions is TF32, of 10 bits.
 
-    On x86 without AMX, matrix products go to oneDNN, up to twice as fast as MKL on AMD. torch has
-    no name for that but 'medium', which permits bf16; oneDNN uses bf16 for fp32 operands on AMX
-    only (`bf32_dt` in its brgemm_matmul_utils.cpp), so elsewhere the products remain fp32.
+    On x86 without AMX, use oneDNN for matrix products, up to twice as fast as MKL on AMD. torch's
+    only switch for it is 'medium', which permits bf16; oneDNN uses bf16 for fp32 operands only on
+    AMX (`bf32_dt` in its brgemm_matmul_utils.cpp), so without AMX the products remain fp32.
 
-    Only torch's older switches are set. If the newer `fp32_precision` were set beside them, torch
-    would refuse to read the older ones.
+    Only torch's older switches are set: after the newer `fp32_precision` is set, reading the older
+    ones is an error.
     """
     torch.backends.cudnn.allow_tf32 = False
     onednn_is_fp32 = platform.machine() == "x86_64" and not torch.cpu._is_amx_tile_supported()
@@ -86,7 +86,7 @@ def autocast(device: torch.device) -> AbstractContextManager[object]:
 
 
 def precision(device: torch.device) -> str:
-    """What `autocast` computes in."""
+    """The precision under `autocast`."""
     return "bf16 autocast" if _autocasts(device) else "fp32"
 
 

@@ -25,16 +25,17 @@ def build(
     (official train.py and configs); its convnet recipe decays only tensors of two or more
     dimensions. The learning rate is set before every step from `learning_rate`.
 
-    `fused`: all weights are updated in one kernel.
+    `fused`: update all weights in one kernel.
     """
-    decayed: list[nn.Parameter] = []
-    spared: list[nn.Parameter] = []
+    decay: list[nn.Parameter] = []
+    exempt: list[nn.Parameter] = []
     for name, parameter in parameters:
-        spare = any(part in name for part in no_decay) or (not decay_biases and parameter.ndim < 2)
-        (spared if spare else decayed).append(parameter)
+        is_bias = not decay_biases and parameter.ndim < 2
+        is_exempt = is_bias or any(part in name for part in no_decay)
+        (exempt if is_exempt else decay).append(parameter)
     groups = [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": spared, "weight_decay": 0.0},
+        {"params": decay, "weight_decay": weight_decay},
+        {"params": exempt, "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     if optimizer == "adamw":
@@ -53,17 +54,17 @@ def learning_rate(
     first: float = 0.0,
     final: float = 0.0,
 ) -> float:
-    """The rate of optimiser step `step`, counted from 1: linear from `first` to `peak` over the
-    warm-up, then a cosine that is exactly `final` at the last step (official libml/utils.py)."""
+    """The learning rate of optimiser step `step`, counted from 1: linear from `first` to `peak`
+    over the warm-up, then a cosine to exactly `final` at the last step (libml/utils.py)."""
     if step < warmup_steps:
         return first + (peak - first) * step / warmup_steps
-    done = (step - warmup_steps) / max(1, steps - warmup_steps)
-    return final + (peak - final) * (1 + math.cos(math.pi * done)) / 2
+    progress = (step - warmup_steps) / max(1, steps - warmup_steps)
+    return final + (peak - final) * (1 + math.cos(math.pi * progress)) / 2
 
 
 def restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load a stored state into `optimizer`, which goes on as it was built: fused or not, and with
-    each moment in the layout of its weight, which fused kernels require."""
+    """Load a stored state into `optimizer`, but keep its `fused` flags, and store each moment in
+    the memory format of its weight, which fused kernels require."""
     groups = zip(state["param_groups"], optimizer.param_groups, strict=True)
     own = [{**stored, "fused": group["fused"]} for stored, group in groups]
     optimizer.load_state_dict({**state, "param_groups": own})

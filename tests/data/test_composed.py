@@ -17,10 +17,10 @@ from scipy import ndimage
 from torch import Tensor
 
 from repro.data import composed, datasets
-from repro.data.composed import Fours, fours, leaf_shares, picture_keys, singles, textures
-from repro.data.images import Official, Split, fingerprint
+from repro.data.composed import Fours, fours, image_keys, leaf_shares, singles, textures
+from repro.data.images import OfficialSplit, Split, fingerprint
 
-OFFICIAL: tuple[Official, ...] = ("train", "test")
+OFFICIAL: tuple[OfficialSplit, ...] = ("train", "test")
 HALF = composed.SIDE // 2
 
 # Results name their data by these; a change here is another dataset.
@@ -39,12 +39,12 @@ def pictures() -> Fours:
 
 
 @pytest.fixture(scope="module")
-def alone() -> dict[Official, datasets.Images]:
+def alone() -> dict[OfficialSplit, datasets.Images]:
     return {split: datasets.load("fashion-singles", split) for split in OFFICIAL}
 
 
-def keys(count: int, split: Official = "test", kind: composed.Kind = "singles") -> Tensor:
-    return picture_keys(kind, split, 0, torch.arange(count))
+def keys(count: int, split: OfficialSplit = "test", kind: composed.ImageKind = "singles") -> Tensor:
+    return image_keys(kind, split, 0, torch.arange(count))
 
 
 def box_of(mask: Tensor) -> list[int]:
@@ -57,7 +57,7 @@ def box_of(mask: Tensor) -> list[int]:
 
 @pytest.mark.parametrize("split", GOLDEN)
 def test_singles_are_the_ones_that_results_name(
-    split: Split, alone: dict[Official, datasets.Images], monkeypatch: pytest.MonkeyPatch
+    split: Split, alone: dict[OfficialSplit, datasets.Images], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(composed, "singles", alone.__getitem__)  # for time: not to make them anew
     images, source = (datasets.load(name, split) for name in (composed.SINGLES, composed.SOURCE))
@@ -70,7 +70,7 @@ def test_singles_are_the_ones_that_results_name(
 
 
 @pytest.mark.parametrize("split", OFFICIAL)
-def test_fours_are_the_ones_that_results_name(split: Official) -> None:
+def test_fours_are_the_ones_that_results_name(split: OfficialSplit) -> None:
     made = fours(split, 64)
     packed = torch.cat([made.pixels.flatten(1), made.masks.flatten(1).to(torch.uint8)], dim=1)
     told = torch.cat([made.labels.flatten(), made.boxes.flatten()])
@@ -79,7 +79,7 @@ def test_fours_are_the_ones_that_results_name(split: Official) -> None:
 
 @pytest.mark.parametrize("split", OFFICIAL)
 def test_boxes_of_singles_are_tight(
-    split: Official, alone: dict[Official, datasets.Images]
+    split: OfficialSplit, alone: dict[OfficialSplit, datasets.Images]
 ) -> None:
     """An object drawn over two backgrounds: what is alike in both is it, or little more."""
     boxes = composed.boxes(split)
@@ -95,7 +95,9 @@ def test_boxes_of_singles_are_tight(
         assert (found[3] - found[1]) - (y1 - y0) >= -1
 
 
-def test_mean_and_std_are_those_of_the_train_split(alone: dict[Official, datasets.Images]) -> None:
+def test_mean_and_std_are_those_of_the_train_split(
+    alone: dict[OfficialSplit, datasets.Images],
+) -> None:
     pixels = alone["train"].pixels.double() / 255
     mean, std = pixels.mean((0, 2, 3)), pixels.std((0, 2, 3), correction=0)
     assert alone["train"].mean == alone["test"].mean == pytest.approx(mean.tolist(), abs=5e-5)
@@ -116,7 +118,7 @@ def test_shapes_at_every_side(side: int) -> None:
 
 
 def test_a_picture_depends_on_its_number_alone(
-    monkeypatch: pytest.MonkeyPatch, pictures: Fours, alone: dict[Official, datasets.Images]
+    monkeypatch: pytest.MonkeyPatch, pictures: Fours, alone: dict[OfficialSplit, datasets.Images]
 ) -> None:
     for number in (0, 1, 255, 256, 399):
         one = fours("test", 1, seed=3, first=number)
@@ -130,7 +132,7 @@ def test_a_picture_depends_on_its_number_alone(
 
 def test_seeds_splits_and_kinds_draw_apart() -> None:
     drawn = [
-        picture_keys(kind, split, seed, torch.arange(500))
+        image_keys(kind, split, seed, torch.arange(500))
         for kind in ("singles", "fours")
         for split in OFFICIAL
         for seed in (0, 1)
@@ -168,7 +170,7 @@ def test_masks_are_the_pixels_that_the_background_does_not_reach(
     monkeypatch: pytest.MonkeyPatch, pictures: Fours
 ) -> None:
     """Over the inverted texture, which is another everywhere, the objects alone stay the same."""
-    texture = textures(picture_keys("fours", "test", 3, torch.arange(400)))
+    texture = textures(image_keys("fours", "test", 3, torch.arange(400)))
     differs = (pictures.pixels != texture).any(1)
     objects = pictures.masks.any(1)
     assert not (differs & ~objects).any()
@@ -181,7 +183,7 @@ def test_masks_are_the_pixels_that_the_background_does_not_reach(
 
 
 def test_singles_differ_from_their_textures_in_one_object(
-    monkeypatch: pytest.MonkeyPatch, alone: dict[Official, datasets.Images]
+    monkeypatch: pytest.MonkeyPatch, alone: dict[OfficialSplit, datasets.Images]
 ) -> None:
     texture = textures(keys(2000))
     differs = (alone["test"].pixels != texture).any(1)
@@ -194,16 +196,16 @@ def test_singles_differ_from_their_textures_in_one_object(
 
 
 @pytest.mark.parametrize("split", OFFICIAL)
-def test_no_object_vanishes_at_any_size(split: Official) -> None:
+def test_no_object_vanishes_at_any_size(split: OfficialSplit) -> None:
     every = composed.objects(split)
     for size in range(14, 27 if split == "test" else 18):
-        _, solid = composed._scaled(every, torch.full((len(every.labels),), size), 26)
+        _, solid = composed._resize_objects(every, torch.full((len(every.labels),), size), 26)
         assert solid.flatten(1).sum(1).min() >= 6
         assert solid[:, size:].sum() == solid[:, :, size:].sum() == 0
 
 
 def test_objects_are_as_large_in_both_kinds(
-    monkeypatch: pytest.MonkeyPatch, pictures: Fours, alone: dict[Official, datasets.Images]
+    monkeypatch: pytest.MonkeyPatch, pictures: Fours, alone: dict[OfficialSplit, datasets.Images]
 ) -> None:
     monkeypatch.setattr(composed, "textures", lambda k, side: 255 - textures(k, side))
     objects = (singles("test").pixels == alone["test"].pixels).all(1)
@@ -244,7 +246,7 @@ def naive_scaled(
 @given(st.integers(0, 1999), st.sampled_from([14, 17, 23, 26, 28, 31]))
 def test_scaling_is_the_mean_over_the_objects_part_of_the_area(index: int, size: int) -> None:
     chosen = composed.objects("test").take(torch.tensor([index]))
-    grey, solid = composed._scaled(chosen, torch.tensor([size]), 31)
+    grey, solid = composed._resize_objects(chosen, torch.tensor([size]), 31)
     expected = naive_scaled(chosen.grey[0].tolist(), chosen.solid[0].tolist(), size)
     for y, row in enumerate(expected):
         for x, (light, there) in enumerate(row):
@@ -254,7 +256,7 @@ def test_scaling_is_the_mean_over_the_objects_part_of_the_area(index: int, size:
 def test_objects_at_their_own_size_are_fashion_mnist() -> None:
     every = composed.objects("test")
     source = datasets.load(composed.SOURCE, "test").pixels[:, 0, 2:-2, 2:-2]
-    grey, solid = composed._scaled(every, torch.full((2000,), 28), 28)
+    grey, solid = composed._resize_objects(every, torch.full((2000,), 28), 28)
     assert solid.equal(every.solid.bool())
     assert grey[solid].equal(source[solid].int())
     assert solid[source > composed.INK].all()
@@ -267,19 +269,21 @@ def test_holes_are_what_scipy_fills() -> None:
         torch.rand(60, 20, 24, generator=generator) < torch.linspace(0.3, 0.8, 60)[:, None, None]
     )
     theirs = np.stack([ndimage.binary_fill_holes(mask) for mask in masks.numpy()])
-    assert composed.filled(masks).numpy().tolist() == theirs.tolist()
-    assert (composed.filled(masks) != masks).any()
+    assert composed.fill_holes(masks).numpy().tolist() == theirs.tolist()
+    assert (composed.fill_holes(masks) != masks).any()
 
 
 def test_a_texture_is_bilinear_noise_between_two_colours() -> None:
     """Against torch's own interpolation of the same lattice, and exact to a rounding."""
     drawn = keys(6)
-    cells = torch.tensor(composed.CELLS)[composed._below(5, drawn, composed.Stream.CELLS, 4)].view(
-        6, 2, 2
+    cells = torch.tensor(composed.CELLS)[
+        composed._randint(5, drawn, composed.ComposedStream.CELLS, 4)
+    ].view(6, 2, 2)
+    lattice = composed._randint(256, drawn, composed.ComposedStream.LATTICE, 2 * 33 * 33).view(
+        6, 2, 33, 33
     )
-    lattice = composed._below(256, drawn, composed.Stream.LATTICE, 2 * 33 * 33).view(6, 2, 33, 33)
-    first = 16 + composed._below(64, drawn, composed.Stream.COLOURS, 6)[:, :3]
-    other = first - 24 + composed._below(49, drawn, composed.Stream.COLOURS, 6)[:, 3:]
+    first = 16 + composed._randint(64, drawn, composed.ComposedStream.COLOURS, 6)[:, :3]
+    other = first - 24 + composed._randint(49, drawn, composed.ComposedStream.COLOURS, 6)[:, 3:]
     colours = torch.stack([first, other.clamp(0, 103)], dim=1)
     for picture in range(6):
         height = torch.zeros(64, 64, dtype=torch.float64)
@@ -315,13 +319,13 @@ def test_four_different_classes_each_as_often_in_every_quadrant() -> None:
 def test_each_split_shows_its_own_objects(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is drawn are images of the split, nearly all in time, of the classes that are said."""
     shown: list[composed.Objects] = []
-    scaled = composed._scaled
+    scaled = composed._resize_objects
 
     def spy(chosen: composed.Objects, sizes: Tensor, largest: int) -> tuple[Tensor, Tensor]:
         shown.append(chosen)
         return scaled(chosen, sizes, largest)
 
-    monkeypatch.setattr(composed, "_scaled", spy)
+    monkeypatch.setattr(composed, "_resize_objects", spy)
     for split in OFFICIAL:
         source = datasets.load(composed.SOURCE, split)
         label_of = {
@@ -363,7 +367,9 @@ def nearest_mean_accuracy(train: Tensor, test: Tensor, classes: Tensor, truth: T
     return float((torch.cdist(test, means).argmin(1) == truth).double().mean())
 
 
-def test_the_texture_tells_nothing_of_the_class(alone: dict[Official, datasets.Images]) -> None:
+def test_the_texture_tells_nothing_of_the_class(
+    alone: dict[OfficialSplit, datasets.Images],
+) -> None:
     """Two classifiers see the backgrounds alone, of the very singles: chance is .1, sigma .0067.
 
     Both see something where there is something: the objects, by the same features.
@@ -383,8 +389,8 @@ def test_the_texture_tells_nothing_of_the_class(alone: dict[Official, datasets.I
 def test_sizes_and_tints_tell_nothing_of_the_class() -> None:
     own = composed._object_keys(keys(6000, "train"), 0)
     labels = composed.objects("train").labels
-    for stream, count in ((composed.Stream.SIZE, 1), (composed.Stream.TINT, 3)):
-        draws = composed._below(1000, own, stream, count).double()
+    for stream, count in ((composed.ComposedStream.SIZE, 1), (composed.ComposedStream.TINT, 3)):
+        draws = composed._randint(1000, own, stream, count).double()
         means = torch.stack([draws[labels == label].mean(0) for label in range(10)])
         assert (means - 499.5).abs().max() < 4 * 1000 / 12**0.5 / 600**0.5
 
@@ -427,12 +433,12 @@ def test_masks_that_cannot_be_shared_out_are_refused(masks: Tensor, said: str) -
 
 def test_what_cannot_be_made_is_refused_in_one_line() -> None:
     for side in (32, 65, 0, -64):
-        with pytest.raises(ValueError, match=f"a multiple of 32 from 64, not {side}"):
+        with pytest.raises(ValueError, match=f"a multiple of 32, at least 64, not {side}"):
             fours("test", 1, side=side)
         with pytest.raises(ValueError, match="a multiple of 32"):
             singles("test", side=side)
     with pytest.raises(ValueError, match="train or test, not fit"):
         fours("fit", 1)  # type: ignore[arg-type]
     for count, first in ((0, 0), (-1, 0), (1, -1)):
-        with pytest.raises(ValueError, match=f"{count} pictures from number {first} on"):
+        with pytest.raises(ValueError, match=f"{count} images from number {first} on"):
             fours("test", count, first=first)

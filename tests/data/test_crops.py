@@ -5,13 +5,17 @@ import itertools
 import math
 import random
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+import scipy.stats
 import torch
 import torchvision.transforms
 from hypothesis import given
@@ -21,12 +25,13 @@ from timm.data import create_transform
 from timm.data.transforms import RandomResizedCropAndInterpolation
 from torch import Tensor
 
-from repro.data.crops import (
+from repro.data.augment.crops import (
     ATTEMPTS,
+    TF_ATTEMPTS,
     CentreCrop,
+    Interpolation,
     RandomCrop,
-    Resize,
-    Unreadable,
+    UndecodableImage,
     decode,
     decode_all,
     resample,
@@ -35,7 +40,8 @@ from repro.data.randomness import sample_keys
 from tests import DEVICES
 
 TIMM = RandomCrop(32, (0.08, 1.0), "bicubic")
-AUTHORS = RandomCrop(32, (0.05, 1.0), "aliased")
+WIDE = RandomCrop(32, (0.05, 1.0), "bicubic")
+AUTHORS = RandomCrop(32, (0.05, 1.0), "aliased", "tensorflow")
 PILLOW = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 SHAPES = [(375, 500), (500, 333), (220, 200), (100, 300), (40, 400), (400, 3), (1, 1)]
 
@@ -110,7 +116,7 @@ def test_decoding_is_pillows(name: str) -> None:
     ],
 )
 def test_what_is_no_image_is_said_in_one_line(data: bytes, why: str) -> None:
-    with pytest.raises(Unreadable, match=why) as caught:
+    with pytest.raises(UndecodableImage, match=why) as caught:
         decode(data)
     assert "\n" not in str(caught.value)
 
@@ -123,7 +129,7 @@ def test_damaged_bytes_are_an_image_or_unreadable(data: st.DataObject) -> None:
         content[place] = data.draw(st.integers(0, 255))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, of what is odd but readable
-        with suppress(Unreadable):
+        with suppress(UndecodableImage):
             assert decode(bytes(content)).shape[0] == 3
 
 
@@ -164,7 +170,7 @@ def test_aliased_is_tensorflows(shape: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("resize", ["bilinear", "bicubic"])
-def test_the_pixels_of_a_crop_are_pillows(resize: Resize) -> None:
+def test_the_pixels_of_a_crop_are_pillows(resize: Interpolation) -> None:
     crop = RandomCrop(112, (0.08, 1.0), resize)
     for seed, shape in enumerate(SHAPES):
         photo = picture(*shape, seed)
@@ -180,12 +186,12 @@ def test_the_pixels_of_a_crop_are_pillows(resize: Resize) -> None:
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("resize", ["bilinear", "bicubic", "aliased"])
 def test_resizing_in_floats_is_that_of_uint8(
-    resize: Resize, device: str, monkeypatch: pytest.MonkeyPatch
+    resize: Interpolation, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """CUDA has to; here the CPU takes the same way."""
     image = tensor(picture(90, 120))
     ours = [resample(image, *size, resize) for size in ((40, 40), (150, 130))]
-    monkeypatch.setattr("repro.data.crops.RESIZES_UINT8", ())
+    monkeypatch.setattr("repro.data.augment.crops.UINT8_RESIZE_DEVICES", ())
     for expected in ours:
         size = expected.shape[1:]
         exact = resample(image.to(device), size[0], size[1], resize).cpu()
@@ -213,7 +219,7 @@ class Replayed:
         return low + int(self.rest.pop(0) * (high - low + 1))
 
 
-@pytest.mark.parametrize("crop", [TIMM, AUTHORS], ids=["timm", "authors"])
+@pytest.mark.parametrize("crop", [TIMM, WIDE], ids=["timm", "wide"])
 def test_boxes_are_those_of_timm_from_the_same_numbers(
     crop: RandomCrop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,7 +262,7 @@ def measures(
 
 
 @pytest.mark.parametrize("reference", [torchvisions, timms])
-@pytest.mark.parametrize("crop", [TIMM, AUTHORS], ids=["timm", "authors"])
+@pytest.mark.parametrize("crop", [TIMM, WIDE], ids=["timm", "wide"])
 @pytest.mark.parametrize("shape", [(375, 500), (500, 333), (100, 300)])
 def test_boxes_are_distributed_as_the_references(
     shape: tuple[int, int],
@@ -286,20 +292,150 @@ def test_crops_of_a_picture_have_the_colours_of_the_references() -> None:
         assert ((a.mean(0) - b.mean(0)).abs() < 4 * error).all()
 
 
-@given(st.integers(1, 5000), st.integers(1, 5000), st.lists(st.floats(0, 1 - 2**-24), min_size=40))
-def test_a_box_lies_within_the_image(height: int, width: int, drawn: list[float]) -> None:
-    top, left, h, w = AUTHORS.box(height, width, drawn)
+DRAWN = st.lists(st.floats(0, 1 - 2**-24), min_size=40, max_size=40)
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000), DRAWN)
+@pytest.mark.parametrize("crop", [WIDE, AUTHORS], ids=["torchvision", "tensorflow"])
+def test_a_box_lies_within_the_image(
+    crop: RandomCrop, height: int, width: int, drawn: list[float]
+) -> None:
+    top, left, h, w = crop.box(height, width, 10 * drawn)
     assert 0 <= top <= top + h <= height
     assert 0 <= left <= left + w <= width
     assert min(h, w) > 0
 
 
-def test_a_crop_does_not_depend_on_its_batch() -> None:
+@given(st.integers(1, 5000), st.integers(1, 5000), DRAWN)
+def test_tensorflow_s_area_and_aspect_are_those_permitted(
+    height: int, width: int, drawn: list[float]
+) -> None:
+    """The width is the rounded height times the aspect; else it is the whole image."""
+    box = AUTHORS.box(height, width, 10 * drawn)
+    _, _, h, w = box
+    inside = 0.05 * height * width <= h * w and round(0.75 * h) <= w <= round(1.33 * h)
+    assert inside or box == (0, 0, height, width)
+
+
+@pytest.mark.parametrize("shape", [(20, 1000), (1000, 20)])
+def test_tensorflow_takes_the_whole_image_where_no_crop_fits(shape: tuple[int, int]) -> None:
+    """The largest of a permitted aspect is 20 x 26 px, below a twentieth; torchvision takes it."""
+    for drawn in draws(AUTHORS, 20):
+        assert AUTHORS.box(*shape, drawn) == (0, 0, *shape)
+    for drawn in draws(WIDE, 20):
+        assert WIDE.box(*shape, drawn)[2:] == tuple(min(side, 27) for side in shape)
+
+
+@cache
+def many(crop: RandomCrop) -> list[list[float]]:
+    """Of 20,000 samples what decides the first ten attempts, which are enough; made once."""
+    keys = sample_keys(5, 0, torch.arange(20_000))
+    return [drawn[:40] for part in keys.split(1000) for drawn in crop.draws(part)]
+
+
+def test_tensorflow_s_extremes() -> None:
+    """The least aspect with the least area, and the largest with the largest."""
+    assert AUTHORS.box(4000, 6000, [0.0] * 4) == (0, 0, 1265, 949)
+    last = 1 - 2.0**-24
+    assert AUTHORS.box(4000, 6000, [last, last, 0, last]) == (0, 679, 4000, 5320)
+
+
+def shares(crop: RandomCrop, shape: tuple[int, int]) -> npt.NDArray[np.float64]:
+    boxes = [crop.box(*shape, drawn) for drawn in many(crop)]
+    return np.array([h * w for _, _, h, w in boxes]) / math.prod(shape)
+
+
+# 100,000 runs of tf.image.stateless_sample_distorted_bounding_box, TensorFlow 2.15.1, as the
+# official code calls it: the mean share of the image, how often it is below 0.2, and deciles of the
+# height; and of small images, how often each height and width came (7 x 6 with shares of 0.2..0.5).
+BY_TENSORFLOW = {
+    (375, 500): (0.3426, 0.3460, (124, 152, 179, 208, 235, 263, 291, 320, 348)),
+    (500, 500): (0.3757, 0.3179, (144, 179, 214, 248, 283, 318, 353, 388, 434)),
+    (500, 333): (0.2971, 0.3866, (111, 135, 158, 181, 204, 227, 250, 277, 317)),
+}
+SIZES_BY_TENSORFLOW = {
+    (3, 4): {(1, 1): 13359, (2, 2): 11403, (2, 3): 1824, (3, 2): 1952, (3, 3): 7643, (3, 4): 3819},
+    (5, 9): {(2, 2): 28150, (2, 3): 5531, (3, 2): 3596, (3, 3): 12892, (3, 4): 5678, (4, 3): 5373,
+             (4, 4): 9702, (4, 5): 7013, (5, 4): 6448, (5, 5): 7671, (5, 6): 6831, (5, 7): 1115},
+    (7, 6): {(3, 3): 22875, (3, 4): 14213, (4, 3): 11939, (4, 4): 24769, (4, 5): 17525,
+             (5, 4): 8679},
+    (8, 8): {(2, 2): 13395, (2, 3): 2797, (3, 2): 2050, (3, 3): 8674, (3, 4): 5358, (4, 3): 3036,
+             (4, 4): 6376, (4, 5): 6621, (5, 4): 3659, (5, 5): 5206, (5, 6): 6090, (5, 7): 1031,
+             (6, 5): 4056, (6, 6): 4206, (6, 7): 4963, (6, 8): 2792, (7, 5): 936, (7, 6): 3476,
+             (7, 7): 3620, (7, 8): 4041, (8, 6): 1538, (8, 7): 3048, (8, 8): 3031},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", BY_TENSORFLOW)
+def test_tensorflow_s_crops_are_those_of_its_own_operation(shape: tuple[int, int]) -> None:
+    mean, small, deciles = BY_TENSORFLOW[shape]
+    boxes = [AUTHORS.box(*shape, drawn) for drawn in many(AUTHORS)]
+    areas = np.array([h * w for _, _, h, w in boxes]) / math.prod(shape)
+    error = 4 * math.sqrt(1 / len(boxes) + 1 / 100_000)
+    assert areas.mean() == pytest.approx(mean, abs=error * areas.std())
+    assert (areas < 0.2).mean() == pytest.approx(small, abs=error / 2)
+    heights = np.array([h for _, _, h, _ in boxes])
+    for share, decile in enumerate(deciles, 1):
+        below, upto = (heights < decile).mean(), (heights <= decile).mean()
+        assert below - error / 2 <= share / 10 <= upto + error / 2
+    assert shares(WIDE, shape).mean() > mean + 0.04
+
+
+@pytest.mark.parametrize("shape", SIZES_BY_TENSORFLOW)
+def test_tensorflow_rounds_as_its_own_operation(shape: tuple[int, int]) -> None:
+    """The same sizes of crops of small images, as often: Pearson's statistic of two samples."""
+    theirs = SIZES_BY_TENSORFLOW[shape]
+    crop = replace(AUTHORS, area=(0.2, 0.5)) if shape == (7, 6) else AUTHORS
+    boxes = [crop.box(*shape, drawn) for drawn in many(crop)]
+    ours = Counter((h, w) for _, _, h, w in boxes)
+    assert ours.keys() == theirs.keys()
+    ratio = math.sqrt(sum(theirs.values()) / len(boxes))
+    terms = [(ours[k] * ratio - theirs[k] / ratio) ** 2 / (ours[k] + theirs[k]) for k in theirs]
+    assert sum(terms) < scipy.stats.chi2.isf(1e-3, len(theirs) - 1)
+
+
+@pytest.mark.parametrize("shape", [(3750, 5000), (5000, 5000), (5000, 3330)])
+def test_tensorflow_s_height_is_uniform(shape: tuple[int, int]) -> None:
+    """In closed form where a pixel is nothing: of an aspect a uniform in 0.75..1.33, the height is
+    uniform between the roots of 0.05 H W / a and the least of H, W / a and the root of H W / a."""
+    aspect = 0.75 + 0.58 * (np.arange(4000) + 0.5) / 4000
+    area = math.prod(shape)
+    low = np.sqrt(0.05 * area / aspect)
+    high = np.minimum(np.sqrt(area / aspect), np.minimum(shape[0], shape[1] / aspect))
+    moments = [
+        (aspect**n * (high ** (2 * n + 1) - low ** (2 * n + 1)) / (2 * n + 1) / (high - low)).mean()
+        / area**n
+        for n in (1, 2)
+    ]
+    small = ((np.minimum(np.sqrt(0.2 * area / aspect), high) - low) / (high - low)).mean()
+    found = shares(AUTHORS, shape)
+    error = 4 / math.sqrt(20_000)
+    assert found.mean() == pytest.approx(moments[0], abs=error * found.std())
+    assert found.var() == pytest.approx(moments[1] - moments[0] ** 2, rel=0.03)
+    assert (found < 0.2).mean() == pytest.approx(small, abs=error / 2)
+
+
+def test_tensorflow_s_places_are_uniform_but_for_the_last() -> None:
+    """Of 10 - h possible places beside the last one, which is never taken."""
+    boxes = [AUTHORS.box(10, 1000, drawn) for drawn in draws(AUTHORS, 400)]
+    assert {box for box in boxes if box[2] == 10} == {(0, 0, 10, 1000)}
+    boxes = [AUTHORS.box(8, 8, drawn) for drawn in draws(AUTHORS, 4_000)]
+    for height in range(3, 8):
+        tops = [box[0] for box in boxes if box[2] == height]
+        counts = np.bincount(tops, minlength=8 - height)
+        assert len(counts) == 8 - height
+        assert counts.min() > 0.7 * counts.mean()
+
+
+@pytest.mark.parametrize(
+    ("crop", "count"), [(TIMM, 4 * ATTEMPTS), (AUTHORS, 4 * TF_ATTEMPTS)], ids=["timm", "authors"]
+)
+def test_a_crop_does_not_depend_on_its_batch(crop: RandomCrop, count: int) -> None:
     keys = sample_keys(3, 1, torch.arange(20))
-    together = TIMM.draws(keys)
-    assert len(together[0]) == 4 * ATTEMPTS
-    assert [TIMM.draws(key[None])[0] for key in keys] == together
-    assert TIMM.draws(sample_keys(3, 2, torch.arange(20))) != together
+    together = crop.draws(keys)
+    assert len(together[0]) == count
+    assert [crop.draws(key[None])[0] for key in keys] == together
+    assert crop.draws(sample_keys(3, 2, torch.arange(20))) != together
 
 
 # The centre crop.
@@ -308,7 +444,9 @@ def test_a_crop_does_not_depend_on_its_batch() -> None:
 @pytest.mark.parametrize("resize", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("fraction", [0.875, 0.89, 0.97, 1.0])
 @pytest.mark.parametrize("shape", [(375, 500), (500, 333), (81, 64), (64, 64), (63, 201)])
-def test_the_centre_is_timms(shape: tuple[int, int], fraction: float, resize: Resize) -> None:
+def test_the_centre_is_timms(
+    shape: tuple[int, int], fraction: float, resize: Interpolation
+) -> None:
     photo = picture(*shape)
     transform = create_transform(
         64, interpolation=resize, crop_pct=fraction, mean=(0.0,) * 3, std=(1 / 255,) * 3
@@ -317,6 +455,22 @@ def test_the_centre_is_timms(shape: tuple[int, int], fraction: float, resize: Re
     difference = differences(ours, transform(photo).round())
     assert difference.mean() < 0.5
     assert (difference > 2).float().mean() < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("shape", "resized", "top", "left"),
+    [((256, 343), (256, 343), 16, 59), ((300, 397), (256, 339), 16, 57),
+     ((499, 300), (426, 256), 101, 16), ((256, 256), (256, 256), 16, 16)],
+)  # fmt: skip
+def test_the_centre_of_the_official_code(
+    shape: tuple[int, int], resized: tuple[int, int], top: int, left: int
+) -> None:
+    """The longer side to the nearest pixel, the centre rounded down; timm's differ in these."""
+    image = tensor(picture(*shape))
+    expected = resample(image, *resized, "aliased")[:, top : top + 224, left : left + 224]
+    assert torch.equal(CentreCrop(224, 0.875, "aliased", "tensorflow")(image, []), expected)
+    timms = CentreCrop(224, 0.875, "aliased")(image, [])
+    assert torch.equal(timms, expected) == (shape == (256, 256))
 
 
 def test_a_fraction_of_nought_squeezes_the_whole() -> None:

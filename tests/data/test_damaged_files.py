@@ -21,17 +21,18 @@ import torch
 
 from repro import fidelity
 from repro.cli import main
-from repro.data import atlas, datasets, devkit, ground_truth, imagenet, prepare, sample, scan, tars
+from repro.data import atlas, datasets, prepare
+from repro.data.imagenet import devkit, ground_truth, reader, scan, tars, verify
+from repro.data.imagenet.smoke_photos import make_tar
 from repro.data.images import DataError
-from repro.data.smoke_photos import tar_of
 from repro.fidelity import load_statistics, weights
 from repro.fidelity.features import inception
 from tests.data.test_imagenet import write_devkit
 from tests.fidelity.tiny import ABOUT, DIM, Tiny
 
-PHOTOS, TARS, SQUARES = "imagenet-smoke", "imagenet22k-smoke", "imagenet-smoke-64px"
+PHOTOS, TARS, CROPS = "imagenet-smoke", "imagenet22k-smoke", "imagenet-smoke-64px"
 IMAGE = "ILSVRC2012_val_00000001"
-WNID = imagenet.synsets()[7]
+WNID = reader.synsets()[7]
 XML = (
     "<annotation><size><width>9</width><height>9</height></size><object><name>{}</name><bndbox>"
     "<xmin>1</xmin><ymin>1</ymin><xmax>{}</xmax><ymax>5</ymax></bndbox></object></annotation>"
@@ -42,7 +43,7 @@ XML = (
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder with every kind of file that is read from one."""
     made = tmp_path_factory.mktemp("data")
-    for name in ("cifar10-smoke", TARS, SQUARES):
+    for name in ("cifar10-smoke", TARS, CROPS):
         prepare.prepare(name, made)
     for path in atlas.EMBEDDED.glob("glyphs*"):
         shutil.copy(path, made)
@@ -64,7 +65,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (made / "1.json").write_text('{"label": 3, "other": [1]}')
     (made / "1.cls").write_text("3")
     scanned(made)
-    shutil.copytree(made / SQUARES, made / "broken-off")
+    shutil.copytree(made / CROPS, made / "broken-off")
     statistics = fidelity.Statistics(np.zeros(DIM), np.eye(DIM), 9)
     fidelity.save_statistics(made / "statistics.npz", statistics, ABOUT, np.zeros((4, DIM)))
     referred(made)
@@ -74,7 +75,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def scanned(root: Path) -> None:
     folder = root / PHOTOS
-    containers = scan.stated(folder, imagenet.found(PHOTOS, "train", root))
+    containers = scan.with_file_stats(folder, reader.find_containers(PHOTOS, "train", root))
     found = scan.scan(folder, containers, root / "scan.journal", "title")
     assert sum(len(part.length) for _, part in found) == 40
 
@@ -82,9 +83,9 @@ def scanned(root: Path) -> None:
 def labelled(root: Path, name: str) -> None:
     """A shard whose label this file is."""
     shard = root / "shard.tar"
-    shard.write_bytes(tar_of({"1.jpeg": b"x", name: (root / name).read_bytes()}))
+    shard.write_bytes(make_tar({"1.jpeg": b"x", name: (root / name).read_bytes()}))
     try:
-        tars.labelled(shard, shard.stat().st_size)
+        tars.labelled_images(shard, shard.stat().st_size)
     except DataError as error:
         raise DataError(str(error).replace("shard.tar", name)) from error  # which it lies in
 
@@ -95,16 +96,16 @@ def members(root: Path) -> None:
 
 
 def going_on(root: Path) -> None:
-    """A build of squares that was killed at its end goes on with what is there."""
-    (root / SQUARES / "train.json").unlink(missing_ok=True)
-    prepare.prepare(SQUARES, root)
-    assert len(datasets.load(SQUARES, "train", root).labels) == 40
+    """A build of crops that was killed at its end goes on with what is there."""
+    (root / CROPS / "train.json").unlink(missing_ok=True)
+    prepare.prepare(CROPS, root)
+    assert len(datasets.load(CROPS, "train", root).labels) == 40
 
 
 def referred(root: Path) -> None:
     tiny = fidelity.Extractor("tiny", "0" * 64, DIM, Tiny())
     images = torch.arange(600 * 768).view(600, 3, 16, 16).to(torch.uint8)
-    found = fidelity.reference(tiny, [images], ABOUT, root / "references", kept=5)
+    found = fidelity.reference(tiny, [images], ABOUT, root / "references", reservoir_size=5)
     assert found.features is not None
     assert found.features.shape == (5, DIM)
 
@@ -129,19 +130,19 @@ READERS = {
     "idx": Reader("**/t10k-images*.gz", lambda r: LOAD("fashion-mnist", "test", r)),
     "atlas": Reader("glyphs-test.png", lambda r: atlas.load("glyphs", "test", r)),
     "atlas manifest": Reader("glyphs.json", lambda r: atlas.load("glyphs", "test", r)),
-    "photo": Reader(f"{PHOTOS}/train/*/*.JPEG", lambda r: sample.prepare(PHOTOS, r)),
+    "photo": Reader(f"{PHOTOS}/train/*/*.JPEG", lambda r: verify.prepare(PHOTOS, r)),
     "index": Reader(f"{PHOTOS}-index/train.npz", lambda r: LOAD(PHOTOS, "train", r), heals=True),
-    "manifest": Reader(f"{PHOTOS}-index/manifest.json", lambda r: sample.prepare(PHOTOS, r)),
+    "manifest": Reader(f"{PHOTOS}-index/manifest.json", lambda r: verify.prepare(PHOTOS, r)),
     "scan journal": Reader("scan.journal", scanned, heals=True),
     "tar": Reader(f"{TARS}/**/*.tar", members),
     "label in json": Reader("1.json", lambda r: labelled(r, "1.json")),
     "label in cls": Reader("1.cls", lambda r: labelled(r, "1.cls")),
-    "squares": Reader(f"{SQUARES}/train.npy", lambda r: LOAD(SQUARES, "fit", r)),
-    "squares' labels": Reader(f"{SQUARES}/train-labels.npy", lambda r: LOAD(SQUARES, "fit", r)),
-    "squares' manifest": Reader(f"{SQUARES}/train.json", lambda r: LOAD(SQUARES, "fit", r)),
-    "squares made": Reader(f"{SQUARES}/test.json", lambda r: prepare.prepare(SQUARES, r)),
-    "squares' journal": Reader(f"{SQUARES}/train.journal", going_on, heals=True),
-    "partial squares": Reader(f"{SQUARES}/train.partial", going_on, heals=True),
+    "crops": Reader(f"{CROPS}/train.npy", lambda r: LOAD(CROPS, "fit", r)),
+    "crops' labels": Reader(f"{CROPS}/train-labels.npy", lambda r: LOAD(CROPS, "fit", r)),
+    "crops' manifest": Reader(f"{CROPS}/train.json", lambda r: LOAD(CROPS, "fit", r)),
+    "crops made": Reader(f"{CROPS}/test.json", lambda r: prepare.prepare(CROPS, r)),
+    "crops' journal": Reader(f"{CROPS}/train.journal", going_on, heals=True),
+    "partial crops": Reader(f"{CROPS}/train.partial", going_on, heals=True),
     "devkit": Reader(devkit.ARCHIVE, lambda r: devkit.wnids(r / devkit.ARCHIVE, None, "get it")),
     **{
         f"wsol {name}": Reader(f"wsol/{name}.txt", lambda r: ground_truth.read_wsol(r / "wsol"))
@@ -241,12 +242,12 @@ def changes(value: Any, depth: int = 0) -> Iterator[Any]:
 @contextmanager
 def kept(root: Path, reader: Reader) -> Iterator[Path]:
     """The file that the reader reads; afterwards all is as it was."""
-    touched = SQUARES in reader.file
-    if SQUARES in reader.file and reader.heals:  # as a build leaves it that is killed at its end
+    touched = CROPS in reader.file
+    if CROPS in reader.file and reader.heals:  # as a build leaves it that is killed at its end
         about = json.loads((root / "broken-off/train.json").read_text())
         way = json.dumps(about["source"] | {"kernel": about["kernel"]})
-        (root / SQUARES / "train.journal").write_text(f'{way}\n[0, "{about["sha256"][0]}"]\n')
-        shutil.copy(root / "broken-off/train.npy", root / SQUARES / "train.partial")
+        (root / CROPS / "train.journal").write_text(f'{way}\n[0, "{about["sha256"][0]}"]\n')
+        shutil.copy(root / "broken-off/train.npy", root / CROPS / "train.partial")
     path = next(root.glob(reader.file))
     whole, times = path.read_bytes(), path.stat()
     try:
@@ -258,8 +259,8 @@ def kept(root: Path, reader: Reader) -> Iterator[Path]:
         path.write_bytes(whole)
         os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
         if touched:
-            shutil.rmtree(root / SQUARES)
-            shutil.copytree(root / "broken-off", root / SQUARES)
+            shutil.rmtree(root / CROPS)
+            shutil.copytree(root / "broken-off", root / CROPS)
 
 
 def refusal(reader: Reader, root: Path, path: Path) -> str:
@@ -313,23 +314,23 @@ def test_what_is_sound_is_read(name: str, root: Path) -> None:
     assert not said or name in ("idx", "inception")  # whose digests only the real files have
 
 
-@pytest.mark.parametrize("file", [f"{PHOTOS}-index/manifest.json", f"{SQUARES}/test.json"])
+@pytest.mark.parametrize("file", [f"{PHOTOS}-index/manifest.json", f"{CROPS}/test.json"])
 def test_prepare_ends_in_one_line(
     file: str, root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with kept(root, Reader(file, str)) as path:
         path.write_bytes(b"[" * 100_000)
-        assert main(["prepare", SQUARES, "--data", str(root)]) == 2
+        assert main(["prepare", CROPS, "--data", str(root)]) == 2
         said = capsys.readouterr().err
     assert len(said.splitlines()) == 1
-    assert f"{path}: lists or objects in each other" in said
+    assert f"{path}: lists or objects nested more than 32 deep" in said
     assert "remove" in said
     assert "and run `repro prepare" in said
 
 
 def test_a_tar_does_not_lead_back(tmp_path: Path) -> None:
     """A member of a negative size would be read for ever."""
-    whole = bytearray(tar_of({"a.jpeg": b"x"}))
+    whole = bytearray(make_tar({"a.jpeg": b"x"}))
     for size in (-1024, 10**12):
         whole[124:136] = size.to_bytes(12, "big", signed=True)
         whole[124] |= 0x80

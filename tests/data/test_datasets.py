@@ -18,13 +18,14 @@ import pytest
 import torch
 from PIL import Image
 
-from repro.data import atlas, cifar, composed, datasets, imagenet, resized
+from repro.data import atlas, catalogue, cifar, composed, cues, datasets
 from repro.data.atlas import EMBEDDED
 from repro.data.datasets import DataError, load, names, splits
-from repro.data.images import Official, fingerprint
+from repro.data.imagenet import reader, resized
+from repro.data.images import OfficialSplit, fingerprint
 from repro.data.prepare import DEBIAN_FASHION_MNIST, prepare
 
-OFFICIAL: tuple[Official, ...] = ("train", "test")
+OFFICIAL: tuple[OfficialSplit, ...] = ("train", "test")
 SPLITS: tuple[datasets.Split, ...] = ("train", "test", "fit", "validation")
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
@@ -251,7 +252,7 @@ def test_the_selection_is_the_same_everywhere() -> None:
         209,
         629,
     ]
-    with pytest.raises(ValueError, match="100 images of class 0, where 101"):
+    with pytest.raises(ValueError, match="100 images of class 0, but 101"):
         cut.select(np.arange(1000) % 10, 101, "key")
 
 
@@ -292,7 +293,7 @@ def own_smoke(smoke: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("split", ["train", "test"])
 @pytest.mark.parametrize(("name", "reference"), [("cifar10", "CIFAR10"), ("cifar100", "CIFAR100")])
 def test_cifar_is_read_as_torchvision_reads_it(
-    name: str, reference: str, split: Official, smoke: Path
+    name: str, reference: str, split: OfficialSplit, smoke: Path
 ) -> None:
     import torchvision.datasets as vision
 
@@ -449,7 +450,7 @@ def test_another_fashion_mnist_is_refused(end: str, small_fashion: Path, tmp_pat
 
 @pytest.mark.parametrize("content", [b"", b"\0\0\x08", b"\0\0\x08\x01\0\0\0\5abcd", b"\0\0\x0d\0"])
 def test_an_idx_file_must_be_as_long_as_it_says(content: bytes) -> None:
-    with pytest.raises(DataError, match="not an idx file of its own length"):
+    with pytest.raises(DataError, match="not an idx file, or of the wrong length"):
         datasets.parse_idx(Path("x"), content, "step")
 
 
@@ -457,14 +458,14 @@ def test_an_unknown_name_gets_the_nearest_match() -> None:
     for wrong, near in (("cifar-10", "cifar10"), ("glyph", "glyphs"), ("fashion", "fashion-mnist")):
         with pytest.raises(DataError, match=f"unknown dataset {wrong}: did you mean {near}\\?"):
             load(wrong, "train")
-    with pytest.raises(DataError, match="there are cifar10, cifar100"):
+    with pytest.raises(DataError, match="the datasets are cifar10, cifar100"):
         load("~~~~", "train")
-    known = {*cifar.CIFARS, "fashion-mnist", *atlas.ATLASES, composed.SINGLES}
-    assert set(names()) == known | {*imagenet.SETS, *resized.RESIZED}
+    known = {*cifar.CIFARS, "fashion-mnist", *atlas.ATLASES, composed.SINGLES, *cues.NAMES}
+    assert set(names()) == known | {*reader.PHOTO_SETS, *resized.RESIZED}
 
 
 def test_a_set_that_is_not_embedded_asks_for_its_folder() -> None:
-    for name in set(names()) - {*atlas.ATLASES, composed.SINGLES}:
+    for name in set(names()) - set(catalogue.EMBEDDED):
         split = splits(name)[0]
         with pytest.raises(DataError, match="--data DIR or REPRO_DATA"):
             load(name, split)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from repro.data.ground_truth import (
+from repro.data.imagenet.ground_truth import (
     ANNOTATIONS,
     SOLUTION,
     GroundTruth,
@@ -17,7 +17,7 @@ from repro.data.ground_truth import (
     read_wsol,
     read_xml,
 )
-from repro.data.imagenet import synsets
+from repro.data.imagenet.reader import synsets
 from repro.data.images import DataError
 
 NAMES = [f"ILSVRC2012_val_0000000{number}" for number in (1, 2, 3)]
@@ -165,12 +165,12 @@ def test_no_boxes_at_all_are_an_error_with_the_places(tmp_path: Path) -> None:
 
 FIRST = f"val/{NAMES[0]}.JPEG"
 WSOL_DAMAGE = {
-    "outside": ("localization", f"{FIRST},111,108,441,376", "line 1: the box .* reaches out of"),
-    "negative": ("localization", f"{FIRST},-1,108,441,193", "line 1: the box .* reaches out of"),
-    "degenerate": ("localization", f"{FIRST},111,108,111,193", "line 1: .* encloses nothing"),
-    "reversed": ("localization", f"{FIRST},111,193,441,108", "line 1: .* encloses nothing"),
-    "a word": ("localization", f"{FIRST},111,108,441,x", "line 1: .* is no line of it"),
-    "a number less": ("localization", f"{FIRST},111,108,441", "line 1: .* is no line of it"),
+    "outside": ("localization", f"{FIRST},111,108,441,376", "line 1: box .* is outside"),
+    "negative": ("localization", f"{FIRST},-1,108,441,193", "line 1: box .* is outside"),
+    "degenerate": ("localization", f"{FIRST},111,108,111,193", "line 1: .* is empty"),
+    "reversed": ("localization", f"{FIRST},111,193,441,108", "line 1: .* is empty"),
+    "a word": ("localization", f"{FIRST},111,108,441,x", "line 1: .* is a malformed line"),
+    "a number less": ("localization", f"{FIRST},111,108,441", "line 1: .* is a malformed line"),
     "unknown": ("localization", "val/ILSVRC2012_val_00000009.JPEG,1,2,3,4", "line 1: no class of"),
     "sizeless": ("image_sizes", "val/ILSVRC2012_val_00000009.JPEG,5,5", f"no size of {NAMES[0]}"),
     "no class": ("class_labels", f"{FIRST},1000", "class_labels.txt, line 1: no class 1000"),
@@ -210,11 +210,11 @@ BOMB = (
 XML_DAMAGE = {
     "cut off": (xml(NAMES[0])[:-20], "no element found|mismatched|unclosed"),
     "entities": (BOMB, "declares a document type"),
-    "sizeless": ("<annotation/>", "a size or a box without its whole numbers"),
-    "a word": (xml(NAMES[0]).replace("441", "4x1"), "without its whole numbers"),
-    "outside": (xml(NAMES[0]).replace("441", "501"), "reaches out of the picture, 500 x 375 px"),
+    "sizeless": ("<annotation/>", "a size or a box without integers"),
+    "a word": (xml(NAMES[0]).replace("441", "4x1"), "without integers"),
+    "outside": (xml(NAMES[0]).replace("441", "501"), "is outside the image, 500 x 375 px"),
     "no object": (xml(NAMES[0]).replace("object", "subject"), "no object"),
-    "no class": (xml(NAMES[0]).replace(synsets()[65], "n99999999"), "n99999999 is no class"),
+    "no class": (xml(NAMES[0]).replace(synsets()[65], "n99999999"), "n99999999 is not a class"),
     "not text": ("\udcff", "decode"),
 }
 
@@ -236,14 +236,14 @@ def test_a_folder_without_annotations_is_named(tmp_path: Path) -> None:
 
 WNID = synsets()[65]
 CSV_DAMAGE = {
-    "four": (f"{NAMES[0]},{WNID} 1 2 3", "line 2: 4 words that are no groups"),
-    "six": (f"{NAMES[0]},{WNID} 1 2 3 4 5", "line 2: 6 words that are no groups"),
-    "nothing": (f"{NAMES[0]},", "line 2: 0 words that are no groups"),
-    "shifted": (f"{NAMES[0]},1 {WNID} 2 3 4", "line 2: 5 words that are no groups"),
-    "unknown": (f"{NAMES[0]},n99999999 1 2 3 4", "line 2: n99999999 is no class"),
-    "sizeless": (f"ILSVRC2012_val_00000009,{WNID} 1 2 3 4", "line 2: the size of ILSVRC2012_val_0"),
-    "outside": (f"{NAMES[0]},{WNID} 1 2 501 4", "line 2: the box .* reaches out of the picture"),
-    "twice": (f"{NAMES[1]},{WNID} 1 2 3 4", f"line 3: {NAMES[1]} stands there twice"),
+    "four": (f"{NAMES[0]},{WNID} 1 2 3", "line 2: 4 words, not groups"),
+    "six": (f"{NAMES[0]},{WNID} 1 2 3 4 5", "line 2: 6 words, not groups"),
+    "nothing": (f"{NAMES[0]},", "line 2: 0 words, not groups"),
+    "shifted": (f"{NAMES[0]},1 {WNID} 2 3 4", "line 2: 5 words, not groups"),
+    "unknown": (f"{NAMES[0]},n99999999 1 2 3 4", "line 2: n99999999 is not a class"),
+    "sizeless": (f"ILSVRC2012_val_00000009,{WNID} 1 2 3 4", "line 2: unknown size of ILSVRC"),
+    "outside": (f"{NAMES[0]},{WNID} 1 2 501 4", "line 2: box .* is outside the image"),
+    "twice": (f"{NAMES[1]},{WNID} 1 2 3 4", f"line 3: duplicate entry for {NAMES[1]}"),
 }
 
 
@@ -260,8 +260,8 @@ def test_a_damaged_solution_is_named_with_its_line(case: str, tmp_path: Path) ->
 
 def test_a_solution_needs_its_header_and_the_sizes(tmp_path: Path) -> None:
     as_csv(tmp_path)
-    with pytest.raises(DataError, match=f"line 2: the size of {NAMES[0]} is not known; put"):
+    with pytest.raises(DataError, match=f"line 2: unknown size of {NAMES[0]}; put"):
         read(tmp_path)
     (tmp_path / SOLUTION).write_text("")
-    with pytest.raises(DataError, match="line 1: '' is not its header"):
+    with pytest.raises(DataError, match="line 1: '' is not the header"):
         read_kaggle(tmp_path / SOLUTION, SIZES)

@@ -22,16 +22,17 @@ import pytest
 import torch
 from PIL import Image
 
-from repro.data import datasets, devkit, imagenet, resized, sample, scan, smoke_photos
+from repro.data import datasets
 from repro.data.datasets import load
-from repro.data.images import DataError, Official
-from repro.data.photos import Photos
+from repro.data.imagenet import devkit, reader, resized, scan, smoke_photos, verify
+from repro.data.imagenet.photos import Photos
+from repro.data.imagenet.smoke_photos import make_tar
+from repro.data.images import DataError, OfficialSplit
 from repro.data.prepare import prepare
-from repro.data.smoke_photos import tar_of
 
 NAME: Final = "imagenet-smoke"
 SPLITS: tuple[datasets.Split, ...] = ("train", "test", "fit", "validation")
-OFFICIAL: tuple[Official, ...] = ("train", "test")
+OFFICIAL: tuple[OfficialSplit, ...] = ("train", "test")
 Classes = dict[str, dict[str, bytes]]  # wnid -> file -> bytes
 
 
@@ -78,11 +79,11 @@ def as_tree(train: Classes, val: Classes, to: Path) -> None:
 
 
 def as_ilsvrc(train: Classes, val: Classes, to: Path) -> None:
-    inner = {f"{wnid}.tar": tar_of(files) for wnid, files in train.items()}
-    (to / "ILSVRC2012_img_train.tar").write_bytes(tar_of(inner))
+    inner = {f"{wnid}.tar": make_tar(files) for wnid, files in train.items()}
+    (to / "ILSVRC2012_img_train.tar").write_bytes(make_tar(inner))
     labels = {name: wnid for wnid, files in val.items() for name in files}
     (to / "ILSVRC2012_img_val.tar").write_bytes(
-        tar_of({n: val[labels[n]][n] for n in sorted(labels, reverse=True)})
+        make_tar({n: val[labels[n]][n] for n in sorted(labels, reverse=True)})
     )
     write_devkit(to / devkit.ARCHIVE, [labels[name] for name in sorted(labels)], list(val))
 
@@ -99,14 +100,14 @@ def as_val_with_folders(train: Classes, val: Classes, to: Path) -> None:
     as_ilsvrc(train, val, to)
     (to / devkit.ARCHIVE).unlink()
     files = {f"val/{wnid}/{n}": data for wnid, files in val.items() for n, data in files.items()}
-    (to / "ILSVRC2012_img_val.tar").write_bytes(tar_of(files))
+    (to / "ILSVRC2012_img_val.tar").write_bytes(make_tar(files))
 
 
 def as_class_tars(train: Classes, val: Classes, to: Path) -> None:
     for part, classes in (("train", train), ("val", val)):
         (to / part).mkdir()
         for wnid, files in classes.items():
-            (to / part / f"{wnid}.tar").write_bytes(tar_of(files))
+            (to / part / f"{wnid}.tar").write_bytes(make_tar(files))
 
 
 def as_shards(train: Classes, val: Classes, to: Path) -> None:
@@ -124,7 +125,7 @@ def as_shards(train: Classes, val: Classes, to: Path) -> None:
                 if number == 1:
                     about = {"json": json.dumps({"label": label}).encode()}
                 members |= {f"{stem}.jpg": data} | {f"{stem}.{e}": v for e, v in about.items()}
-            (to / f"{part}-{number:04}.tar").write_bytes(tar_of(members))
+            (to / f"{part}-{number:04}.tar").write_bytes(make_tar(members))
 
 
 FORMS = (as_tree, as_ilsvrc, as_flat, as_val_with_folders, as_class_tars, as_shards)
@@ -141,12 +142,12 @@ def test_every_form_is_the_same_dataset(
         ours, theirs = load(NAME, split, tmp_path), load(NAME, split, made)
         assert ours.fingerprint == theirs.fingerprint
         assert torch.equal(ours.labels, theirs.labels)
-        assert ours.classes == theirs.classes == imagenet.SMOKE_CLASSES
+        assert ours.classes == theirs.classes == reader.SMOKE_CLASSES
         assert [ours.read(i) for i in range(len(ours))] == [
             theirs.read(i) for i in range(len(theirs))
         ]
         assert stems(ours) == stems(theirs)
-    assert sample.prepare(NAME, tmp_path)
+    assert verify.prepare(NAME, tmp_path)
 
 
 def stems(photos: Photos) -> list[str]:
@@ -185,7 +186,7 @@ def test_22k_may_lie_in_its_folder_itself_or_in_one_tar(made: Path, tmp_path: Pa
         folder = tmp_path / form / name
         folder.mkdir(parents=True)
         if form == "whole":
-            (folder / "fall11_whole.tar").write_bytes(tar_of(tars))
+            (folder / "fall11_whole.tar").write_bytes(make_tar(tars))
         for file, data in tars.items() if form != "whole" else ():
             if form == "tars":
                 (folder / file).write_bytes(data)
@@ -198,7 +199,7 @@ def test_22k_may_lie_in_its_folder_itself_or_in_one_tar(made: Path, tmp_path: Pa
 def test_22k_has_no_test_split(made: Path) -> None:
     for name in ("imagenet22k", "imagenet22k-smoke"):
         assert datasets.splits(name) == ("train",)
-        with pytest.raises(DataError, match=f"{name} has no test split; there are 'train'"):
+        with pytest.raises(DataError, match=f"{name} has no test split, only 'train'"):
             load(name, "test", made)
     assert len(load("imagenet22k-smoke", "validation", made)) == 12
     assert datasets.splits("cifar10") == datasets.splits("imagenet") == ("train", "test")
@@ -229,7 +230,7 @@ def test_a_folder_with_a_number_is_no_class_of_imagenet(root: Path) -> None:
 
 
 def test_the_classes_of_imagenet_are_the_thousand_in_the_standard_order() -> None:
-    wnids = imagenet.synsets()
+    wnids = reader.synsets()
     assert len(set(wnids)) == 1000
     assert list(wnids) == sorted(wnids)
     assert (wnids[0], wnids[207], wnids[999]) == ("n01440764", "n02099601", "n15075141")
@@ -238,17 +239,17 @@ def test_the_classes_of_imagenet_are_the_thousand_in_the_standard_order() -> Non
 def test_archives_are_torchvisions() -> None:
     from torchvision.datasets.imagenet import ARCHIVE_META
 
-    assert dict(ARCHIVE_META.values()) == imagenet.ARCHIVES
+    assert dict(ARCHIVE_META.values()) == reader.ARCHIVES
 
 
 def test_other_numbers_are_not_imagenet(root: Path) -> None:
     (root / NAME).rename(root / "imagenet")
     for number, folder in enumerate(sorted((root / "imagenet" / "train").iterdir())):
-        folder.rename(folder.with_name(imagenet.synsets()[number]))
+        folder.rename(folder.with_name(reader.synsets()[number]))
     error = refused(lambda: load("imagenet", "train", root))
-    assert "40 train images where imagenet has 1,281,167" in error
+    assert "40 train images, but imagenet has 1,281,167" in error
     assert "n01440764 has 4, n01443537 has 4" in error
-    assert "997 more classes, where it is 732 to 1,300" in error
+    assert "997 more classes, expected 732 to 1,300" in error
     assert not (root / "imagenet-index" / "train.npz").exists()
 
 
@@ -257,42 +258,42 @@ def test_a_wrong_count_names_the_class(damage: str, root: Path) -> None:
     folder = root / NAME / "train"
     if damage in ("image", "even"):
         next((folder / "n90000003").iterdir()).unlink()
-        wanted = "39 train images where imagenet-smoke has 40; n90000003 has 3, where it is 4"
+        wanted = "39 train images, but imagenet-smoke has 40; n90000003 has 3, expected 4"
     if damage == "even":  # the total is right, and yet it is another set
         (folder / "n90000004" / "more.JPEG").write_bytes(b"x")
-        wanted = "n90000003 has 3, n90000004 has 5, where it is 4"
+        wanted = "n90000003 has 3, n90000004 has 5, expected 4"
     elif damage == "class":
         shutil.rmtree(folder / "n90000003")
-        wanted = "36 train images where imagenet-smoke has 40; n90000003 has 0, where it is 4"
+        wanted = "36 train images, but imagenet-smoke has 40; n90000003 has 0, expected 4"
     elif damage == "extra":
         (folder / "n90000009" / "more.JPEG").write_bytes(b"x")
-        wanted = "n90000009 has 5, where it is 4"
+        wanted = "n90000009 has 5, expected 4"
     elif damage == "stranger":
         (folder / "n90000003").rename(folder / "n12345678")
-        wanted = "n12345678 is no class of imagenet-smoke"
+        wanted = "n12345678 is not a class of imagenet-smoke"
     assert wanted in refused(lambda: load(NAME, "train", root))
 
 
 def test_a_shard_with_another_label_is_refused(root: Path) -> None:
     shutil.rmtree(root / NAME)
     (root / NAME).mkdir()
-    (root / NAME / "train-000000.tar").write_bytes(tar_of({"a.jpg": b"x", "a.cls": b"10"}))
+    (root / NAME / "train-000000.tar").write_bytes(make_tar({"a.jpg": b"x", "a.cls": b"10"}))
     error = refused(lambda: load(NAME, "train", root))
-    assert "a label of 10, where imagenet-smoke has 10 classes" in error
+    assert "label 10, but imagenet-smoke has 10 classes" in error
 
 
 def test_a_truncated_tar_is_named(root: Path) -> None:
     path = root / "imagenet22k-smoke" / "train" / "n91000005.tar"
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     error = refused(lambda: load("imagenet22k-smoke", "train", root))
-    assert f"{path}: a damaged or truncated tar file" in error
+    assert f"{path}: damaged or truncated tar file" in error
 
 
 def test_an_unknown_release_of_22k_is_warned_of(root: Path) -> None:
     (root / "imagenet22k-smoke").rename(root / "imagenet22k")
-    said = sample.prepare("imagenet22k", root)
-    assert any(line.startswith("warning: imagenet22k is no release") for line in said)
-    counts = [(c, n) for (n, c) in imagenet.RELEASES]
+    said = verify.prepare("imagenet22k", root)
+    assert any(line.startswith("warning: imagenet22k is not a known release") for line in said)
+    counts = [(c, n) for (n, c) in reader.RELEASES]
     assert (21841, 14197122) in counts
 
 
@@ -303,14 +304,14 @@ def test_an_indexed_set_is_not_scanned_again_until_it_changes(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = load(NAME, "train", root)
-    kept = {path.name for path in imagenet.index_folder(NAME, root).iterdir()}
+    kept = {path.name for path in reader.index_folder(NAME, root).iterdir()}
     assert kept == {"train.npz", "train.lock"}
 
     def forbidden(*_: object) -> None:
         raise AssertionError("scanned again")
 
     with monkeypatch.context() as context:
-        context.setattr(scan, "_look", forbidden)
+        context.setattr(scan, "_scan_container", forbidden)
         assert load(NAME, "train", root).fingerprint == before.fingerprint
         with pytest.raises(AssertionError, match="scanned again"):
             load(NAME, "test", root)
@@ -325,7 +326,7 @@ def test_a_tar_that_was_replaced_is_scanned_again(root: Path) -> None:
     before = load("imagenet22k-smoke", "train", root)
     with tarfile.open(path) as tar:
         files = {m.name: tar.extractfile(m).read() for m in tar}  # type: ignore[union-attr]
-    path.write_bytes(tar_of({f"new-{file}": data for file, data in files.items()}))
+    path.write_bytes(make_tar({f"new-{file}": data for file, data in files.items()}))
     after = load("imagenet22k-smoke", "train", root)
     assert after.fingerprint != before.fingerprint
     assert [after.read(i) for i in range(48)] == [before_bytes(before, files, i) for i in range(48)]
@@ -343,7 +344,7 @@ def test_an_index_that_cannot_be_written_is_named(root: Path) -> None:
 
 def test_the_folder_of_the_data_itself_is_not_written_to(root: Path) -> None:
     files = sorted(root.joinpath(NAME).rglob("*"))
-    sample.prepare(NAME, root)
+    verify.prepare(NAME, root)
     assert sorted(root.joinpath(NAME).rglob("*")) == files
 
 
@@ -427,7 +428,7 @@ def test_the_devkit_says_which_number_is_which_class(compressed: bool, tmp_path:
     wnids = sorted(set(truth))
     write_devkit(tmp_path / devkit.ARCHIVE, truth, wnids, compressed)
     assert devkit.wnids(tmp_path / devkit.ARCHIVE, None, "step") == truth
-    assert devkit.leaves(meta_mat([(2, "n2", 0), (1, "n1", 0), (3, "n3", 1)], compressed)) == {
+    assert devkit.class_wnids(meta_mat([(2, "n2", 0), (1, "n1", 0), (3, "n3", 1)], compressed)) == {
         1: "n1", 2: "n2"
     }  # fmt: skip
 
@@ -436,8 +437,8 @@ def test_another_devkit_is_refused(tmp_path: Path) -> None:
     path = tmp_path / devkit.ARCHIVE
     assert "missing" in refused(lambda: devkit.wnids(path, None, "put it there"))
     write_devkit(path, ["n1"], ["n1"])
-    md5 = imagenet.SETS["imagenet"].devkit_md5
-    assert md5 == imagenet.ARCHIVES[devkit.ARCHIVE]
+    md5 = reader.PHOTO_SETS["imagenet"].devkit_md5
+    assert md5 == reader.ARCHIVES[devkit.ARCHIVE]
     assert "truncated or altered" in refused(lambda: devkit.wnids(path, md5, "put it there"))
     good = path.read_bytes()
     for damage in (b"", b"no archive", good[: len(good) // 2]):
@@ -460,7 +461,7 @@ def test_val_images_need_their_numbers(root: Path, made: Path) -> None:
     assert devkit.ARCHIVE in refused(lambda: load(NAME, "test", root))
     (root / "kept").rename(root / NAME / devkit.ARCHIVE)
     for name in ("photo.JPEG", "ILSVRC2012_val_00000021.JPEG", "ILSVRC2012_val_00000000.JPEG"):
-        (root / NAME / "ILSVRC2012_img_val.tar").write_bytes(tar_of({name: b"x"}))
+        (root / NAME / "ILSVRC2012_img_val.tar").write_bytes(make_tar({name: b"x"}))
         assert "ILSVRC2012_val_00000001.JPEG to 00000020" in refused(
             lambda: load(NAME, "test", root)
         )
@@ -470,59 +471,59 @@ def test_val_images_need_their_numbers(root: Path, made: Path) -> None:
 
 
 def test_prepare_says_what_it_found_and_is_content_with_it_again(root: Path) -> None:
-    said = sample.prepare(NAME, root)
+    said = verify.prepare(NAME, root)
     assert said == [
-        f"{NAME} train: 40 images of 10 classes, a folder a class; 40 of them read and decoded",
-        f"{NAME} test: 20 images of 10 classes, a folder a class; 20 of them read and decoded",
+        f"{NAME} train: 40 images of 10 classes, a folder per class; 40 of them read and decoded",
+        f"{NAME} test: 20 images of 10 classes, a folder per class; 20 of them read and decoded",
     ]
-    assert sample.prepare(NAME, root) == said
+    assert verify.prepare(NAME, root) == said
 
 
 def test_a_second_prepare_names_what_changed(root: Path) -> None:
-    sample.prepare(NAME, root)
+    verify.prepare(NAME, root)
     path = root / NAME / "train" / "n90000004" / "n90000004_16.JPEG"
     good = path.read_bytes()
     changed = bytearray(good)
     changed[30] ^= 1  # in a table of the JPEG's: it is decoded, to other pixels
     path.write_bytes(changed)
-    error = refused(lambda: sample.prepare(NAME, root))
+    error = refused(lambda: verify.prepare(NAME, root))
     assert "n90000004/n90000004_16.JPEG changed" in error
-    assert f"remove {imagenet.manifest(NAME, root)}" in error
+    assert f"remove {reader.manifest(NAME, root)}" in error
     path.write_bytes(good)
-    sample.prepare(NAME, root)
+    verify.prepare(NAME, root)
     path.write_bytes(changed)
-    imagenet.manifest(NAME, root).unlink()
-    sample.prepare(NAME, root)
+    reader.manifest(NAME, root).unlink()
+    verify.prepare(NAME, root)
 
 
 def test_a_change_of_names_alone_is_noticed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sample, "IMAGES", 3)
-    sample.prepare(NAME, root)
+    monkeypatch.setattr(verify, "SAMPLE_SIZE", 3)
+    verify.prepare(NAME, root)
     seen = [
-        e["index"] for e in json.loads(imagenet.manifest(NAME, root).read_text())["train"]["sample"]
+        e["index"] for e in json.loads(reader.manifest(NAME, root).read_text())["train"]["sample"]
     ]
     assert len(seen) == 3
     other = next(i for i in range(40) if i not in seen)
     photos = load(NAME, "train", root)
     path = root / NAME / "train" / photos.name(other)
     path.rename(path.with_stem(f"{path.stem}x"))
-    assert "outside the sample changed" in refused(lambda: sample.prepare(NAME, root))
+    assert "outside the sample changed" in refused(lambda: verify.prepare(NAME, root))
 
 
 @pytest.mark.parametrize("damage", ["not an image", "cut"])
 def test_an_image_that_cannot_be_decoded_is_named(damage: str, root: Path) -> None:
     path = root / NAME / "val" / "n90000001" / "ILSVRC2012_val_00000003.JPEG"
     path.write_bytes(b"text" if damage == "not an image" else path.read_bytes()[:-200])
-    assert f"n90000001/{path.name}: no image" in refused(lambda: sample.prepare(NAME, root))
+    assert f"n90000001/{path.name}: unreadable image" in refused(lambda: verify.prepare(NAME, root))
 
 
 def test_the_sample_is_fixed_and_spread() -> None:
-    chosen = sample.chosen(1_281_167)
+    chosen = verify.sample_indices(1_281_167)
     assert len(set(chosen)) == 1000
-    assert chosen == sorted(chosen) == sample.chosen(1_281_167)
+    assert chosen == sorted(chosen) == verify.sample_indices(1_281_167)
     assert chosen[:3] == GOLDEN_SAMPLE
     assert np.histogram(chosen, 4, (0, 1_281_167))[0].min() > 200
-    assert sample.chosen(40) == list(range(40))
+    assert verify.sample_indices(40) == list(range(40))
 
 
 GOLDEN_SAMPLE = [527, 2125, 3838]  # another sample would void every manifest
@@ -545,7 +546,7 @@ def test_smoke_sets_are_the_same_bytes_every_time_and_repaired(
     times = {p: p.stat().st_mtime_ns for p in (tmp_path / name).rglob("*")}
     prepare(name, tmp_path)
     assert times == {p: p.stat().st_mtime_ns for p in (tmp_path / name).rglob("*")}
-    manifest = imagenet.manifest(name, tmp_path)  # of the images of another Pillow
+    manifest = reader.manifest(name, tmp_path)  # of the images of another Pillow
     about = json.loads(manifest.read_text())
     about["train"]["fingerprint"] = "another"
     manifest.write_text(json.dumps(about))
@@ -615,7 +616,9 @@ def test_a_square_is_torchvisions_at_any_shape(size: tuple[int, int]) -> None:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     wanted = by_torchvision(Image.fromarray(pixels))
-    assert np.array_equal(resized.square(buffer.getvalue(), resized.FORMS["256px"]), wanted)
+    assert np.array_equal(
+        resized.decode_and_crop(buffer.getvalue(), resized.CROP_FORMATS["256px"]), wanted
+    )
 
 
 def test_the_fast_form_stays_in_its_file_and_goes_to_workers_by_name(fast: Path) -> None:
@@ -648,7 +651,7 @@ def test_a_fast_form_of_other_photos_is_refused(fast: Path, tmp_path: Path) -> N
     shutil.copytree(fast / FAST, tmp_path / FAST)
     part = photos.take(torch.arange(19), "part")
     error = refused(lambda: resized.build(FAST, "test", tmp_path, part, None, False))
-    assert "made of other photos" in error
+    assert "built from different images" in error
     resized.build(FAST, "test", tmp_path, part, None, True)
     assert len(load(FAST, "test", tmp_path).labels) == 19
 
@@ -656,7 +659,8 @@ def test_a_fast_form_of_other_photos_is_refused(fast: Path, tmp_path: Path) -> N
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from repro.data import prepare, resized
+from repro.data import prepare
+from repro.data.imagenet import resized
 resized.CHUNK = 8
 write, left = resized._write_chunk, [int(sys.argv[2])]
 def chunk(*arguments):
@@ -703,4 +707,4 @@ def test_a_killed_build_of_the_fast_form_goes_on(
 
 def test_every_photo_set_has_a_smoke_source() -> None:
     assert set(smoke_photos.SOURCE) <= set(datasets.names())
-    assert set(resized.RESIZED.values()) <= set(imagenet.SETS)
+    assert set(resized.RESIZED.values()) <= set(reader.PHOTO_SETS)

@@ -17,11 +17,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from repro.data.crops import CentreCrop, RandomCrop, decode
+from repro.data.augment.crops import CentreCrop, RandomCrop, decode
+from repro.data.imagenet.photos import Photos
 from repro.data.images import DataError, Images
-from repro.data.loader import Batch, batches, default_workers
-from repro.data.photos import Photos
-from repro.data.pieces import Decode
+from repro.data.loading.chunks import Decode
+from repro.data.loading.loader import Batch, batches, default_workers
 from repro.data.randomness import sample_keys
 from tests import DEVICES
 
@@ -162,7 +162,7 @@ def test_images_in_memory_can_be_cropped(workers: int) -> None:
 
 
 def test_photos_need_a_crop(photos: Photos) -> None:
-    with pytest.raises(ValueError, match="photographs differ in size"):
+    with pytest.raises(ValueError, match="images of different sizes"):
         batches(photos, [], None, CPU, 0)
 
 
@@ -183,7 +183,7 @@ def test_the_global_generator_is_left_alone(photos: Photos) -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_in_training_the_next_readable_one_stands_in(damaged: Photos, workers: int) -> None:
     with pytest.warns(UserWarning, match="unreadable image") as caught:
-        found = list(batches(damaged, all_samples(20, 8), CROP, CPU, workers, tolerated=0.2))
+        found = list(batches(damaged, all_samples(20, 8), CROP, CPU, workers, max_unreadable=0.2))
     taken = [*range(4), 6, 6, *range(6, 19), 0]
     assert torch.cat([batch.labels for batch in found]).tolist() == taken
     assert torch.cat([batch.readable for batch in found]).all()
@@ -193,8 +193,8 @@ def test_in_training_the_next_readable_one_stands_in(damaged: Photos, workers: i
         assert torch.equal(found[place // 8].pixels[place % 8], expected)
     said = [str(warning.message) for warning in caught]
     assert said == [
-        "train/n004.JPEG: empty; the next is taken (unreadable image 1, 4 are tolerated)",
-        "train/n005.JPEG: not an image; the next is taken (unreadable image 2, 4 are tolerated)",
+        "train/n004.JPEG: empty; using the next image (unreadable image 1, 4 are tolerated)",
+        "train/n005.JPEG: not an image; using the next image (unreadable image 2, 4 are tolerated)",
         said[2],
     ]
     assert said[2].startswith("train/n019.JPEG: ")
@@ -205,7 +205,7 @@ def test_in_training_the_next_readable_one_stands_in(damaged: Photos, workers: i
 def test_in_a_test_an_unreadable_sample_is_marked(damaged: Photos, workers: int) -> None:
     pairs = [*all_samples(20, 20), *[pair for _ in range(9) for pair in all_samples(20, 8)]]
     with pytest.warns(UserWarning, match="counted as wrong") as caught:
-        found = list(batches(damaged, pairs, CENTRE, CPU, workers, tolerated=0.15))
+        found = list(batches(damaged, pairs, CENTRE, CPU, workers, max_unreadable=0.15))
     assert len(caught) == 3  # each once
     assert (~found[0].readable).nonzero().flatten().tolist() == [4, 5, 19]
     assert found[0].labels.tolist() == list(range(20))
@@ -220,9 +220,9 @@ def test_too_many_unreadable_images_are_an_error(
     damaged: Photos, crop: RandomCrop | CentreCrop, workers: int
 ) -> None:
     with pytest.raises(DataError) as caught:
-        list(batches(damaged, all_samples(20, 8), crop, CPU, workers, tolerated=0.149))
+        list(batches(damaged, all_samples(20, 8), crop, CPU, workers, max_unreadable=0.149))
     assert str(caught.value) == (
-        "train/n004.JPEG: empty; the first of 3 unreadable images, when 2 of 20 are tolerated: "
+        "train/n004.JPEG: empty; the first of 3 unreadable images; 2 of 20 are tolerated: "
         "restore them"
     )
     assert multiprocessing.active_children() == []  # though the traceback is still there
@@ -237,9 +237,9 @@ def test_a_set_without_a_readable_image_is_soon_given_up(
         tried.append(data)
         return decode(data)
 
-    monkeypatch.setattr("repro.data.pieces.decode", note)
+    monkeypatch.setattr("repro.data.loading.chunks.decode", note)
     nothing = photos_in(tmp_path / "train", [b"?"] * 30)
-    with pytest.raises(DataError, match="the first of 1 unreadable images, when 0 of 30"):
+    with pytest.raises(DataError, match="the first of 1 unreadable images; 0 of 30"):
         list(batches(nothing, all_samples(30, 8), CROP, CPU, 0))
     assert len(tried) == 8
 
@@ -317,7 +317,7 @@ def test_workers_obey_their_parent(photos: Photos) -> None:
 ENDLESS = """
 import multiprocessing, os, signal, sys, time, torch
 from pathlib import Path
-from repro.data.loader import batches
+from repro.data.loading.loader import batches
 from tests.data.test_loader import CPU, CROP, encoded, photos_in
 
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):

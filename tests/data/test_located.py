@@ -10,11 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from repro.data import composed, datasets, ground_truth, imagenet, prepare
-from repro.data.crops import decode
-from repro.data.images import DataError, Images, Official, Split
-from repro.data.photos import Photos
-from repro.interpret.localization import targets
+from repro.data import composed, datasets, prepare
+from repro.data.augment.crops import decode
+from repro.data.imagenet import ground_truth, reader
+from repro.data.imagenet.photos import Photos
+from repro.data.images import DataError, Images, OfficialSplit, Split
+from repro.interpret.box_iou import targets
 
 SMOKE = ("imagenet-smoke", "imagenetv2-smoke")
 
@@ -39,7 +40,7 @@ def test_boxes_of_composed_pictures_cover_the_object_at_every_scale(split: Split
     truth = ground_truth.load(composed.SINGLES, split, images, Path())
     assert len(truth) == len(images.labels)
     assert truth.labels.tolist() == images.labels.tolist()
-    official: Official = "test" if split == "test" else "train"
+    official: OfficialSplit = "test" if split == "test" else "train"
     source = datasets.load(composed.SINGLES, official)
     places = {picture.numpy().tobytes(): place for place, picture in enumerate(source.pixels)}
     for number in range(0, len(truth), 501):
@@ -79,13 +80,13 @@ def test_imagenet_v2_is_numbered_by_class(tmp_path: Path, monkeypatch: pytest.Mo
         folder.mkdir(parents=True)
         for number in range(2):
             Image.new("RGB", (20, 10), (label % 256, number, 0)).save(folder / f"{number}.jpeg")
-    with pytest.raises(DataError, match="6 test images where imagenetv2 has 10,000"):
+    with pytest.raises(DataError, match="6 test images, but imagenetv2 has 10,000"):
         datasets.load("imagenetv2", "test", tmp_path)
-    small = imagenet.Set({"test": 6}, {"test": (0, 2)}, numbered=True)
-    monkeypatch.setitem(imagenet.SETS, "imagenetv2", small)
+    small = reader.PhotoSet({"test": 6}, {"test": (0, 2)}, numbered=True)
+    monkeypatch.setitem(reader.PHOTO_SETS, "imagenetv2", small)
     images = photos("imagenetv2", tmp_path)
     assert images.labels.tolist() == [0, 0, 7, 7, 970, 970]
-    assert images.classes == imagenet.synsets()
+    assert images.classes == reader.synsets()
     boxes = tmp_path / "wsol" / "val"
     boxes.mkdir(parents=True)
     names = [f"val2/{label}/{number}.jpeg" for label in (970, 0, 7) for number in range(2)]
@@ -103,15 +104,15 @@ def test_imagenet_v2_is_numbered_by_class(tmp_path: Path, monkeypatch: pytest.Mo
     assert truth.ids == ("0/0", "0/1", "7/0", "7/1", "970/0", "970/1")
     assert truth.boxes[:, 2].tolist() == [5, 6, 7, 8, 3, 4]
     wrong = replace(images, labels=torch.zeros(6, dtype=torch.int64))
-    with pytest.raises(DataError, match="7/0: class 7 where the images have 0; take boxes and"):
+    with pytest.raises(DataError, match="7/0: class 7, but the images have 0; take boxes and"):
         ground_truth.load("imagenetv2", "test", wrong, tmp_path)
 
 
 def test_a_set_that_is_not_there_says_where_to_put_it(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"put ImageNetV2 .* there as <number of the class>/"):
+    with pytest.raises(DataError, match=r"put ImageNetV2 .* there as <class number>/"):
         datasets.load("imagenetv2", "test", tmp_path)
     assert datasets.splits("imagenetv2") == ("test",)
-    with pytest.raises(DataError, match="imagenetv2 has no train split; there is 'test' alone"):
+    with pytest.raises(DataError, match="imagenetv2 has no train split, only 'test'"):
         datasets.load("imagenetv2", "train", tmp_path)
 
 
@@ -120,7 +121,7 @@ def test_sizes_that_kaggle_does_not_tell_are_the_images_own(
 ) -> None:
     images = photos("imagenet-smoke", data)
     names = [images.name(n).rpartition("/")[2].partition(".")[0] for n in range(len(images))]
-    wnids = imagenet.synsets()
+    wnids = reader.synsets()
     lines = ["ImageId,PredictionString"]
     lines += [
         f"{name},{wnids[label]} 1 2 30 40 "
@@ -139,5 +140,5 @@ def test_a_set_without_boxes_says_so(name: str, split: Split, data: Path) -> Non
     images: Images | Photos = datasets.load("glyphs", "test")
     if name != "glyphs":
         images = photos("imagenet-smoke", data)
-    with pytest.raises(DataError, match=f"{name}.*: there are no ground-truth boxes of it"):
+    with pytest.raises(DataError, match=f"{name}.*: no ground-truth boxes"):
         ground_truth.load(name, split, images, data)

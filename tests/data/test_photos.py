@@ -20,11 +20,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repro.data import photo_index, scan, tars
+from repro.data.imagenet import photo_index, scan, tars
+from repro.data.imagenet.photos import Photos
+from repro.data.imagenet.scan import Container, with_file_stats
+from repro.data.imagenet.smoke_photos import make_tar
 from repro.data.images import DataError
-from repro.data.photos import Photos
-from repro.data.scan import Container, stated
-from repro.data.smoke_photos import tar_of
 
 CONTENTS = {f"train/n0000000{c}/b{i}.JPEG": bytes([c, i] * (i + 1)) for c in (1, 2) for i in (2, 0)}
 
@@ -41,7 +41,7 @@ def folders() -> list[Container]:
 
 
 def scanned(folder: Path, containers: list[Container], journal: Path) -> Photos:
-    found = scan.scan(folder, stated(folder, containers), journal, "title")
+    found = scan.scan(folder, with_file_stats(folder, containers), journal, "title")
     labels = np.concatenate([np.full(len(p.length), int(u.wnid[-1]) - 1) for u, p in found])
     return photo_index.merge(folder, found, labels, ("one", "two"))
 
@@ -99,7 +99,7 @@ def test_a_photo_that_is_gone_or_changed_in_length_is_named(
 
 
 def test_a_tar_that_shrank_is_named(tmp_path: Path) -> None:
-    (tmp_path / "n00000001.tar").write_bytes(tar_of({"a.jpg": b"x" * 600, "b.jpg": b"y"}))
+    (tmp_path / "n00000001.tar").write_bytes(make_tar({"a.jpg": b"x" * 600, "b.jpg": b"y"}))
     photos = scanned(tmp_path, [Container("n00000001.tar", "tar", "n00000001")], tmp_path / "j")
     assert photos.name(1) == "n00000001.tar:b.jpg"
     os.truncate(tmp_path / "n00000001.tar", 1000)
@@ -148,7 +148,7 @@ def test_the_fingerprint_tells_labels_apart() -> None:
 def test_the_index_gives_back_what_was_written_and_is_void_once_a_container_changes(
     photos: Photos, tmp_path: Path
 ) -> None:
-    index, containers = tmp_path / "index.npz", stated(tmp_path, folders())
+    index, containers = tmp_path / "index.npz", with_file_stats(tmp_path, folders())
     assert photo_index.read(index, tmp_path, containers) is None
     photo_index.write(index, photos, tmp_path, containers)
     again = photo_index.read(index, tmp_path, containers)
@@ -158,7 +158,7 @@ def test_the_index_gives_back_what_was_written_and_is_void_once_a_container_chan
     plain = ("files", "classes", "mean", "std", "fingerprint")
     assert [getattr(again, n) for n in plain] == [getattr(photos, n) for n in plain]
     (tmp_path / "train/n00000002/new.JPEG").write_bytes(b"new")
-    assert photo_index.read(index, tmp_path, stated(tmp_path, folders())) is None
+    assert photo_index.read(index, tmp_path, with_file_stats(tmp_path, folders())) is None
     index.write_bytes(index.read_bytes()[:-40])
     assert photo_index.read(index, tmp_path, containers) is None
 
@@ -200,9 +200,9 @@ def test_members_lie_where_tarfile_finds_them(
 
 
 def test_a_tar_inside_a_tar_is_read_in_place(tmp_path: Path) -> None:
-    inner = tar_of({"a.jpg": b"first", "b.jpg": b"second"})
+    inner = make_tar({"a.jpg": b"first", "b.jpg": b"second"})
     (tmp_path / "all.tar").write_bytes(
-        tar_of({"README": b"no tar", "whole/n00000001.tar": inner, "n00000002.tar": inner})
+        make_tar({"README": b"no tar", "whole/n00000001.tar": inner, "n00000002.tar": inner})
     )
     found = scanned(tmp_path, [Container("all.tar", "tar of tars")], tmp_path / "j")
     assert [found.read(i) for i in range(4)] == [b"first", b"second"] * 2
@@ -212,12 +212,12 @@ def test_a_tar_inside_a_tar_is_read_in_place(tmp_path: Path) -> None:
 
 def test_a_tar_that_was_cut_anywhere_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
-    path.write_bytes(tar_of({"a.jpg": bytes(700), "b.jpg": bytes(300)}))
+    path.write_bytes(make_tar({"a.jpg": bytes(700), "b.jpg": bytes(300)}))
     for size in (0, 100, 512, 700, 1536, 1600, 2048, 2100, 2400):
         os.truncate(path, size)
-        with pytest.raises(DataError, match=r"a\.tar: a damaged or truncated tar file"):
+        with pytest.raises(DataError, match=r"a\.tar: damaged or truncated tar file"):
             list(tars.members(path, 0, size))
-        path.write_bytes(tar_of({"a.jpg": bytes(700), "b.jpg": bytes(300)}))
+        path.write_bytes(make_tar({"a.jpg": bytes(700), "b.jpg": bytes(300)}))
     damaged = bytearray(path.read_bytes())
     damaged[1536 + 3] ^= 1  # in the name of the second member
     path.write_bytes(damaged)
@@ -226,8 +226,8 @@ def test_a_tar_that_was_cut_anywhere_is_refused(tmp_path: Path) -> None:
 
 
 def shard(path: Path, members: dict[str, bytes]) -> list[tuple[str, int]]:
-    path.write_bytes(tar_of(members))
-    return [(row[0], row[3]) for row in tars.labelled(path, path.stat().st_size)]
+    path.write_bytes(make_tar(members))
+    return [(row[0], row[3]) for row in tars.labelled_images(path, path.stat().st_size)]
 
 
 def test_a_shard_has_its_labels_in_cls_or_json(tmp_path: Path) -> None:
@@ -263,7 +263,7 @@ def test_what_macos_and_others_leave_is_no_image() -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from repro.data import scan
+from repro.data.imagenet import scan
 write = scan._append
 left = [3]
 def append(file, unit, part):
@@ -278,7 +278,7 @@ def append(file, unit, part):
 scan._append = append
 root = Path(sys.argv[1])
 units = [scan.Container(f"train/n0000000{c}", "folder", f"n0000000{c}") for c in range(6)]
-scan.scan(root, scan.stated(root, units), root / "journal", "title")
+scan.scan(root, scan.with_file_stats(root, units), root / "journal", "title")
 """
 
 
@@ -292,16 +292,16 @@ def test_a_killed_scan_goes_on_where_it_was(
     done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
     assert done.returncode == -signal.SIGKILL
     looked = []
-    look = scan._look
+    look = scan._scan_container
 
-    def counted(folder: Path, unit: Container) -> scan.Part:
+    def counted(folder: Path, unit: Container) -> scan.ContainerImages:
         looked.append(unit.path)
         return look(folder, unit)
 
-    monkeypatch.setattr(scan, "_look", counted)
+    monkeypatch.setattr(scan, "_scan_container", counted)
     # What changes in a folder after it was scanned is scanned again.
     (tmp_path / units[0].path / "b.jpg").write_bytes(b"more")
-    now = stated(tmp_path, units)
+    now = with_file_stats(tmp_path, units)
     found = scan.scan(tmp_path, now, tmp_path / "journal", "title")
     assert sorted(looked) == sorted(u.path for u in (units[0], *units[2:]))
     fresh = scan.scan(tmp_path, now, tmp_path / "other", "title")

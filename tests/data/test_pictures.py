@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from repro.data.pictures import grid, strip
+from repro.data.image_grid import grid, strip
 
 
 def images(count: int, height: int = 5, width: int = 7, seed: int = 0) -> Tensor:

@@ -21,22 +21,23 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, features
 
-from repro.data import datasets, imagenet, resized
-from repro.data.crops import CentreCrop
+from repro.data import datasets
+from repro.data.augment.crops import CentreCrop
 from repro.data.datasets import load
-from repro.data.images import Bytes, Official, Split
-from repro.data.loader import batches
-from repro.data.photos import MEAN, STD
+from repro.data.imagenet import reader, resized
+from repro.data.imagenet.photos import MEAN, STD
+from repro.data.imagenet.resized import CROP_FORMATS, RESIZED, CropFormat
+from repro.data.images import Bytes, OfficialSplit, Split
+from repro.data.loading.loader import batches
 from repro.data.prepare import SMOKE_SOURCE, prepare
-from repro.data.resized import FORMS, RESIZED, Form
 from tests.data.test_imagenet import refused
 from tests.data.test_loader import photos_in, samples
 
 PHOTOS: Final = "imagenet-smoke"
 NAME: Final = "imagenet-smoke-64px"
 SPLITS: tuple[Split, ...] = ("train", "test", "fit", "validation")
-OFFICIAL: tuple[Official, ...] = ("train", "test")
-FORM = FORMS["64px"]
+OFFICIAL: tuple[OfficialSplit, ...] = ("train", "test")
+FORM = CROP_FORMATS["64px"]
 CPU = torch.device("cpu")
 
 # Width, height: both orientations, odd margins, exact, enlarged, and the least there can be.
@@ -105,7 +106,7 @@ def test_every_split_has_the_squares_of_its_photos(made: Path) -> None:
 @pytest.mark.parametrize("shape", [*SHAPES, (375, 500), (500, 3), (65, 64), (129, 128)])
 def test_a_square_is_torchs_antialiased_bicubic_of_the_centre(shape: tuple[int, int]) -> None:
     pixels = picture(*shape)
-    found = resized.square(png(pixels), FORM)
+    found = resized.decode_and_crop(png(pixels), FORM)
     assert found.shape == (3, 64, 64)
     assert found.dtype == np.uint8
     cut = torch.from_numpy(centre(pixels).transpose(2, 0, 1).copy())
@@ -121,19 +122,21 @@ def test_nothing_beside_the_square_shows_in_it(width: int, height: int) -> None:
     painted = 255 - pixels
     centre(painted)[:] = centre(pixels)
     assert not np.array_equal(painted, pixels)
-    assert np.array_equal(resized.square(png(painted), FORM), resized.square(png(pixels), FORM))
+    assert np.array_equal(
+        resized.decode_and_crop(png(painted), FORM), resized.decode_and_crop(png(pixels), FORM)
+    )
 
 
 # ---- files --------------------------------------------------------------------------------------
 
 
-def built(name: str, root: Path, files: list[bytes], again: bool = False) -> Path:
+def built(name: str, root: Path, files: list[bytes], overwrite: bool = False) -> Path:
     """The folder with squares of these files, the second and the last but one for validation."""
     shutil.rmtree(root / "photos", ignore_errors=True)
     photos = photos_in(root / "photos", files)
     held_out = torch.zeros(len(files), dtype=torch.bool)
     held_out[[1, -2]] = True
-    resized.build(name, "train", root, photos, held_out, again)
+    resized.build(name, "train", root, photos, held_out, overwrite)
     return root / name
 
 
@@ -158,7 +161,7 @@ GOLDEN = {
 }
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", CROP_FORMATS)
 def test_files_are_the_same_bytes_as_ever(form: str, tmp_path: Path) -> None:
     folder = built(f"imagenet-smoke-{form}", tmp_path, [png(picture(*size)) for size in SHAPES])
     kernel, digest, marks = GOLDEN[form]
@@ -183,7 +186,7 @@ def test_files_are_the_same_bytes_as_ever(form: str, tmp_path: Path) -> None:
     assert hashlib.sha256(pixels.tobytes()).hexdigest() == digest
     assert labels.tolist() == [0, 2, 3, 4, 5, 7, 1, 6]
     assert (pixels.dtype, labels.dtype) == (np.uint8, np.int64)
-    assert pixels.shape == (8, 3, FORMS[form].side, FORMS[form].side)
+    assert pixels.shape == (8, 3, CROP_FORMATS[form].side, CROP_FORMATS[form].side)
 
 
 def test_squares_by_another_rule_are_not_taken_for_these(
@@ -191,16 +194,18 @@ def test_squares_by_another_rule_are_not_taken_for_these(
 ) -> None:
     files = [png(picture(*size)) for size in SHAPES]
     before = manifest(built(NAME, tmp_path, files))
-    other = Form(64, "the whole image, squeezed", lambda image, side: image.resize((side, side)))
-    monkeypatch.setitem(FORMS, "64px", other)
+    other = CropFormat(
+        64, "the whole image, squeezed", lambda image, side: image.resize((side, side))
+    )
+    monkeypatch.setitem(CROP_FORMATS, "64px", other)
     for act in (
         lambda: resized.load(tmp_path / NAME, "fit"),
         lambda: built(NAME, tmp_path, files),
     ):
         error = refused(act)
-        assert f"made by another rule ({before['kernel']}); remove {tmp_path / NAME} and" in error
+        assert f"another kernel ({before['kernel']}); remove {tmp_path / NAME} and" in error
         assert f"`repro prepare {NAME} --data {tmp_path}`" in error
-    after = manifest(built(NAME, tmp_path, files, again=True))
+    after = manifest(built(NAME, tmp_path, files, overwrite=True))
     assert after["kernel"] == "the whole image, squeezed"
     assert after["fingerprint"] != before["fingerprint"]
     assert resized.load(tmp_path / NAME, "train").fingerprint == after["fingerprint"]
@@ -209,7 +214,8 @@ def test_squares_by_another_rule_are_not_taken_for_these(
 KILLED = """
 import os, signal, sys, time
 from pathlib import Path
-from repro.data import prepare, resized
+from repro.data import prepare
+from repro.data.imagenet import resized
 resized.CHUNK = 8
 write = resized._write_chunk
 def chunk(partial, *arguments):
@@ -262,7 +268,7 @@ def broken_off(name: str, root: Path, files: list[bytes], writes: list[int]) -> 
     """
     whole = files[-1]
     error = refused(lambda: built(name, root, [*files[:-1], b"?" * len(whole)]))
-    assert f"n{len(files) - 1:03}.JPEG: no image" in error
+    assert f"n{len(files) - 1:03}.JPEG: unreadable image" in error
     assert not (root / name / "train.json").exists()
     journal = root / name / "train.journal"
     first = json.loads(journal.read_text().split("\n")[1])
@@ -299,8 +305,8 @@ def test_what_a_broken_off_build_left_is_used_if_made_in_the_same_way(
         source = {k: v for k, v in json.loads(way).items() if k != "kernel"}
         journal.write_text("\n".join([json.dumps(source), *rest]))
     else:
-        squeezed = Form(64, "squeezed", lambda image, side: image.resize((side, side)))
-        monkeypatch.setitem(FORMS, form, squeezed)
+        squeezed = CropFormat(64, "squeezed", lambda image, side: image.resize((side, side)))
+        monkeypatch.setitem(CROP_FORMATS, form, squeezed)
     images = resized.load(built(name, tmp_path, files), "train")
     assert writes == written
     assert (images.pixels == images.pixels[0]).all()
@@ -344,7 +350,7 @@ def test_another_process_gets_the_name_of_the_file_and_reads_it(made: Path) -> N
 def test_every_set_of_squares_is_made_of_one_of_photos() -> None:
     assert set(RESIZED) < set(datasets.names())
     assert RESIZED["imagenet-64px"] == RESIZED["imagenet-256px"] == "imagenet"
-    assert set(RESIZED.values()) <= set(imagenet.SETS)
+    assert set(RESIZED.values()) <= set(reader.PHOTO_SETS)
     assert {name: SMOKE_SOURCE[name] for name in RESIZED if name in SMOKE_SOURCE} == {
         "imagenet-smoke-64px": "fashion-mnist-6k", "imagenet-smoke-256px": "fashion-mnist-6k"
     }  # fmt: skip

@@ -17,9 +17,9 @@ from timm.data.mixup import Mixup
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 
-from repro.data import timm_augment, timm_ops
-from repro.data.augment import Augmentation, Stream, augment, erase, mix, normalize
-from repro.data.randomness import sample_keys, seed_of, uniform
+from repro.data.augment import timm_augment, timm_ops
+from repro.data.augment.augment import Augmentation, AugmentStream, augment, erase, mix, normalize
+from repro.data.randomness import derive_seed, sample_keys, uniform
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FILL = (124, 116, 104)  # 255 times the mean, rounded
@@ -51,7 +51,7 @@ def keys(count: int, seed: int = 0) -> Tensor:
 
 
 def batch_key(seed: int = 0) -> Tensor:
-    return torch.tensor(seed_of(seed, 99))
+    return torch.tensor(derive_seed(seed, 99))
 
 
 def noise(height: int, width: int, count: int = COUNT) -> Tensor:
@@ -196,8 +196,8 @@ def slow_box(numbers: list[float], height: int, width: int) -> tuple[int, int, i
 
 @pytest.mark.parametrize("size", [(224, 224), (32, 32), (9, 14), (3, 40)])
 def test_erased_boxes_are_those_of_timms_loop(size: tuple[int, int]) -> None:
-    draws = uniform(keys(2000), Stream.ERASE, timm_augment.ERASE_DRAWS)
-    rows, columns = timm_augment.erased_box(draws, *size)
+    draws = uniform(keys(2000), AugmentStream.ERASE, timm_augment.ERASE_DRAWS)
+    rows, columns = timm_augment.erase_box(draws, *size)
     missed = 0
     for row, column, numbers in zip(rows, columns, draws.tolist(), strict=True):
         box, expected = slow_box(numbers, *size), torch.zeros(size, dtype=torch.bool)
@@ -245,7 +245,7 @@ CDF: dict[float, Callable[[Tensor], Tensor]] = {
 
 
 def symmetric_beta(alpha: float, count: int) -> Tensor:
-    radius, angle = uniform(keys(count), Stream.MIX_BATCH, 2).unbind(1)
+    radius, angle = uniform(keys(count), AugmentStream.MIX_BATCH, 2).unbind(1)
     return timm_augment.symmetric_beta(radius, angle, alpha).sort().values
 
 
@@ -279,7 +279,7 @@ def timms_mixture(
     images: Tensor, labels: Tensor, spec: Augmentation, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Tensor, Tensor]:
     """timm's Mixup of a pair, whose partner is the neighbour, fed with our draws."""
-    numbers = uniform(batch_key(seed).view(1), Stream.MIX_BATCH, timm_augment.MIX_DRAWS)[0]
+    numbers = uniform(batch_key(seed).view(1), AugmentStream.MIX_BATCH, timm_augment.MIX_DRAWS)[0]
     whether, which, weight, _, middle_y, middle_x = numbers.tolist()
     # timm asks whether to mix and, if there is a choice, whether by CutMix.
     coins, centres = iter([whether, 1 - which]), iter([middle_y, middle_x])

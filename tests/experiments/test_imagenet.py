@@ -10,13 +10,26 @@ import timm
 import torch
 
 import repro.models  # noqa: F401  (registers our architectures with timm)
-from repro import experiments, plan
+from repro import experiments
+from repro.core import plan
+from repro.core.crops_256px import on_256px_crops
 from repro.experiments import figure6_bottom, imagenet_recipes, table2, table3
+from repro.experiments.demo import MODELS
 from repro.experiments.figure_a3 import DESIGNS, OURS
 from repro.experiments.recipes import Sourced
-from repro.experiments.scales import PROXY_MODELS, at_scale, on_squares
+from repro.experiments.scales import at_scale
 from repro.experiments.table2 import TOP1
-from repro.spec import SCALES, Cell, Classification, Experiment, Model, Profiling, Recipe
+from repro.spec import (
+    SCALES,
+    Cell,
+    Classification,
+    Evaluation,
+    Experiment,
+    Model,
+    PaperValue,
+    Profiling,
+    Recipe,
+)
 from repro.tasks.classification import create
 
 ITEMS = [experiments.get(name) for name in experiments.names()]
@@ -31,7 +44,7 @@ USES: dict[str, Sourced] = {
         for method, (_, use) in figure6_bottom.METHODS.items()
         for removed in list(figure6_bottom.PRINTED)[1:]
     },
-    "proxy": figure6_bottom.PROXY_FULL,
+    "demo": figure6_bottom.DEMO_FULL,
 }
 UNSET = Recipe(epochs=0, batch_size=0, lr=0.0)
 
@@ -118,7 +131,7 @@ def test_every_value_has_a_source(name: str) -> None:
             "official",
             "our choice",
             "as at paper scale",
-            "the augmentation of both",
+            "both use NesT's augmentation",
         )
         assert source.startswith(starts), source
 
@@ -165,6 +178,46 @@ def test_what_goes_with_a_removed_augmentation() -> None:
             assert different == changed
     assert not cell("figure6_bottom", "CutMix&MixUp", "NesT-T").training.recipe.smooth_unmixed
     assert cell("figure6_bottom", "CutMix&MixUp", "DeiT-B").training.recipe.smooth_unmixed
+
+
+def test_each_method_is_cropped_by_the_rule_of_its_own_code() -> None:
+    """Google's by TensorFlow's operation from 0.05, resized without antialias; the others by
+    torchvision's from 0.08."""
+    others = ("DeiT", "Swin", "RegNetY")
+    for name, use in USES.items():
+        recipe = use.recipe
+        found = recipe.crop_rule, recipe.crop_area, recipe.crop_resize
+        if any(method in name for method in others):
+            assert found == ("torchvision", (0.08, 1.0), "bicubic"), name
+        elif name != "demo":
+            assert found == ("tensorflow", (0.05, 1.0), "aliased"), name
+    rules = {c.row: c.training.evaluation for c in experiments.get("table2").cells
+             if c.column == TOP1}  # fmt: skip
+    for row, test in rules.items():
+        assert test
+        assert (test.crop_rule == "tensorflow") == row.startswith(("NesT", "ResNet")), row
+        assert (test.resize == "aliased") == row.startswith(("NesT", "ResNet", "ViT")), row
+
+
+@pytest.mark.parametrize(
+    ("method", "timm_s", "the_authors"),
+    [("NesT-T", 81.428, 81.5), ("NesT-S", 83.132, 83.3), ("NesT-B", 83.552, 83.8)],
+)
+def test_released_nests_are_tested_both_ways(
+    method: str, timm_s: float, the_authors: float
+) -> None:
+    """Typed again: results-imagenet.csv of timm, and the README of the official code."""
+    by_timm = cell("table2", method, table2.RELEASED)
+    by_authors = cell("table2", method, table2.AUTHORS_TEST)
+    assert (by_timm.published, by_timm.paper) == (PaperValue(timm_s, "timm"), None)
+    assert by_authors.published == PaperValue(the_authors, "README")
+    assert by_authors.paper == PaperValue(the_authors, "Table 2")
+    ours, theirs = by_authors.training, by_timm.training
+    assert ours.pretrained == theirs.pretrained
+    assert ours.model == cell("table2", method, TOP1).training.model  # whose GELU is by tanh
+    assert theirs.model == ours.model.updated(gelu="erf")
+    assert ours.evaluation == Evaluation(image_size=224, resize="aliased", crop_rule="tensorflow")
+    assert theirs.evaluation == Evaluation(image_size=224, crop_fraction=0.875, resize="bicubic")
 
 
 def _trained() -> list[Classification]:
@@ -220,12 +273,14 @@ def test_figure_7_is_part_of_figure_a3() -> None:
 
 
 @pytest.mark.parametrize("experiment", ITEMS, ids=lambda e: e.name)
-def test_every_item_has_every_scale(experiment: Experiment) -> None:
+def test_every_item_has_its_scales(experiment: Experiment) -> None:
+    """At proxy scale there are what the paper asks on CIFAR, and what is ours."""
     for scale in SCALES:
         runs = plan.runs(experiment.cells, scale, seeds=1)
-        assert runs
+        ours = experiment.name.startswith("search_")
+        assert runs or (scale == "proxy" if not ours else scale != "proxy")
         assert len({run.id for run in runs}) == len(runs)
-        plan.claimed(experiment, scale, seeds=1)  # every claim names cells that there are
+        plan.runs_of_claims(experiment, scale, seeds=1)  # every claim names cells that there are
     assert experiment.place
     assert all(c.paper is None or c.paper.place for c in experiment.cells)
 
@@ -234,7 +289,7 @@ def test_every_item_has_every_scale(experiment: Experiment) -> None:
     ("nest_tiny_imagenet", 0.25), ("nest_small_imagenet", 0.5), ("nest_base_imagenet", 1.0),
 ])  # fmt: skip
 def test_small_nests_are_as_the_others_of_their_size(name: str, millions: float) -> None:
-    net = create(PROXY_MODELS[name], 10, 0.0, seed=0)
+    net = create(MODELS[name], 10, 0.0, seed=0)
     assert sum(p.numel() for p in net.parameters()) == pytest.approx(millions * 1e6, rel=0.06)
 
 
@@ -249,16 +304,16 @@ def test_smoke_keeps_the_architecture_and_its_own_size() -> None:
 
 
 def test_squares_are_another_item_with_runs_of_its_own() -> None:
-    table2, squares = experiments.get("table2"), on_squares(experiments.get("table2"))
-    assert squares.name == "table2_256px"
-    ours, theirs = (set(plan.runs(e.cells, "paper", 1)) for e in (squares, table2))
+    table2, crops = experiments.get("table2"), on_256px_crops(experiments.get("table2"))
+    assert crops.name == "table2_256px"
+    ours, theirs = (set(plan.runs(e.cells, "paper", 1)) for e in (crops, table2))
     assert all(isinstance(run, Profiling) for run in ours & theirs)
     datasets = {run.dataset for run in ours if isinstance(run, Classification)}
     assert datasets == {"imagenet-256px"}
-    vit = next(c for c in squares.cells if c.row == "ViT-B/16" and c.column == TOP1)
+    vit = next(c for c in crops.cells if c.row == "ViT-B/16" and c.column == TOP1)
     assert isinstance(vit.training.pretrained, Classification)
     assert vit.training.pretrained.dataset == "imagenet-256px"
-    smoke = {run.dataset for run in plan.runs(squares.cells, "smoke", 1)
+    smoke = {run.dataset for run in plan.runs(crops.cells, "smoke", 1)
              if isinstance(run, Classification)}  # fmt: skip
     assert smoke == {"imagenet-smoke-256px"}
-    assert on_squares(experiments.get("table1")) is experiments.get("table1")
+    assert on_256px_crops(experiments.get("table1")) is experiments.get("table1")

@@ -6,14 +6,21 @@ from pathlib import Path
 
 import pytest
 
-from repro import experiments, plan
-from repro.experiments.scales import asked
+from repro import experiments
+from repro.core import plan
+from repro.core.scales import runs_at_scale
+from repro.experiments import figure3_right
 from repro.render import tables
 from repro.render.frame import tidy
-from repro.spec import Classification, Explanation, Localization, Scale, Traversal
+from repro.spec import Classification, Explanation, Localization, Place, Scale, Traversal
 
 ITEMS = ("figure2", "figure3_left", "figure3_right", "figure4", "figure_a5")
 NOWHERE = Path("/nonexistent")
+
+
+def full(place: Place) -> tuple[str, str, str]:
+    row, column, *panel = place
+    return row, column, panel[0] if panel else ""
 
 
 def explanations(name: str, scale: Scale, seeds: int = 1) -> list[Explanation]:
@@ -24,10 +31,10 @@ def explanations(name: str, scale: Scale, seeds: int = 1) -> list[Explanation]:
 @pytest.mark.parametrize("name", ITEMS)
 def test_a_row_has_one_run_and_a_claim_its_cells(name: str) -> None:
     experiment = experiments.get(name)
-    places = {(cell.row, cell.column) for cell in experiment.cells}
+    places = {(cell.row, cell.column, cell.panel) for cell in experiment.cells}
     assert len(places) == len(experiment.cells)
-    assert {p for c in experiment.claims for p in (*c.above, *c.below)} <= places
-    assert set(experiment.drawn) <= set(experiment.rows)
+    assert {full(p) for c in experiment.claims for p in (*c.above, *c.below)} <= places
+    assert set(experiment.picture_rows) <= set(experiment.rows)
     assert {c.column for c in experiment.cited} <= set(experiment.columns)
 
 
@@ -35,15 +42,15 @@ def test_a_row_has_one_run_and_a_claim_its_cells(name: str) -> None:
 def test_the_classifiers_are_table_2s(name: str) -> None:
     """Trained there, with the run's own seed; or the released ones, which have no seeds."""
     of_table2 = plan.runs(experiments.get("table2").cells, "paper", 3)
-    asked = [run.trained for run in explanations(name, "paper", 3) if run.trained]
-    assert set(asked) <= set(of_table2)
-    assert {run.seed for run in asked if run.recipe.epochs} == {0, 1, 2}
-    assert {run.seed for run in asked if not run.recipe.epochs} == {0}
+    runs_at_scale = [run.trained for run in explanations(name, "paper", 3) if run.trained]
+    assert set(runs_at_scale) <= set(of_table2)
+    assert {run.seed for run in runs_at_scale if run.recipe.epochs} == {0, 1, 2}
+    assert {run.seed for run in runs_at_scale if not run.recipe.epochs} == {0}
 
 
 @pytest.mark.parametrize("name", ITEMS)
 def test_thresholds_and_objects_are_not_what_the_classifier_was_trained_on(name: str) -> None:
-    for run in explanations(name, "proxy"):
+    for run in explanations(name, "demo"):
         assert run.split == "test"
         if run.trained:
             assert run.trained.train_split == "fit"
@@ -57,11 +64,11 @@ def test_thresholds_and_objects_are_not_what_the_classifier_was_trained_on(name:
 
 
 def test_the_readings_share_one_classifier_and_its_seed() -> None:
-    runs = plan.runs(experiments.get("figure2").cells, "proxy", 5)
+    runs = plan.runs(experiments.get("figure2").cells, "demo", 5)
     trained = [run for run in runs if isinstance(run, Classification)]
     assert [run.seed for run in trained] == [0, 1, 2, 3, 4]
     assert len(runs) == 5 + 4 * 5
-    first = plan.runs(experiments.get("figure2").cells, "proxy", 1)
+    first = plan.runs(experiments.get("figure2").cells, "demo", 1)
     assert {(r.sign, r.top_tap) for r in first if isinstance(r, Traversal)} == {
         (sign, tap) for sign in ("ascent", "literal") for tap in ("input", "norm")
     }
@@ -69,9 +76,12 @@ def test_the_readings_share_one_classifier_and_its_seed() -> None:
 
 def test_released_weights_are_asked_at_paper_scale_only() -> None:
     cells = experiments.get("figure3_right").cells
-    assert [cell for cell, _ in asked(cells, "paper")] == list(cells)
+    assert [cell for cell, _ in runs_at_scale(cells, "paper")] == list(cells)
     trained = [cell for cell in cells if not cell.row.endswith("released")]
-    assert [cell for cell, _ in asked(cells, "proxy")] == trained
+    assert [cell for cell, _ in runs_at_scale(cells, "proxy")] == trained
+    assert [cell for cell, _ in runs_at_scale(cells, "demo")] == [
+        cell for cell in trained if cell.row not in figure3_right.CEILINGS
+    ]
     assert len(trained) < len(cells)
 
 
@@ -83,18 +93,18 @@ def test_what_others_published_has_a_row_that_is_not_run() -> None:
     assert "not run" in line
     assert "63.7" in line
     assert "ACoL (ResNet-50) 62.3, ADL (ResNet-50) 63.7: README of clovaai/wsolevaluation" in text
-    small, _ = tidy(experiment, "proxy", NOWHERE, 3)
+    small, _ = tidy(experiment, "demo", NOWHERE, 3)
     assert not small["row"].str.startswith("ADL").any()
 
 
 def test_an_interval_stands_in_brackets_and_the_best_is_one_of_the_rivals() -> None:
     experiment = experiments.get("figure2")
-    frame, _ = tidy(experiment, "proxy", NOWHERE, 5)
+    frame, _ = tidy(experiment, "demo", NOWHERE, 5)
     quadrant = frame["column"] == "Quadrant (%)"
     for row, mean in zip(frame["row"].unique(), (16.0, 36.4, 26.9, 23.6, 25.0, 54.0), strict=True):
         at = quadrant & (frame["row"] == row)
         frame.loc[at, ["mean", "n", "low", "high"]] = [mean, 5, mean - 1, mean + 1.06]
-    text = tables.markdown(experiment, frame, "proxy")
+    text = tables.markdown(experiment, frame, "demo")
     (best,) = (line for line in text.splitlines() if "**36.4" in line)
     assert best.startswith("| − gradient, input of the top")
     assert "**36.4 (5) [35.4, 37.5]**" in best
@@ -112,6 +122,6 @@ def test_the_size_of_a_small_scale() -> None:
             if isinstance(run, Localization) and run.classifier:
                 assert run.tuning == "imagenetv2-smoke"
                 assert run.probed == 1
-        for _, found in asked(experiments.get(name).cells, "proxy"):
+        for _, found in runs_at_scale(experiments.get(name).cells, "demo"):
             assert isinstance(found, Explanation)
             assert found.dataset == "fashion-singles"

@@ -21,7 +21,7 @@ from torch_fidelity import FeatureExtractorInceptionV3
 from torch_fidelity.utils import create_feature_extractor
 
 from repro.data.images import DataError
-from repro.fidelity import Extractor, inception, of_classifier
+from repro.fidelity import Extractor, from_classifier, inception
 from repro.fidelity.features import INCEPTION
 from repro.fidelity.weights import FILE, SHA256
 from repro.models.nest import NesT
@@ -133,9 +133,9 @@ def test_only_the_published_inception_has_the_well_known_names(
 def test_a_classifier_cannot_be_called_inception() -> None:
     """Even if its weights happened to have that hash."""
     net = timm.create_model("test_resnet", num_classes=10)
-    with pytest.raises(ValueError, match="a classifier cannot be called inception-v3-compat"):
-        of_classifier(net, 10, 32, MEAN, STD, INCEPTION, SHA256 + "0" * 56)
-    assert of_classifier(net, 10, 32, MEAN, STD, "it", SHA256 + "0" * 56).prefix == "proxy_"
+    with pytest.raises(ValueError, match="inception-v3-compat is the name of Inception"):
+        from_classifier(net, 10, 32, MEAN, STD, INCEPTION, SHA256 + "0" * 56)
+    assert from_classifier(net, 10, 32, MEAN, STD, "it", SHA256 + "0" * 56).prefix == "proxy_"
 
 
 # Classifiers.
@@ -155,7 +155,7 @@ def classifier(name: str) -> nn.Module:
 def test_a_classifier_gives_its_pooled_features_and_logits(name: str, device: str) -> None:
     net = classifier(name).to(device).train()
     images = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8)
-    extractor = of_classifier(net, 10, 32, MEAN, STD, name, "00")
+    extractor = from_classifier(net, 10, 32, MEAN, STD, name, "00")
     features, logits = extractor(images)
     shape = (1, 3, 1, 1)
     pixels = (images / 255 - torch.tensor(MEAN).view(shape)) / torch.tensor(STD).view(shape)
@@ -187,7 +187,7 @@ class Pixels(nn.Module):
 def test_images_are_scaled_as_pillow_does_it(size: tuple[int, int]) -> None:
     """With antialiasing: without it, small images of the same photographs are far apart."""
     images = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
-    shown, _ = of_classifier(Pixels(), 10, 32, MEAN, STD, "pixels", "00")(images)
+    shown, _ = from_classifier(Pixels(), 10, 32, MEAN, STD, "pixels", "00")(images)
     levels = shown.view(2, 3, 32, 32) * torch.tensor(STD).view(3, 1, 1)
     levels = 255 * (levels + torch.tensor(MEAN).view(3, 1, 1))
     each = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
@@ -199,7 +199,7 @@ def test_images_are_scaled_as_pillow_does_it(size: tuple[int, int]) -> None:
 def test_a_classifier_of_other_classes_is_refused() -> None:
     net = timm.create_model("test_resnet", num_classes=10)
     with pytest.raises(ValueError, match=r"it gives features \(1, .*, 10\), not .* \(1, 11\)"):
-        of_classifier(net, 11, 32, MEAN, STD, "it", "00")
+        from_classifier(net, 11, 32, MEAN, STD, "it", "00")
 
 
 @pytest.mark.parametrize(

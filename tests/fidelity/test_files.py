@@ -60,9 +60,9 @@ SKEWED[0, 1], NEGATIVE[1, 1], NAN[2, 2] = 0.5, -1.0, np.nan
     ("arrays", "why"),
     [
         ({"mu": MU}, "no statistics of features"),
-        ({"mu": MU, "sigma": np.eye(4)}, r"mu \(3,\) and sigma \(4, 4\) do not belong together"),
-        ({"mu": SIGMA, "sigma": SIGMA}, r"mu \(3, 3\) and sigma \(3, 3\) do not belong"),
-        ({"mu": MU, "sigma": NAN}, "an entry of mu or sigma is no number"),
+        ({"mu": MU, "sigma": np.eye(4)}, r"shapes of mu \(3,\) and sigma \(4, 4\) do not match"),
+        ({"mu": SIGMA, "sigma": SIGMA}, r"mu \(3, 3\) and sigma \(3, 3\) do not match"),
+        ({"mu": MU, "sigma": NAN}, "an entry of mu or sigma is not finite"),
         ({"mu": MU, "sigma": SKEWED}, "sigma is not symmetric"),
         ({"mu": MU, "sigma": NEGATIVE}, "sigma has a negative variance"),
         ({"mu": MU, "sigma": np.full((3, 3), "a")}, "no statistics of features"),
@@ -71,7 +71,7 @@ SKEWED[0, 1], NEGATIVE[1, 1], NAN[2, 2] = 0.5, -1.0, np.nan
         ({"mu": MU, "sigma": SIGMA, "count": np.array(1)}, "a covariance of 1 images"),
         ({"mu": MU, "sigma": SIGMA, "count": np.array([4, 4])}, "no statistics of features"),
         ({"mu": MU, "sigma": SIGMA, "features": np.ones((9, 4))}, r"features \(9, 4\) do not"),
-        ({"mu": MU, "sigma": SIGMA, "features": NAN}, "an entry of features is no number"),
+        ({"mu": MU, "sigma": SIGMA, "features": NAN}, "an entry of features is not finite"),
         ({"mu": np.array([{}]), "sigma": SIGMA}, "no statistics of features"),
     ],
 )
@@ -81,7 +81,7 @@ def test_what_is_no_statistics_is_named(tmp_path: Path, arrays: dict[str, Any], 
     with pytest.raises(DataError, match=why) as caught:
         load_statistics(path)
     assert str(path) in str(caught.value)
-    assert "put a whole file there, or remove it" in str(caught.value)
+    assert "replace or remove it" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

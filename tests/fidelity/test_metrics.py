@@ -88,7 +88,7 @@ def test_precision_and_recall_are_not_the_same_here(ours: dict[str, float]) -> N
 
 
 def test_the_score_of_many_images_is_of_ten_splits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "LEAST_SPLIT", 52)
+    monkeypatch.setattr(metrics, "MIN_SPLIT_IMAGES", 52)
     found = measure(tiny(), FAKES.split(64), real(), seed=3)
     official = calculate_metrics(
         input1=Tensors(FAKES), cuda=False, feature_extractor="tiny", isc=True, cache=False,
@@ -147,7 +147,7 @@ def test_without_real_features_what_needs_them_is_left_out(ours: dict[str, float
 def test_a_reference_by_another_extractor_is_refused() -> None:
     for other in (tiny(name="other"), tiny(digest="cd" * 32)):
         generated = iter(FAKES.split(64))
-        with pytest.raises(ValueError, match="the reference is by tiny, and not by"):
+        with pytest.raises(ValueError, match="the reference is by tiny, not by"):
             measure(other, generated, real(), seed=0)
         assert len(list(generated)) == 9  # nothing was generated in vain
 
@@ -160,9 +160,9 @@ def test_too_few_generated_images_are_refused() -> None:
 def test_no_more_than_ten_thousand_are_compared_one_by_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(metrics, "KEPT", 100)
+    monkeypatch.setattr(metrics, "RESERVOIR_SIZE", 100)
     monkeypatch.setattr(
-        metrics, "_of_features", lambda fake, real, *_: {"fake": len(fake), "real": len(real)}
+        metrics, "_feature_metrics", lambda fake, real, *_: {"fake": len(fake), "real": len(real)}
     )
     found = measure(tiny(), FAKES.split(64), real(), seed=0)
     assert (found["fake"], found["real"]) == (100, 600)
@@ -186,7 +186,7 @@ def test_one_image_again_and_again_has_no_spread() -> None:
     assert spread(flicker) == 0.5
     halves = torch.cat([torch.zeros(8, 3, 4, 4), torch.full((8, 3, 4, 4), 255.0)])
     assert spread(halves.to(torch.uint8)) == 127.5
-    with pytest.raises(ValueError, match="1 images cannot differ"):
+    with pytest.raises(ValueError, match="the standard deviation needs 2 images, not 1"):
         spread(one)
 
 

@@ -94,7 +94,7 @@ def test_too_few_images_are_refused_and_the_number_needed_named() -> None:
 def test_features_that_are_no_numbers_are_refused() -> None:
     bad = rows(3)
     bad[1, 2] = torch.nan
-    with pytest.raises(ValueError, match="a feature is infinite or not a number"):
+    with pytest.raises(ValueError, match="a feature is NaN or infinite"):
         moments_of(bad)
     with pytest.raises(ValueError, match=r"features must be \(B, 5\), not \(2, 6\)"):
         Moments(DIM).add(torch.zeros(2, 6))

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from repro.data.images import DataError
-from repro.fidelity import Reference, imported, load_statistics, reference, save_statistics
-from repro.fidelity.reference import Kept
+from repro.fidelity import Reference, import_reference, load_statistics, reference, save_statistics
+from repro.fidelity.reference import Reservoir
 from tests.fidelity.tiny import ABOUT, DIM, pictures, tiny
 
 REAL = pictures(600)
@@ -65,7 +65,7 @@ OTHERS: list[dict[str, Any]] = [
     {"about": ABOUT | {"preprocessing": "bicubic"}},
     {"extractor": tiny(digest="cd" * 32)},
     {"extractor": tiny(name="another")},
-    {"kept": 599},
+    {"reservoir_size": 599},
 ]
 
 
@@ -88,11 +88,11 @@ def test_a_file_that_says_it_is_of_others_is_not_used(tmp_path: Path) -> None:
     (path,) = tmp_path.iterdir()
     false = first.about | {"split": "test"}
     save_statistics(path, first.statistics, false, first.features)
-    with pytest.warns(UserWarning, match=f"{path.name} is of other images; measuring again"):
+    with pytest.warns(UserWarning, match=f"{path.name} is of other images; computing it again"):
         check_equal(reference(tiny(), REAL.split(64), ABOUT, tmp_path), first)
     check_equal(reference(tiny(), Never(), ABOUT, tmp_path), first)
     save_statistics(path, first.statistics, first.about)  # without features
-    with pytest.warns(UserWarning, match="measuring again"):
+    with pytest.warns(UserWarning, match="computing it again"):
         check_equal(reference(tiny(), REAL.split(64), ABOUT, tmp_path), first)
 
 
@@ -100,26 +100,26 @@ def test_a_damaged_file_is_named_and_made_anew(tmp_path: Path) -> None:
     first = reference(tiny(), REAL.split(64), ABOUT, tmp_path)
     (path,) = tmp_path.iterdir()
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.warns(UserWarning, match=f"{path.name}: no statistics.*; measuring again"):
+    with pytest.warns(UserWarning, match=f"{path.name}: no statistics.*; computing it again"):
         check_equal(reference(tiny(), REAL.split(64), ABOUT, tmp_path), first)
     check_equal(reference(tiny(), Never(), ABOUT, tmp_path), first)
 
 
 def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.warns(UserWarning, match="cannot keep .*/file/in/.*npz: Not a directory"):
+    with pytest.warns(UserWarning, match="cannot cache .*/file/in/.*npz: Not a directory"):
         found = reference(tiny(), REAL.split(64), ABOUT, tmp_path / "file" / "in")
     check_equal(found, reference(tiny(), REAL.split(64), ABOUT, None))
 
 
 def test_what_does_not_say_what_it_is_of_is_refused(tmp_path: Path) -> None:
     about = {name: value for name, value in ABOUT.items() if name != "fingerprint"}
-    with pytest.raises(ValueError, match="about does not name fingerprint"):
+    with pytest.raises(ValueError, match="about lacks fingerprint"):
         reference(tiny(), Never(), about, tmp_path)
 
 
 def test_a_stream_that_ends_early_is_not_kept(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="599 images came, and 600 were announced"):
+    with pytest.raises(ValueError, match="got 599 images, expected 600"):
         reference(tiny(), REAL[:-1].split(64), ABOUT, tmp_path)
     with pytest.raises(DataError, match="12 images are too few"):
         reference(tiny(), [REAL[:DIM]], ABOUT | {"images": DIM}, tmp_path)
@@ -133,7 +133,7 @@ def test_statistics_of_another_tool_have_no_features(tmp_path: Path) -> None:
     path = tmp_path / "adm.npz"
     own = reference(tiny(), REAL.split(64), ABOUT, None).statistics
     np.savez(path, mu=own.mean, sigma=own.covariance)
-    found = imported(path, tiny(), {"dataset": "ImageNet"})
+    found = import_reference(path, tiny(), {"dataset": "ImageNet"})
     assert found.features is None
     assert np.array_equal(found.statistics.covariance, own.covariance)
     assert found.about == {
@@ -143,19 +143,19 @@ def test_statistics_of_another_tool_have_no_features(tmp_path: Path) -> None:
 
 def test_statistics_of_another_extractor_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "wide.npz", mu=np.zeros(2048), sigma=np.eye(2048))
-    with pytest.raises(DataError, match=r"wide\.npz: of 2,048 features, and tiny has 12; name"):
-        imported(tmp_path / "wide.npz", tiny(), {})
+    with pytest.raises(DataError, match=r"wide\.npz: 2,048 features, but tiny has 12; use"):
+        import_reference(tmp_path / "wide.npz", tiny(), {})
     reference(tiny("first", "cd" * 32), REAL.split(64), ABOUT, tmp_path / "cache")
     (path,) = (tmp_path / "cache").iterdir()
-    with pytest.raises(DataError, match=r"npz: of first, not of tiny; name statistics of the"):
-        imported(path, tiny(), {})
+    with pytest.raises(DataError, match=r"npz: by first, not by tiny; use statistics of the"):
+        import_reference(path, tiny(), {})
 
 
 # Which features are kept.
 
 
 def kept_of(count: int, size: int, cuts: list[int], seed: int = 0) -> list[int]:
-    kept = Kept(size, seed)
+    kept = Reservoir(size, seed)
     for part in np.split(np.arange(count), sorted(min(cut, count) for cut in cuts)):
         kept.add(torch.from_numpy(part).float()[:, None])
     return kept.rows()[:, 0].int().tolist()
@@ -179,7 +179,7 @@ def test_every_image_has_the_same_chance() -> None:
 
 
 def test_what_is_kept_does_not_grow_with_the_stream() -> None:
-    kept = Kept(100)
+    kept = Reservoir(100)
     for _ in range(200):
         kept.add(torch.zeros(50, 2))
         assert sum(map(len, kept._rows)) <= 2 * 100

@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from repro.interpret.boxes import Boxes, Grey, boxes_of, centre_box, overlap, scaled, whole_image
+from repro.interpret.boxes import (
+    Boxes,
+    Grey,
+    boxes_of,
+    centre_box,
+    overlap,
+    scale_boxes,
+    whole_image,
+)
 
 # ---- the protocol, told once more without any of our code ---------------------------------------
 
@@ -171,8 +179,8 @@ def test_scaling_cuts_fractions_off(width: int, height: int, data: st.DataObject
         224,
     ]
     box, size = np.array([[x, y, width, height]]), np.array([width, height])
-    assert scaled(box, size).tolist() == [expected]
-    assert scaled(box, size[None]).tolist() == [expected]
+    assert scale_boxes(box, size).tolist() == [expected]
+    assert scale_boxes(box, size[None]).tolist() == [expected]
 
 
 corner = st.tuples(st.integers(0, 8), st.integers(0, 8), st.integers(0, 6), st.integers(0, 6))

@@ -261,7 +261,7 @@ def test_a_layout_that_the_shape_does_not_tell_must_be_said() -> None:
         nn.Conv2d(3, 24, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 5)
     ).eval()
     images = small.pictures(2, 24)
-    with pytest.raises(InterpretError, match="reads as NCHW and as NHWC: say layout="):
+    with pytest.raises(InterpretError, match="reads as NCHW and as NHWC: pass layout="):
         cam(model, images, 0)
     assert cam(model, images, 0, layout="NCHW").shape == (2, 24, 24)
     with pytest.raises(InterpretError, match="misses the logit"):

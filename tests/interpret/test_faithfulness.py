@@ -16,7 +16,7 @@ from repro.interpret.cam import cam
 from repro.interpret.faithfulness import (
     Curve,
     block_ablation,
-    blurred,
+    blur,
     cascade,
     deletion,
     insertion,
@@ -45,7 +45,7 @@ class Sum(nn.Module):
 def test_deletion_and_insertion_are_the_loop_over_steps() -> None:
     model, images = small.our_nest(), small.pictures(2)
     maps, labels = torch.randn(2, 32, 32), torch.tensor([3, 1])
-    for method, plain in ((deletion, torch.zeros_like(images)), (insertion, blurred(images))):
+    for method, plain in ((deletion, torch.zeros_like(images)), (insertion, blur(images))):
         curve = method(model, images, labels, maps, steps=10)
         assert curve.scores.shape == (2, 11)
         for image in range(2):
@@ -84,11 +84,11 @@ def test_the_area_is_that_of_trapezoids() -> None:
 
 def test_the_blur_is_a_gaussian_that_keeps_a_plain_image() -> None:
     torch.testing.assert_close(
-        blurred(torch.full((1, 3, 16, 16), 2.0)), torch.full((1, 3, 16, 16), 2.0)
+        blur(torch.full((1, 3, 16, 16), 2.0)), torch.full((1, 3, 16, 16), 2.0)
     )
     point = torch.zeros(1, 1, 31, 31)
     point[..., 15, 15] = 1
-    seen = blurred(point)[0, 0]
+    seen = blur(point)[0, 0]
     assert seen.sum().item() == pytest.approx(1)
     assert (seen[15, 15] / seen[15, 20]).item() == pytest.approx(math.exp(25 / 50), rel=1e-5)
     assert seen[15, 20].item() > 0
@@ -185,11 +185,14 @@ def test_the_cascade_goes_on_from_what_is_lost_and_keeps_the_values() -> None:
     [
         (lambda m, x: deletion(m, x, 0, torch.rand(1, 4, 4)), r"maps must be finite \(1, 32, 32\)"),
         (lambda m, x: deletion(m, x, 0, x[:, 0] * torch.nan), "maps must be finite"),
-        (lambda m, x: insertion(m, x, 0, x[:, 0], steps=0), "from 1 to 1024 pixels, not 0"),
+        (lambda m, x: insertion(m, x, 0, x[:, 0], steps=0), r"from 1 to 1024 \(pixels\), not 0"),
         (lambda m, x: insertion(m, x, 0, x[:, 0], **GREY), "'zero' or 'blur', not 'grey'"),
-        (lambda m, x: block_ablation(m, x, 0, rows=5), "32×32 px do not divide into 5×5 blocks"),
+        (
+            lambda m, x: block_ablation(m, x, 0, rows=5),
+            "32×32 px are not divisible into 5×5 blocks",
+        ),
         (lambda m, x: block_ablation(m, x, 0, **LOSS), "'logit' or 'probability', not 'loss'"),
-        (lambda m, x: rank_correlation(x, x[:, 0]), "alike"),
+        (lambda m, x: rank_correlation(x, x[:, 0]), "must be equal"),
         (lambda m, x: rank_correlation(x, x * torch.inf), "the map of image 0 is not finite"),
         (lambda m, x: block_ablation(m, x * torch.nan, 0), "the output of image 0 is not finite"),
         (lambda m, x: insertion(m, x * torch.nan, 0, x[:, 0]), "output of image 0 is not finite"),

@@ -116,10 +116,10 @@ def test_ahead_of_the_norm_activation_times_gradient_cancels_so_it_is_refused() 
     taps = tap(model, images, ["transformers.2", "norm"])
     before, after = (
         (a * g).sum(-1).abs().max()
-        for a, g in zip(taps.kept, gradients(taps, CLASSES), strict=True)
+        for a, g in zip(taps.outputs, gradients(taps, CLASSES), strict=True)
     )
     assert before < 1e-5 * after
-    with pytest.raises(InterpretError, match="ahead of a layer norm sums to 0"):
+    with pytest.raises(InterpretError, match="before a layer norm sums to 0"):
         gradcat(model, images, CLASSES, top_tap="output")
 
 
@@ -134,9 +134,9 @@ def test_ahead_of_layers_it_is_minus_what_they_add(build: Callable[[], Any]) -> 
     taps = tap(model, images, [f"aggregations.{top - 1}", *added])
     came, *slopes = gradients(taps, CLASSES)
     embedding = unblockify(model.pos_embed[top], model.block_side)
-    input_h = (taps.kept[0] * came).sum(-1)
+    input_h = (taps.outputs[0] * came).sum(-1)
     added_h = (embedding * came).sum(-1)
-    for output, slope in zip(taps.kept[1:], slopes, strict=True):
+    for output, slope in zip(taps.outputs[1:], slopes, strict=True):
         added_h += unblockify((output * slope).sum(-1, keepdim=True), model.block_side)[..., 0]
     assert (input_h + added_h).abs().max() < 1e-4 * input_h.abs().max()
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from repro.data.ground_truth import GroundTruth
+from repro.data.imagenet.ground_truth import GroundTruth
 from repro.interpret import bootstrap
 from repro.interpret.bootstrap import Resamples
 from repro.interpret.box_accuracy import (
@@ -18,23 +18,23 @@ from repro.interpret.box_accuracy import (
     IOUS_V2,
     Thresholds,
     accuracy,
-    chosen_on,
-    fixed,
+    fixed_thresholds,
     localization,
+    tune_thresholds,
 )
-from repro.interpret.boxes import Boxes, centre_box, whole_image
-from repro.interpret.localization import (
-    PARTS,
+from repro.interpret.box_iou import (
+    IOU_UNITS,
     TAUS,
     Contours,
     Scores,
+    concatenate,
     cuts_of,
-    joined,
     score,
     score_box,
     targets,
-    upsampled,
+    upsample,
 )
+from repro.interpret.boxes import Boxes, centre_box, whole_image
 from tests.interpret.test_boxes import THRESHOLDS, reference_boxes, reference_iou
 
 SIDE = 32
@@ -87,7 +87,7 @@ def test_the_best_iou_is_the_protocols_at_every_threshold(contours: Contours) ->
     place = ("largest", "every").index(contours)
     cuts = cuts_of(TAUS, scores().top)
     ours = np.take_along_axis(scores().iou[:, place].astype(np.int64), cuts, 1)
-    assert (ours == np.floor(reference(contours) * PARTS + 1e-6)).all()
+    assert (ours == np.floor(reference(contours) * IOU_UNITS + 1e-6)).all()
     assert len(np.unique(ours)) > 500
 
 
@@ -113,7 +113,7 @@ def test_an_iou_in_ten_thousandths_passes_what_it_passes_itself(
     union: int, shared: int, percent: int
 ) -> None:
     shared = min(shared, union)
-    kept = shared * PARTS // union >= round(percent / 100 * PARTS)
+    kept = shared * IOU_UNITS // union >= round(percent / 100 * IOU_UNITS)
     assert kept == (shared / union >= percent / 100)
 
 
@@ -140,7 +140,7 @@ def test_the_oracle_is_max_box_acc_and_its_second_version() -> None:
 
 def test_thresholds_of_another_set_are_applied_as_they_are() -> None:
     other = score(*some_maps(20, 7))
-    thresholds = chosen_on(other, "ImageNetV2")
+    thresholds = tune_thresholds(other, "ImageNetV2")
     found = localization(scores(), thresholds, CLASSIFIED)
     largest, every = reference("largest"), reference("every")
     known = largest[:, THRESHOLDS.index(thresholds.largest)]
@@ -161,7 +161,7 @@ def test_thresholds_of_another_set_are_applied_as_they_are() -> None:
 
 def test_the_older_way_is_a_fifth_of_the_largest_value_without_taking_the_least_away() -> None:
     raw = np.random.default_rng(0).normal(size=(6, 7, 7)) + 0.5
-    maps = upsampled(raw, NAMES[:6], "max", SIDE)
+    maps = upsample(raw, NAMES[:6], "max", SIDE)
     found = score(maps, TRUTHS[:6], NAMES[:6])
     expected = []
     for image, truths in zip(maps, TRUTHS, strict=False):
@@ -170,12 +170,12 @@ def test_the_older_way_is_a_fifth_of_the_largest_value_without_taking_the_least_
         expected.append(iou >= 0.1)
     assert found.hits_at("largest", 0.1, 0.2).tolist() == expected
     assert set(expected) == {True, False}
-    assert fixed() == Thresholds("fixed", 0.2, (0.2, 0.2, 0.2))
+    assert fixed_thresholds() == Thresholds("fixed", 0.2, (0.2, 0.2, 0.2))
 
 
 def test_batches_joined_are_the_whole() -> None:
     slices = [slice(at, at + 7) for at in range(0, 24, 7)]
-    whole = joined([score(MAPS[part], TRUTHS[part], NAMES[part]) for part in slices])
+    whole = concatenate([score(MAPS[part], TRUTHS[part], NAMES[part]) for part in slices])
     assert (whole.iou == scores().iou).all()
     assert (whole.top == scores().top).all()
 
@@ -211,19 +211,19 @@ def test_maps_are_upsampled_as_torch_does_bicubically() -> None:
     large = F.interpolate(torch.from_numpy(raw)[None], size=(224, 224), mode="bicubic")[0].numpy()
     unit = large - large.min((1, 2), keepdims=True)
     unit /= unit.max((1, 2), keepdims=True)
-    ours = upsampled(raw, NAMES)
+    ours = upsample(raw, NAMES)
     assert np.abs(ours - unit).max() < 1e-5
     assert (ours.min((1, 2)) == 0).all()
     assert (ours.max((1, 2)) == 1).all()
     above = large.clip(0) / large.max((1, 2), keepdims=True)
-    assert np.abs(upsampled(raw, NAMES, "max") - above).max() < 1e-5
+    assert np.abs(upsample(raw, NAMES, "max") - above).max() < 1e-5
 
 
 def test_a_map_without_any_contrast_is_empty_and_misses() -> None:
     raw = np.stack([np.full((7, 7), 3.0), np.zeros((7, 7)), np.full((7, 7), -2.0)])
-    flat = upsampled(raw, NAMES[:3], side=SIDE)
+    flat = upsample(raw, NAMES[:3], side=SIDE)
     assert (flat == 0).all()
-    assert upsampled(raw, NAMES[:3], "max", SIDE).max((1, 2)).tolist() == [1, 0, 0]
+    assert upsample(raw, NAMES[:3], "max", SIDE).max((1, 2)).tolist() == [1, 0, 0]
     found = score(flat, TRUTHS[:3], NAMES[:3])
     assert found.empty.all()
     assert localization(found, None).gt_known.value == 0
@@ -235,9 +235,21 @@ WRONG = {
     "infinite": ((4, 1, 1, np.inf), TRUTHS, "the map of image 4 is not finite"),
     "above 1": ((1, 3, 3, 1.01), TRUTHS, "the map of image 1 has values from 0 to 1.01"),
     "below 0": ((1, 3, 3, -0.2), TRUTHS, "the map of image 1 has values from -0.2 to 1"),
-    "outside": ((0, 0, 0, 0), [np.array([[0, 0, 33, 5]]), *TRUTHS[1:]], "image 0 leave its map"),
-    "negative": ((0, 0, 0, 0), [np.array([[-1, 0, 3, 5]]), *TRUTHS[1:]], "image 0 leave its map"),
-    "reversed": ((0, 0, 0, 0), [np.array([[4, 0, 3, 5]]), *TRUTHS[1:]], "image 0 leave its map"),
+    "outside": (
+        (0, 0, 0, 0),
+        [np.array([[0, 0, 33, 5]]), *TRUTHS[1:]],
+        "boxes of image 0 lie outside its map",
+    ),
+    "negative": (
+        (0, 0, 0, 0),
+        [np.array([[-1, 0, 3, 5]]), *TRUTHS[1:]],
+        "boxes of image 0 lie outside its map",
+    ),
+    "reversed": (
+        (0, 0, 0, 0),
+        [np.array([[4, 0, 3, 5]]), *TRUTHS[1:]],
+        "boxes of image 0 lie outside its map",
+    ),
     "boxless": ((0, 0, 0, 0), [TRUTHS[0][:0], *TRUTHS[1:]], "image 0 has no ground-truth box"),
     "too few": ((0, 0, 0, 0), TRUTHS[1:], "24 maps, 23 lists of boxes, 24 names"),
 }
@@ -253,20 +265,20 @@ def test_what_cannot_be_scored_is_named(case: str) -> None:
 
 
 def test_maps_of_no_size_or_of_nan_are_refused_before_they_are_scaled() -> None:
-    with pytest.raises(ValueError, match=r"\(N, H, W\) with something in them, not \(3, 0, 7\)"):
-        upsampled(np.zeros((3, 0, 7)), NAMES)
+    with pytest.raises(ValueError, match=r"\(N, H, W\) and not empty, not \(3, 0, 7\)"):
+        upsample(np.zeros((3, 0, 7)), NAMES)
     with pytest.raises(ValueError, match=r"not \(7, 7\)"):
         score(np.zeros((7, 7)), TRUTHS[:7], NAMES[:7])
     raw = np.zeros((2, 7, 7))
     raw[1, 2, 2] = np.nan
     with pytest.raises(ValueError, match="the map of image 1 is not finite"):
-        upsampled(raw, NAMES)
+        upsample(raw, NAMES)
 
 
 def test_an_iou_that_is_not_kept_and_answers_for_other_images_are_refused() -> None:
     with pytest.raises(ValueError, match="not a multiple"):
         scores().hits("every", 1 / 3)
-    with pytest.raises(ValueError, match="classified of 24 images"):
+    with pytest.raises(ValueError, match=r"correct has shape .* for 24 images"):
         localization(scores(), None, CLASSIFIED[1:])
 
 

@@ -190,14 +190,14 @@ def test_the_model_keeps_its_fused_attention_even_if_the_pass_fails(
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (small.torchvision_resnet50, "no attention of ResNet could be kept: 0 layers"),
-        (small.our_nest, "no attention of NesT could be kept"),
+        (small.torchvision_resnet50, "ResNet has no attention layer that can be recorded"),
+        (small.our_nest, "NesT has no attention layer that can be recorded"),
         (small.timm_nest, "attends in windows"),
         (
             lambda: timm.create_model(
                 "vit_tiny_patch16_224", img_size=32, depth=1, class_token=False, global_pool="avg"
             ).eval(),
-            "reads the class token's row, and this model has none",
+            "needs a class token, and this model has none",
         ),
     ],
 )
@@ -209,11 +209,11 @@ def test_a_model_without_rollout_is_refused(build: Any, message: str) -> None:
 
 def test_bad_arguments_are_named() -> None:
     model, images = small.deit(), small.pictures(1)
-    with pytest.raises(InterpretError, match=r"discard is a share from 0 to below 1, not 1\.0"):
+    with pytest.raises(InterpretError, match=r"discard must be in \[0, 1\), not 1\.0"):
         rollout(model, images, discard=1.0)
     with pytest.raises(InterpretError, match="fusion is 'mean', 'max' or 'min', not 'median'"):
         rollout(model, images, fusion="median")  # type: ignore[arg-type]
-    with pytest.raises(InterpretError, match="one token ahead of the patches, not 2"):
+    with pytest.raises(InterpretError, match="one token before the patches, not 2"):
         rollout(small.deit(distilled=True), images, strict_vit_explain=True)
     with pytest.raises(InterpretError, match="do not depend on layer 0"):
         gradient_rollout(small.torchvision_vit(), images, 0)
@@ -226,6 +226,6 @@ def test_bad_arguments_are_named() -> None:
 def test_attentions_are_probabilities() -> None:
     for model in (small.deit(), small.torchvision_vit()):
         taps = attentions(model, small.pictures(2))
-        assert len(taps.kept) == 3
-        for layer in taps.kept:
+        assert len(taps.outputs) == 3
+        for layer in taps.outputs:
             torch.testing.assert_close(layer.sum(-1), torch.ones(2, 3, 17))

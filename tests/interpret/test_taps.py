@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from repro.interpret.cam import cam, grad_cam_pp
 from repro.interpret.faithfulness import block_ablation, deletion
+from repro.interpret.feature_maps import grid_of
 from repro.interpret.gradcat import gradcat
-from repro.interpret.layouts import grid_of
 from repro.interpret.rollout import gradient_rollout, rollout
 from repro.interpret.taps import InterpretError, gradients, tap
 from tests.interpret import small_models as small
@@ -220,8 +220,8 @@ def test_the_kept_tensors_have_the_gradients_of_the_whole_model() -> None:
     (expected,) = torch.autograd.grad(logits[0, 1] + logits[1, 2], maps[1])
     found = slopes[1].unflatten(1, (2, 2)).unflatten(3, (4, 4)).transpose(2, 3)
     torch.testing.assert_close(found.reshape(expected.shape), expected, rtol=1e-3, atol=1e-6)
-    assert taps.kept[1].is_leaf
-    assert not taps.kept[0].is_leaf
+    assert taps.outputs[1].is_leaf
+    assert not taps.outputs[0].is_leaf
 
 
 def test_a_hook_of_the_users_stays() -> None:
@@ -237,5 +237,5 @@ def test_the_grid_of_patches_has_the_images_proportion() -> None:
     assert grid_of(196, (224, 224)) == (14, 14)
     assert grid_of(14 * 28, (224, 448)) == (14, 28)
     assert grid_of(21, (48, 112)) == (3, 7)
-    with pytest.raises(InterpretError, match=r"197 patches make no grid on images of \(224, 224\)"):
+    with pytest.raises(InterpretError, match=r"197 patches form no grid on images of \(224, 224\)"):
         grid_of(197, (224, 224))

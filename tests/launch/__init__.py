@@ -1,4 +1,4 @@
-"""What the tests of launching share: small runs, a small disk, and waiting."""
+"""Helpers of the launch tests: small runs, a small disk, and waiting."""
 
 from __future__ import annotations
 
@@ -30,22 +30,23 @@ LONG = replace(RUN, recipe=replace(RUN.recipe, epochs=15))  # 150 steps
 
 
 def outputs(root: Path, run: Classification) -> tuple[object, ...]:
-    """What a run computed, to compare byte for byte."""
+    """The results of a run, for comparison byte for byte."""
     folder = results.folder(root, run)
     result = json.loads((folder / results.RESULT).read_text())
     names = (results.METRICS, results.PREDICTIONS, results.WEIGHTS)
     return result["metrics"], *((folder / name).read_bytes() for name in names)
 
 
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 240  # generous: only a hang fails
+def wait_until(condition: Callable[[], object], poll_seconds: float = 0.1) -> None:
+    """Poll a condition. A longer interval leaves the CPU to the runs if it starts a process."""
+    deadline = time.monotonic() + 480  # generous: only a hang fails
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.1)
+        assert time.monotonic() < deadline, "timed out"
+        time.sleep(poll_seconds)
 
 
 def status(pid: int, field: str) -> str:
-    """What the kernel says of a process, such as its State; '' of one that is gone."""
+    """A field of a process's kernel status, such as State; '' if it has ended."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except (ProcessLookupError, FileNotFoundError):
@@ -54,12 +55,12 @@ def status(pid: int, field: str) -> str:
 
 
 def is_pending(pid: int, number: int) -> bool:
-    """Whether a signal waits for a process that stands still."""
+    """Whether a signal is pending for a stopped process."""
     waiting = status(pid, "ShdPnd") or "0"
     return bool(int(waiting, 16) >> (number - 1) & 1)
 
 
-def wrapped(folder: Path, **scripts: str) -> dict[str, str]:
+def wrap_clients(folder: Path, **scripts: str) -> dict[str, str]:
     """A PATH on which some of SLURM's clients are these scripts; `$REAL` is the client itself."""
     folder.mkdir()
     for name, script in scripts.items():
@@ -82,7 +83,7 @@ def full_disk(folder: Path, kib: int = 64) -> Iterator[Path]:
 
 
 def fill(folder: Path) -> Path:
-    """Take all that is left; the file that takes it."""
+    """Fill the disk; returns the file that takes the space."""
     filler = folder / "filler"
     with filler.open("wb", buffering=0) as file:
         try:

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from repro.launch import probe
-from repro.launch.cluster import Resources
-from repro.launch.visit import Answer, Torch
-from repro.verbs import machine
+from repro.commands import machine
+from repro.launch.doctor import probe
+from repro.launch.doctor.probe_job import Answer, Torch
+from repro.launch.slurm.cluster import Resources
 
 SOUND = Answer("n1", "3.11.7", True, True, Torch("2.4", None, ["H200"], 2, 0.5))
 EVIL = "\x1b[2J\nMISS \u202ex\x00"
@@ -28,10 +28,10 @@ VALUES = st.one_of(
 @st.composite
 def contents(draw: st.DrawFn) -> bytes:
     """A sound answer; one with a value exchanged, or cut; or no answer at all."""
-    said = asdict(SOUND)
-    for place in draw(st.lists(st.sampled_from([said, said["torch"]]), max_size=2)):
+    answer = asdict(SOUND)
+    for place in draw(st.lists(st.sampled_from([answer, answer["torch"]]), max_size=2)):
         place[draw(st.sampled_from(sorted(place)))] = draw(VALUES)
-    whole = json.dumps(said).encode()
+    whole = json.dumps(answer).encode()
     kinds = [whole, whole[: draw(st.integers(0, len(whole)))], draw(st.binary(max_size=40)),
              b"[" * 100_000, b'{"node":' * 100_000, b"\xff\xfe" * 50]  # fmt: skip
     return draw(st.sampled_from([whole, whole, *kinds]))
@@ -49,11 +49,11 @@ def test_answers_may_hold_anything(
     for rank, content in enumerate((first, second)):
         (tmp_path / f"answer-{rank}").write_bytes(content)
         (tmp_path / f"7_{rank}_log.err").write_text("printed\n")
-    lines = list(probe.judge(job, tmp_path / "site.yaml", tmp_path))
-    damaged = [line for _, line in lines if "cannot be read" in line]
+    lines = list(probe.report(job, tmp_path / "site.yaml", tmp_path))
+    damaged = [line for _, line in lines if "cannot read the answer" in line]
     for line in damaged:
-        rank = int("node 2 answered" in line)
-        assert line.startswith(f"what node {rank + 1} answered cannot be read: {tmp_path}/answer-")
+        rank = int("answer of node 2" in line)
+        assert line.startswith(f"cannot read the answer of node {rank + 1}: {tmp_path}/answer-")
     assert len(damaged) == len(lines) or not damaged
     assert machine.report(lines) == (2 if any(mark == "MISS" for mark, _ in lines) else 0)
     shown = capsys.readouterr().out
@@ -70,7 +70,7 @@ def test_an_answer_may_be_no_file(
     (tmp_path / "7_0_log.err").write_text("printed\n")
     if place != "nothing":
         {"pipe": os.mkfifo, "folder": os.mkdir}[place](tmp_path / "answer-0")
-    ((mark, line),) = probe.judge(job, tmp_path / "site.yaml", tmp_path)
+    ((mark, line),) = probe.report(job, tmp_path / "site.yaml", tmp_path)
     assert mark == "MISS"
     assert "node 1" in line
     assert ("not a regular file" in line) == (place != "nothing")

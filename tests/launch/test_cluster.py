@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repro.launch import cluster
-from repro.launch.cluster import Cluster, ClusterError, Gpus, Resources, dump, load, minutes
+from repro.launch.slurm import cluster
+from repro.launch.slurm.cluster import Cluster, ClusterError, Gpus, Resources, dump, load, minutes
 
 SITES = Path(__file__).parents[2] / "slurm"
 EXAMPLES = sorted((SITES / "examples").glob("*.yaml"))
@@ -117,7 +117,7 @@ def test_reading_runs_no_code(tmp_path: Path) -> None:
 
 def test_importing_is_cheap() -> None:
     heavy = "{'torch', 'pandas', 'numpy', 'jsonargparse'}"
-    code = f"import sys, repro.launch.cluster; assert not {heavy} & sys.modules.keys()"
+    code = f"import sys, repro.launch.slurm.cluster; assert not {heavy} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -184,7 +184,7 @@ def test_a_site_whose_jobs_of_one_gpu_are_shared() -> None:
     large = Resources(runs="nest-base-*", gpus=8)
     found = cluster.shared(Cluster(resources=(large, Resources())), 4)
     assert found.resources == (large, Resources(per_gpu=4))
-    with pytest.raises(ClusterError, match="--per-gpu is for nodes: 1 and gpus: 1"):
+    with pytest.raises(ClusterError, match="--per-gpu needs an entry with nodes: 1 and gpus: 1"):
         cluster.shared(Cluster(resources=(Resources(gpus=0),)), 2)
 
 
@@ -198,29 +198,29 @@ REFUSED = {  # what the file says: how the refusal goes, after the file's name
     "gpus: {Tpye: a100}": "gpus.Tpye: unknown key; did you mean type?",
     "resources: [{}, {node: 2}]": "resources[1].node: unknown key; did you mean nodes?",
     '"a\\nb": 1': "a b: unknown key; there are partition, account",
-    "qos: a\ngpus: {}\nqos: b": "qos: comes again in line 3; keep one of them",
-    "gpus: {type: a, type: b}": "type: comes again in line 1; keep",
-    "sbatch:\n  x-y: 1\n  x-y: 2": "x-y: comes again in line 3; keep",
+    "qos: a\ngpus: {}\nqos: b": "qos: repeated in line 3; keep one of them",
+    "gpus: {type: a, type: b}": "type: repeated in line 1; keep",
+    "sbatch:\n  x-y: 1\n  x-y: 2": "x-y: repeated in line 3; keep",
     # shapes
     "- partition": "all: must be a mapping; its keys are partition,",
     "gpu": "all: must be a mapping; its keys are partition,",
     "gpus: 4": "gpus: must be a mapping; its keys are request, type",
-    "resources: {gpus: 4}": "resources: must be a list; begin its lines with a dash",
+    "resources: {gpus: 4}": "resources: must be a list; start its lines with a dash",
     "resources: [4]": "resources[0]: must be a mapping; its keys are runs,",
     "resources: []": "resources: an empty list; add an entry",
-    "setup: module load cuda": "setup: must be a list; begin its lines with a dash",
-    "setup: [[a]]": "setup[0]: must be text, not ['a']; write",
-    "srun: [a, ~]": "srun[1]: must be text, not nothing; write",
+    "setup: module load cuda": "setup: must be a list; start its lines with a dash",
+    "setup: [[a]]": "setup[0]: must be text, not ['a']",
+    "srun: [a, ~]": "srun[1]: must be text, not empty; write",
     "environment: [A=1]": "environment: must be a mapping; write lines `name: value`",
-    "environment: {A: }": "environment.A: must be text, not nothing; write",
-    "environment: {A: [1]}": "environment.A: must be text, not ['1']; write",
-    "partition: [a, b]": "partition: must be text, not ['a', 'b']; write",
+    "environment: {A: }": "environment.A: must be text, not empty; write",
+    "environment: {A: [1]}": "environment.A: must be text, not ['1']; correct",
+    "partition: [a, b]": "partition: must be text, not ['a', 'b']",
     # types and numbers
-    "parallel: many": "parallel: must be a whole number, not 'many'; write",
-    "parallel: 2.5": "parallel: must be a whole number, not '2.5'; write",
-    "parallel: true": "parallel: must be a whole number, not 'true'; write",
-    "budget_hours: 3d": "budget_hours: must be a number, not '3d'; write",
-    "gpus: {request: gpu}": "gpus.request: must be gpus-per-node or gres, not 'gpu'; write",
+    "parallel: many": "parallel: must be a whole number, not 'many'",
+    "parallel: 2.5": "parallel: must be a whole number, not '2.5'",
+    "parallel: true": "parallel: must be a whole number, not 'true'",
+    "budget_hours: 3d": "budget_hours: must be a number, not '3d'",
+    "gpus: {request: gpu}": "gpus.request: must be gpus-per-node or gres, not 'gpu'",
     "budget_hours: 0": "budget_hours: must be above 0, not 0.0; raise it",
     "silence_seconds: -1": "silence_seconds: must be above 0, not -1.0; raise it",
     "silence_seconds: 3601": "silence_seconds: longer than 3600 s; write that or less",
@@ -234,30 +234,30 @@ REFUSED = {  # what the file says: how the refusal goes, after the file's name
     "resources: [{memory_gb: 0}]": "resources[0].memory_gb: must be above 0, not 0.0; raise it",
     "resources: [{gpus: 4, tasks: 8}]": "resources[0].tasks: 8 tasks for 4 GPUs, but each task",
     # texts
-    'qos: ""': "qos: an empty text; take it out",
-    'srun: [""]': "srun: an empty text; take it out",
-    'gpus: {type: "a\\n100"}': "gpus.type: 'a\\n100' has a line break or the like; write one line",
-    'account: "a\\nb"': "account: 'a\\nb' has a line break or the like; write one line",
-    'sbatch: {x-y: "a\\nb"}': "sbatch: 'a\\nb' has a line break or the like; write one line",
-    "environment: {1A: 1}": "environment: '1A' is no name of a variable; use",
-    "environment: {A-B: 1}": "environment: 'A-B' is no name of a variable; use",
-    "environment: {É: 1}": "environment: 'É' is no name of a variable; use",
+    'qos: ""': "qos: an empty text; remove it",
+    'srun: [""]': "srun: an empty text; remove it",
+    'gpus: {type: "a\\n100"}': "gpus.type: 'a\\n100' has a line break",
+    'account: "a\\nb"': "account: 'a\\nb' has a line break",
+    'sbatch: {x-y: "a\\nb"}': "sbatch: 'a\\nb' has a line break",
+    "environment: {1A: 1}": "environment: '1A' is not a variable name; use",
+    "environment: {A-B: 1}": "environment: 'A-B' is not a variable name; use",
+    "environment: {É: 1}": "environment: 'É' is not a variable name; use",
     "shared: [scratch]": "shared: 'scratch' is relative; begin it with /",
     "resources: [{gpus: 2, per_gpu: 3}]": "resources[0].per_gpu: 3 runs share one GPU, but each",
     # times
     "resources: [{time: 90}]": "resources[0].time: '90' has no unit; write it like 90m,",
     "resources: [{time: soon}]": "resources[0].time: 'soon' is not a time; write it like 90m,",
-    "resources: [{time: 0h}]": "resources[0].time: '0h' would be no limit for SLURM; write",
-    "resources: [{time: 2m}]": "warning_seconds: 120 s does not fit, the shortest `time` of",
-    "warning_seconds: 65536": "warning_seconds: 65536 s does not fit",
+    "resources: [{time: 0h}]": "resources[0].time: '0h' means no limit to SLURM; write",
+    "resources: [{time: 2m}]": "warning_seconds: 120 s exceeds the shortest `time` of",
+    "warning_seconds: 65536": "warning_seconds: 65536 s exceeds",
     "resources: [{}, {runs: a}]": "resources: an entry before the last matches all runs",
     # options of sbatch
     "sbatch: {gres: gpu:4}": "sbatch: gres does not belong here; use `gpus` of resources",
     "sbatch: {mem: 4G}": "sbatch: mem does not belong here; use `memory_gb` of resources",
     "sbatch: {qos: high}": "sbatch: qos does not belong here; use that key of the site",
-    "sbatch: {--x-y: 1}": "sbatch: '--x-y' is no option; write its long name without the dashes",
-    "sbatch: {t: 1}": "sbatch: 't' is no option; write its long name",
-    "sbatch: {exclusive: false}": "sbatch: exclusive: false would be sent as its value; take",
+    "sbatch: {--x-y: 1}": "sbatch: '--x-y' is not a long option name; write it",
+    "sbatch: {t: 1}": "sbatch: 't' is not a long option name; write",
+    "sbatch: {exclusive: false}": "sbatch: exclusive: false would be passed as its value; remove",
 }
 
 
@@ -294,16 +294,16 @@ def test_every_field_that_is_an_option_is_refused_as_one(tmp_path: Path) -> None
         assert name in {field.name for field in fields(Cluster)}
         assert "use that key of the site" in refusal(site(tmp_path, f"sbatch: {{{name}: x}}"))
     keys = {field.name for field in fields(Resources)}
-    named = re.findall(r"`(\w+)` of resources", " ".join(cluster.INSTEAD.values()))
+    named = re.findall(r"`(\w+)` of resources", " ".join(cluster.REPLACEMENTS.values()))
     assert set(named) == keys - {"runs", "micro_batch", "per_gpu", "partition"}
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: *b", "line 1: an alias; write it out"),
-        ("a: &a [*a]", "line 1: an alias; write it out"),
-        ("a: &a x\nb: *a", "line 2: an alias; write it out"),
+        ("a: *b", "line 1: aliases are not allowed; repeat the value"),
+        ("a: &a [*a]", "line 1: aliases are not allowed; repeat the value"),
+        ("a: &a x\nb: *a", "line 2: aliases are not allowed; repeat the value"),
         ("[" * 100_000, "line 1: nested too deeply"),
         ("- " * 100_000, "line 1: nested too deeply"),
         ("# " + "x" * 2**20, "1,048,578 bytes, where 1,048,576 are the most"),
@@ -333,12 +333,12 @@ def test_what_has_no_end_is_refused(tmp_path: Path, text: str, message: str) -> 
 def test_what_is_not_yaml_is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:
     found = refusal(site(tmp_path, text))
     assert found.startswith(message)
-    assert found.endswith("; mend it, or begin with a copy of slurm/default.yaml")
+    assert found.endswith("; fix it, or start from a copy of slurm/default.yaml")
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     path = tmp_path / "none.yaml"
-    assert refusal(path) == f"no such file; `repro doctor --cluster {path}` writes a first one"
+    assert refusal(path) == f"no such file; `repro doctor --cluster {path}` writes one"
     assert refusal(tmp_path) == "not a regular file; name the YAML file of a site"
     path.write_bytes(b"partition: \xff")
     assert refusal(path) == "not UTF-8; name the YAML file of a site"

@@ -19,7 +19,7 @@ AGAIN += "data.check_once(['cifar10-smoke', 'glyphs'], Path(sys.argv[1])); "
 AGAIN += "sys.exit('torch' in sys.modules)"
 
 
-def rewritten(path: Path) -> None:
+def rewrite(path: Path) -> None:
     """Other content of the same length, with the time of the first."""
     about, content = path.stat(), path.read_bytes()
     path.write_bytes(bytes(len(content)))
@@ -27,42 +27,46 @@ def rewritten(path: Path) -> None:
 
 
 @pytest.fixture
-def checked(tmp_path: Path) -> Path:
+def data_folder(tmp_path: Path) -> Path:
     data.check_once(["cifar10-smoke"], tmp_path)
     return tmp_path
 
 
-def test_what_was_in_order_needs_no_torch(checked: Path) -> None:
-    subprocess.run([sys.executable, "-c", AGAIN, str(checked)], check=True)
+def test_a_valid_dataset_needs_no_torch(data_folder: Path) -> None:
+    subprocess.run([sys.executable, "-c", AGAIN, str(data_folder)], check=True)
 
 
-@pytest.mark.parametrize("change", [Path.unlink, rewritten, lambda path: path.write_bytes(b"")])
-def test_what_has_changed_is_loaded_again(checked: Path, change: Callable[[Path], object]) -> None:
+@pytest.mark.parametrize("change", [Path.unlink, rewrite, lambda path: path.write_bytes(b"")])
+def test_a_changed_dataset_is_checked_again(
+    data_folder: Path, change: Callable[[Path], object]
+) -> None:
     """A smoke set is then made anew."""
-    before = (checked / FILE).read_bytes()
-    change(checked / FILE)
-    data.check_once(["cifar10-smoke"], checked)
-    assert (checked / FILE).read_bytes() == before
+    before = (data_folder / FILE).read_bytes()
+    change(data_folder / FILE)
+    data.check_once(["cifar10-smoke"], data_folder)
+    assert (data_folder / FILE).read_bytes() == before
 
 
-def test_other_readers_look_for_themselves(checked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_code_checks_again(data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = list[object]()
     monkeypatch.setattr(data, "check", lambda names, root: loaded.extend(names))
-    data.check_once(["cifar10-smoke"], checked)
+    data.check_once(["cifar10-smoke"], data_folder)
     assert not loaded
     monkeypatch.setattr(data, "_reader", lambda: "another")
-    data.check_once(["cifar10-smoke"], checked)
+    data.check_once(["cifar10-smoke"], data_folder)
     assert loaded == ["cifar10-smoke"]
 
 
-def test_what_is_missing_is_said_every_time(tmp_path: Path) -> None:
+def test_missing_data_is_reported_every_time(tmp_path: Path) -> None:
     for _ in range(2):
         with pytest.raises(MissingData, match="cifar10"):
             data.check_once(["cifar10"], tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_of_too_many_files_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data, "_MOST_FILES", 2)
+def test_too_many_files_are_checked_every_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data, "_MAX_FILES", 2)
     data.check_once(["cifar10-smoke"], tmp_path)
-    assert not (tmp_path / ".checked").exists()
+    assert not (tmp_path / ".data_folder").exists()

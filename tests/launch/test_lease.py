@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from repro.launch import lease
-from repro.launch.ending import Ending
+from repro.launch.failures import Failure
 from tests.launch import fill, full_disk
 
 HOLDER = """
@@ -40,7 +40,7 @@ def holder(folder: Path) -> subprocess.Popen[str]:
 
 def test_a_second_one_is_told_who_holds_it(tmp_path: Path) -> None:
     with holder(tmp_path) as process:
-        with pytest.raises(lease.Held, match=rf"process {process.pid} on "):
+        with pytest.raises(lease.RunLocked, match=rf"process {process.pid} on "):
             lease.acquire(tmp_path)
         process.kill()
 
@@ -54,7 +54,7 @@ def test_a_killed_holder_is_taken_over_at_once(tmp_path: Path) -> None:
 def test_no_lease_is_believed_for_years(tmp_path: Path) -> None:
     content = {"generation": 1, "boot": "x", "pid": 1, "silence": 1e10, "beat": 1}
     (tmp_path / "lease-1.json").write_text(json.dumps(content))
-    found, wrong = lease.look(tmp_path)
+    found, wrong = lease.read_or_explain(tmp_path)
     assert found is None
     assert "lease-1.json" in wrong
 
@@ -68,7 +68,7 @@ def test_a_zombie_does_not_hold(tmp_path: Path) -> None:
 
 def test_a_released_run_is_free_and_remembers_its_time(tmp_path: Path) -> None:
     first = lease.acquire(tmp_path)
-    first.seconds_before = 100.0
+    first.previous_seconds = 100.0
     first.release()
     second = lease.acquire(tmp_path)
     assert second.generation == 2
@@ -78,7 +78,7 @@ def test_a_released_run_is_free_and_remembers_its_time(tmp_path: Path) -> None:
 # A process space of its own is as another host to us: its process numbers say nothing here.
 APART = ("unshare", "--user", "--map-current-user", "--pid", "--fork", "--kill-child")
 BEATING = HOLDER.replace("(Path(sys.argv[1]))", "(Path(sys.argv[1]), {}, 4.0)").replace(
-    "print(", "held.keep_beating(); print("
+    "print(", "held.start_heartbeat(); print("
 )
 
 
@@ -103,11 +103,11 @@ def elsewhere(folder: Path, **environment: str) -> Iterator[subprocess.Popen[str
 def test_a_holder_elsewhere_keeps_it_as_long_as_it_is_heard(tmp_path: Path) -> None:
     with elsewhere(tmp_path) as process:
         for _ in range(2):
-            with pytest.raises(lease.Held):
+            with pytest.raises(lease.RunLocked):
                 lease.acquire(tmp_path)
         process.kill()
         process.wait()
-        assert lease.seems_held(lease.read(tmp_path) or {})  # for a moment one cannot know
+        assert lease.seems_locked(lease.read(tmp_path) or {})  # for a moment one cannot know
         assert lease.acquire(tmp_path).generation == 2
     assert (lease.read(tmp_path) or {})["endings"] == {"lost": 1}
 
@@ -119,7 +119,7 @@ def test_a_clock_that_is_wrong_moves_no_lease(tmp_path: Path, jump: str) -> None
     faked = {"LD_PRELOAD": str(library), "FAKETIME": jump, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
     with elsewhere(tmp_path, **faked) as process:
         assert abs((lease.read(tmp_path) or {})["beat"] - time.time()) > 300 * 86400
-        with pytest.raises(lease.Held):
+        with pytest.raises(lease.RunLocked):
             lease.acquire(tmp_path)
         process.kill()
         process.wait()
@@ -130,7 +130,7 @@ def test_a_frozen_holder_is_taken_over_and_writes_no_more(tmp_path: Path) -> Non
     """SIGSTOP, as a suspended job; what it does when it wakes is in `test_job`."""
     held = lease.acquire(tmp_path, {}, 2.0)
     (tmp_path / "lease-2.json").write_text("{}")  # the taker
-    assert not held.confirm()
+    assert not held.renew()
     assert held.lost
     held.release()
     assert (tmp_path / "lease-2.json").read_text() == "{}"
@@ -138,39 +138,42 @@ def test_a_frozen_holder_is_taken_over_and_writes_no_more(tmp_path: Path) -> Non
 
 def test_endings_are_counted_within_a_submission(tmp_path: Path) -> None:
     for cause in ("preempted", "preempted", "lost"):
-        lease.acquire(tmp_path, {"submission": "a"}).release(Ending(cause))
+        lease.acquire(tmp_path, {"submission": "a"}).release(Failure(cause))
     third = lease.acquire(tmp_path, {"submission": "a"})
-    assert third.endings == {"preempted": 2, "lost": 1}
+    assert third.failure_counts == {"preempted": 2, "lost": 1}
     third.release()  # it left a result
-    assert lease.acquire(tmp_path, {"submission": "a"}).endings == {"preempted": 2, "lost": 1}
+    assert lease.acquire(tmp_path, {"submission": "a"}).failure_counts == {
+        "preempted": 2,
+        "lost": 1,
+    }
     assert (lease.read(tmp_path) or {})["generation"] == 5
 
 
 def test_another_submission_counts_anew(tmp_path: Path) -> None:
-    lease.acquire(tmp_path, {"submission": "a"}).release(Ending("lost"))
-    assert lease.acquire(tmp_path, {"submission": "b"}).endings == {}
+    lease.acquire(tmp_path, {"submission": "a"}).release(Failure("lost"))
+    assert lease.acquire(tmp_path, {"submission": "b"}).failure_counts == {}
 
 
 def test_the_dead_are_buried_and_nobody_else(tmp_path: Path) -> None:
     lease.acquire(tmp_path)
     dead = lease.read(tmp_path) or {}
-    lease.bury(tmp_path, dead, Ending("out of memory", "rank 1"))
+    lease.mark_dead(tmp_path, dead, Failure("out of memory", "rank 1"))
     buried = lease.read(tmp_path) or {}
-    assert lease.ending(buried) == Ending("out of memory", "rank 1")
+    assert lease.failure_of(buried) == Failure("out of memory", "rank 1")
     lease.acquire(tmp_path)
-    lease.bury(tmp_path, dead, Ending("error"))  # too late: there is a new holder
+    lease.mark_dead(tmp_path, dead, Failure("error"))  # too late: there is a new holder
     assert (lease.read(tmp_path) or {})["generation"] == 2
-    assert lease.ending(lease.read(tmp_path) or {}) is None
+    assert lease.failure_of(lease.read(tmp_path) or {}) is None
 
 
 def test_a_request_to_stop_is_heard_with_the_next_beat(tmp_path: Path) -> None:
     heard = threading.Event()
     held = lease.acquire(tmp_path, {}, 0.4)
-    held.keep_beating(lambda: heard.set() if lease.is_asked_to_stop(tmp_path) else None)
-    lease.ask_to_stop(tmp_path)
+    held.start_heartbeat(lambda: heard.set() if lease.is_cancel_requested(tmp_path) else None)
+    lease.request_cancel(tmp_path)
     assert heard.wait(60)
-    lease.allow(tmp_path)
-    assert not lease.is_asked_to_stop(tmp_path)
+    lease.clear_cancel(tmp_path)
+    assert not lease.is_cancel_requested(tmp_path)
     held.release()
 
 
@@ -179,9 +182,9 @@ def test_a_beat_that_cannot_be_written_is_no_loss(tmp_path: Path) -> None:
     with full_disk(tmp_path / "small") as folder:
         held = lease.acquire(folder)
         fill(folder)
-        assert held.confirm()
+        assert held.renew()
         held.facts = {"note": "x" * 100_000}
-        assert held.confirm()
+        assert held.renew()
         assert not list(folder.glob("*.tmp-*"))
         held.release()
 
@@ -194,7 +197,7 @@ def test_of_many_takers_one_wins(tmp_path: Path) -> None:
         "    folder = Path(sys.argv[1]) / str(n); go = folder / 'go'\n"
         "    while not go.exists(): time.sleep(0.001)\n"
         "    try: lease.acquire(folder); (folder / f'won-{sys.argv[2]}').touch()\n"
-        "    except lease.Held: pass\n"
+        "    except lease.RunLocked: pass\n"
         "print('done', flush=True); sys.stdin.read()\n"  # who has won, lives until all have tried
     )
     dead = {"boot": lease._boot(), "pid": 2**22 + 1, "process_start": "0", "beat": time.time()}

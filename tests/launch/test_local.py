@@ -18,11 +18,11 @@ import pytest
 from torch import nn
 
 from repro import results
-from repro.launch import job, lease, local, state
+from repro.execution import ExecutionOptions
+from repro.launch import failures, job, lease, local, state
 from repro.launch.attempt import log_path
-from repro.launch.job import How
 from repro.spec import Classification, to_json
-from repro.train import testing
+from repro.train import eval_batch
 from tests.launch import BROKEN, RUN, is_pending, outputs, status, wait_until
 from tests.pretended_gpu import GPU, pretended_gpu
 
@@ -32,10 +32,11 @@ OTHER = replace(RUN, seed=1)
 LAUNCHER = """
 import json, sys
 from pathlib import Path
-from repro import signals, spec
+from repro import spec
+from repro.core import signals
 from repro.launch import local
 from repro.launch.data import MissingData
-from repro.launch.job import How
+from repro.execution import ExecutionOptions
 
 def tell(event):
     if event.kind != "running":
@@ -43,7 +44,7 @@ def tell(event):
 
 root, data, jobs, *texts = sys.argv[1:]
 runs = [spec.from_json(text) for text in texts]
-how = How(Path(data), checkpoint_seconds=0.0)
+how = ExecutionOptions(Path(data), checkpoint_seconds=0.0)
 signals.interrupt_once()  # as `repro` does
 try:
     end = local.launch(runs, Path(root), how, int(jobs), tell)
@@ -76,8 +77,8 @@ def launcher(
             process.kill()
 
 
-def ending(process: subprocess.Popen[str]) -> tuple[list[list[str]], object]:
-    """What the launcher told until it ended, and how it ended."""
+def finish_process(process: subprocess.Popen[str]) -> tuple[list[list[str]], object]:
+    """Wait for the launcher; returns its events and its result."""
     output, _ = process.communicate(timeout=300)
     *events, end = map(json.loads, output.splitlines())
     return events, end
@@ -85,7 +86,7 @@ def ending(process: subprocess.Popen[str]) -> tuple[list[list[str]], object]:
 
 def launch(root: Path, *runs: Classification, jobs: int = 2) -> tuple[list[list[str]], object]:
     with launcher(root, *runs, jobs=jobs) as process:
-        return ending(process)
+        return finish_process(process)
 
 
 def of_kind(events: list[list[str]], kind: str) -> dict[str, str]:
@@ -103,15 +104,15 @@ def is_done(root: Path, run: Classification) -> bool:
 
 
 def holder(root: Path, run: Classification) -> int | None:
-    """The process that holds a run."""
+    """The PID of the process that holds a run; None if no process does."""
     folder = results.folder(root, run)
     content = (lease.read(folder) if folder.exists() else None) or {}
-    return int(content["pid"]) if lease.seems_held(content) else None
+    return int(content["pid"]) if lease.seems_locked(content) else None
 
 
 @contextmanager
-def paused(pid: int | None) -> Iterator[int]:
-    """A process that stands still, so that it cannot finish before the test has acted."""
+def pause(pid: int | None) -> Iterator[int]:
+    """Stop a process, so that it cannot finish before the test has acted."""
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -129,7 +130,7 @@ def trace(root: Path) -> dict[Path, tuple[int, int]]:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[str]], object]:
-    """Two runs that work and one that does not, two at a time, and what was told."""
+    """Two runs that work and one that does not, two at a time, and the events."""
     root = tmp_path_factory.mktemp("undisturbed")
     return root, *launch(root, RUN, BROKEN, OTHER)
 
@@ -138,7 +139,7 @@ class Started:
     """A context that notes what a process would be started with."""
 
     def __init__(self) -> None:
-        self.hows, self.environments = list[How](), list[dict[str, str]]()
+        self.hows, self.environments = list[ExecutionOptions](), list[dict[str, str]]()
 
     def Process(self, target: object, args: tuple[Any, ...]) -> Started:  # noqa: N802
         self.hows.append(args[2])
@@ -157,7 +158,7 @@ def test_runs_share_the_gpus_evenly_and_know_it(
     started = Started()
     for number in range(jobs):
         devices = range(ranks * number, ranks * (number + 1))
-        local._start(started, RUN, tmp_path, How(), devices, jobs)
+        local._start_ranks(started, RUN, tmp_path, ExecutionOptions(), devices, jobs)
     assert {how.per_gpu for how in started.hows} == {shared}
     seen = [environment["CUDA_VISIBLE_DEVICES"] for environment in started.environments]
     assert seen == (["3,5"] * 2 if ranks == 2 else (["3", "5"] * 3)[:jobs])
@@ -166,16 +167,16 @@ def test_runs_share_the_gpus_evenly_and_know_it(
 def test_so_many_runs_at_a_time_on_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "gpus", lambda: ["0", "1", "2", "3"])
     assert [local.default_jobs(1, per_gpu) for per_gpu in (1, 2, 5)] == [4, 8, 20]
-    assert local.default_jobs(ranks_each=2) == 2
+    assert local.default_jobs(ranks_per_run=2) == 2
 
 
 def test_a_run_takes_its_part_of_the_memory() -> None:
     """So many fewer images fit, beside the weights."""
     large = nn.Sequential(nn.Conv2d(3, 256, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     with pretended_gpu():
-        alone = testing.that_fit(large.to(GPU), 512).size
-        job._share_gpu(4)
-        shared = testing.that_fit(large, 512).size
+        alone = eval_batch.make_batcher(large.to(GPU), 512).size
+        job._limit_gpu_memory(4)
+        shared = eval_batch.make_batcher(large, 512).size
     assert shared == pytest.approx(alone / 4, abs=2)
 
 
@@ -217,10 +218,10 @@ def test_stopped_in_every_way_it_ends_the_same(
     # Ctrl-C: the runs save, then the launcher ends with KeyboardInterrupt.
     with launcher(tmp_path, RUN, OTHER) as process:
         wait_until(lambda: bool(steps_saved(tmp_path, RUN)))
-        with paused(holder(tmp_path, RUN)) as pid:
+        with pause(holder(tmp_path, RUN)) as pid:
             process.send_signal(signal.SIGINT)
             wait_until(lambda: is_pending(pid, signal.SIGTERM))
-        _, end = ending(process)
+        _, end = finish_process(process)
     assert end == ["KeyboardInterrupt", ""]
     assert holder(tmp_path, RUN) is None
     assert holder(tmp_path, OTHER) is None
@@ -233,7 +234,7 @@ def test_stopped_in_every_way_it_ends_the_same(
     with launcher(tmp_path, RUN) as process:
         wait_until(lambda: holder(tmp_path, RUN) is not None)
         wait_until(lambda: steps_saved(tmp_path, RUN) != saved)
-        with paused(holder(tmp_path, RUN)):
+        with pause(holder(tmp_path, RUN)):
             process.kill()
             process.wait()
         wait_until(lambda: holder(tmp_path, RUN) is None)
@@ -245,7 +246,7 @@ def test_stopped_in_every_way_it_ends_the_same(
     with launcher(tmp_path, RUN) as process:
         wait_until(lambda: holder(tmp_path, RUN) is not None)
         os.kill(holder(tmp_path, RUN) or 0, signal.SIGKILL)
-        events, well = ending(process)
+        events, well = finish_process(process)
     assert well is False
     assert "killed by signal SIGKILL" in of_kind(events, "failed")[RUN.id]
     assert not is_done(tmp_path, RUN)
@@ -264,11 +265,11 @@ def test_a_terminal_that_closes_lets_runs_save(tmp_path: Path, number: signal.Si
     """It sends the signal to every process, and a shell once more."""
     with launcher(tmp_path, RUN) as process:
         wait_until(lambda: bool(steps_saved(tmp_path, RUN)))
-        with paused(holder(tmp_path, RUN)) as pid:
+        with pause(holder(tmp_path, RUN)) as pid:
             for _ in range(2):
                 os.killpg(process.pid, number)
             wait_until(lambda: is_pending(pid, signal.SIGTERM))
-        events, end = ending(process)
+        events, end = finish_process(process)
     assert end == ["KeyboardInterrupt", ""]
     assert not of_kind(events, "failed")
     assert holder(tmp_path, RUN) is None
@@ -303,29 +304,44 @@ def test_a_process_that_stands_still_is_killed(tmp_path: Path, with_server: bool
         pid = holder(tmp_path, RUN) or 0
         with ExitStack() as stack:
             if with_server:
-                stack.enter_context(paused(int(status(pid, "PPid"))))
+                stack.enter_context(pause(int(status(pid, "PPid"))))
             os.kill(pid, signal.SIGSTOP)
             process.send_signal(signal.SIGINT)
             assert process.wait(120) == 130
             assert status(pid, "State")[:1] in ("", "Z")
-        events, end = ending(process)
+        events, end = finish_process(process)
     assert end == ["KeyboardInterrupt", ""]
-    said = of_kind(events, "failed")[RUN.id]
-    assert said.startswith(f"process {pid} gave no sign of life for 20 s and was killed; ")
+    note = of_kind(events, "failed")[RUN.id]
+    assert note.startswith(f"process {pid} did not respond for 20 s and was killed; ")
     content = lease.read(results.folder(tmp_path, RUN)) or {}
-    assert (content["cause"], content["note"]) == ("lost", said)
+    assert (content["cause"], content["note"]) == ("lost", note)
     assert steps_saved(tmp_path, RUN)
 
 
 def test_a_run_whose_server_was_killed_says_how_it_ended(tmp_path: Path) -> None:
     with launcher(tmp_path, RUN) as process:
         wait_until(lambda: bool(steps_saved(tmp_path, RUN)))
-        with paused(holder(tmp_path, RUN)) as pid:
+        with pause(holder(tmp_path, RUN)) as pid:
             os.kill(int(status(pid, "PPid")), signal.SIGKILL)
             wait_until(lambda: status(pid, "PPid") == "1")
-        events, end = ending(process)
+        events, end = finish_process(process)
     assert end == ["KeyboardInterrupt", ""]
     assert "stopped after step" in of_kind(events, "interrupted")[RUN.id]
+
+
+def test_a_run_that_was_killed_often_goes_on_as_often_as_it_is_asked(
+    tmp_path: Path, undisturbed: tuple[Path, list[list[str]], object]
+) -> None:
+    """SLURM would start it again without end, and is refused; here somebody has asked."""
+    folder = results.begin(tmp_path, RUN)
+    for _ in range(int(failures.MAX_RETRIES["lost"]) + 1):
+        lease.acquire(folder).release(failures.Failure("lost", "killed by signal SIGKILL"))
+    with pytest.raises(results.ResultsError, match="lost 6 times; "):
+        job.execute(RUN, tmp_path, ExecutionOptions(tmp_path / "data", job="7"))
+    lease.acquire(folder).release(failures.Failure("lost", "killed by signal SIGKILL"))
+    _, well = launch(tmp_path, RUN)
+    assert well is True
+    assert outputs(tmp_path, RUN) == outputs(undisturbed[0], RUN)
 
 
 def test_a_second_launcher_is_told_who_holds_the_run(
@@ -333,11 +349,11 @@ def test_a_second_launcher_is_told_who_holds_the_run(
 ) -> None:
     with launcher(tmp_path, RUN) as first:
         wait_until(lambda: holder(tmp_path, RUN) is not None)
-        with paused(holder(tmp_path, RUN)) as pid:
+        with pause(holder(tmp_path, RUN)) as pid:
             events, well = launch(tmp_path, RUN)
         assert well is False
-        assert f"process {pid} on " in of_kind(events, "held")[RUN.id]
-        events, well = ending(first)
+        assert f"process {pid} on " in of_kind(events, "locked")[RUN.id]
+        events, well = finish_process(first)
     assert well is True
     assert RUN.id in of_kind(events, "done")
     assert outputs(tmp_path, RUN) == outputs(undisturbed[0], RUN)
@@ -359,21 +375,21 @@ def test_a_cancelled_run_that_waits_is_not_started(tmp_path: Path) -> None:
     third = replace(RUN, seed=2)
     with launcher(tmp_path, RUN, OTHER, third, jobs=1) as process:
         wait_until(lambda: holder(tmp_path, RUN) is not None)
-        with paused(holder(tmp_path, RUN)):
-            found = {s.run: s for s in state.look(tmp_path, [RUN, OTHER, third])}
+        with pause(holder(tmp_path, RUN)):
+            found = {s.run: s for s in state.query(tmp_path, [RUN, OTHER, third])}
             assert [s.name for s in found.values()] == ["running", "queued", "queued"]
             assert (
-                found[OTHER].note == f"it waits for process {process.pid} on {os.uname().nodename}"
+                found[OTHER].note == f"waiting for process {process.pid} on {os.uname().nodename}"
             )
-            lease.ask_to_stop(results.folder(tmp_path, OTHER))
-            names = [s.name for s in state.look(tmp_path, [OTHER, third])]
+            lease.request_cancel(results.folder(tmp_path, OTHER))
+            names = [s.name for s in state.query(tmp_path, [OTHER, third])]
             assert names == ["cancelled", "queued"]
-        events, well = ending(process)
+        events, well = finish_process(process)
     assert well is False
     assert of_kind(events, "cancelled") == {OTHER.id: ""}
     assert set(of_kind(events, "started")) == set(of_kind(events, "done")) == {RUN.id, third.id}
     assert not (tmp_path / "submissions").exists()
-    assert [s.name for s in state.look(tmp_path, [OTHER])] == ["cancelled"]
+    assert [s.name for s in state.query(tmp_path, [OTHER])] == ["cancelled"]
     events, well = launch(tmp_path, OTHER)  # asked for again
     assert well is True
 
@@ -383,7 +399,7 @@ def test_the_list_of_a_launcher_that_was_killed_holds_nothing(tmp_path: Path) ->
         wait_until(lambda: holder(tmp_path, RUN) is not None)
         process.kill()
         process.wait()
-        assert [s.name for s in state.look(tmp_path, [OTHER])] == ["missing"]
+        assert [s.name for s in state.query(tmp_path, [OTHER])] == ["missing"]
         wait_until(lambda: holder(tmp_path, RUN) is None)
     launch(tmp_path, RUN)
     assert not (tmp_path / "submissions").exists()

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from repro.launch import cluster, probe, queue, survey
-from repro.launch.cluster import Cluster, Gpus, Resources
-from repro.launch.testbed import Testbed
+from repro.launch.doctor import cluster_info, probe
+from repro.launch.slurm import cluster, queue
+from repro.launch.slurm.cluster import Cluster, Gpus, Resources
+from repro.testbed.cluster import Testbed
 from tests.launch import wait_until
 
 SMALL = Resources(gpus=0, cpus=1)
@@ -70,14 +71,14 @@ def test_a_healthy_cluster_gets_a_first_site_file(place: Path) -> None:
     file, results = place / "sites" / "mine.yaml", place / "results"
     found = examine(place, file)
     assert not found["MISS"], found
-    said = "\n".join(found["ok"])
-    assert "the controller of testbed answers" in said
-    assert "partition main (default): 1d at most; nodes: 2, each with CPUs: 4" in said
-    assert "GPUs: 4 pretend" in said
-    assert "the probe job ran on n1, n2 after" in said
-    assert f"results folder {results} is shared and writable from the nodes" in said
-    assert "2 ranks on 2 nodes met in" in said
-    assert "scontrol answers on the nodes" in said
+    text = "\n".join(found["ok"])
+    assert "the controller of testbed answers" in text
+    assert "partition main (default): at most 1d; nodes: 2, each with CPUs: 4" in text
+    assert "GPUs: 4 pretend" in text
+    assert "the probe job ran on n1, n2 after" in text
+    assert f"results folder {results} is shared and writable from the nodes" in text
+    assert "2 ranks on 2 nodes connected in" in text
+    assert "scontrol answers on the nodes" in text
     assert cluster.load(file) == Cluster(
         gpus=Gpus(type="pretend"),
         resources=(Resources(gpus=1, cpus=1, time="1d"),),
@@ -111,7 +112,7 @@ def test_a_job_that_waits_is_cancelled_with_slurms_reason(
     finally:
         bed.ask("scontrol", "update", "PartitionName=main", "State=UP")
     assert len(found["MISS"]) == 1
-    assert "still waits after 1 s and is cancelled: PartitionDown; " in found["MISS"][0]
+    assert "was still pending after 1 s and was cancelled: PartitionDown; " in found["MISS"][0]
 
 
 def test_a_setup_line_that_fails_says_so_itself(place: Path) -> None:
@@ -126,9 +127,9 @@ def test_ranks_that_cannot_meet(place: Path) -> None:
     file = site(place, environment={"GLOO_SOCKET_IFNAME": "nowhere"})
     found = examine(place, file)
     assert len(found["MISS"]) == 1
-    assert "the ranks did not meet: rank 0: " in found["MISS"][0]
+    assert "the ranks could not connect: rank 0: " in found["MISS"][0]
     assert "Unable to find address for: nowhere; " in found["MISS"][0]
-    assert "met in" not in "".join(found["ok"])
+    assert "connected in" not in "".join(found["ok"])
 
 
 def test_another_python_on_the_nodes(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +137,7 @@ def test_another_python_on_the_nodes(place: Path, monkeypatch: pytest.MonkeyPatc
     file = site(place)
     there = ".".join(map(str, sys.version_info[:2]))
     assert examine(place, file)["MISS"] == [
-        f"Python {there} on the nodes, 3.99 here; name the same as `python` in {file}"
+        f"Python {there} on the nodes, 3.99 here; set `python` in {file} to the same version"
     ]
 
 
@@ -150,9 +151,11 @@ def test_one_node_is_tried_where_two_are_refused(place: Path) -> None:
             site(place, exclude="n1")
     text = cluster.dump(Cluster(exclude="n1", resources=(SMALL,)))
     assert not found["MISS"], found
-    assert any("so the probe job asked for 1 node with no GPUs" in line for line in found["--"])
-    assert any("whether nodes reach each other was not tried" in line for line in found["--"])
-    assert any(f"it could: shared: [{place / 'results'}]" in line for line in found["--"])
+    assert any(
+        "the probe job requested 1 node with no GPUs instead" in line for line in found["--"]
+    )
+    assert any("communication between nodes was not tested" in line for line in found["--"])
+    assert any(f"it could have shared: [{place / 'results'}]" in line for line in found["--"])
     assert any("the probe job ran on n2 after" in line for line in found["ok"])
     assert file.read_text() == text
 
@@ -169,9 +172,9 @@ def test_ctrl_c_cancels_the_job(place: Path, bed: Testbed) -> None:
     ) as doctor:
         wait_until(lambda: "repro-doctor-" in names(bed))
         doctor.send_signal(signal.SIGINT)
-        said, _ = doctor.communicate()
+        text, _ = doctor.communicate()
     assert doctor.returncode == 130
-    assert "MISS" not in said
+    assert "MISS" not in text
 
 
 # --- before any job ------------------------------------------------------------------------------
@@ -210,15 +213,15 @@ def test_no_slurm_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 # --- the first guess -----------------------------------------------------------------------------
 
 
-def guessed(
+def first_site(
     monkeypatch: pytest.MonkeyPatch,
     *offered: queue.Partition,
     select: str = "select/cons_tres",
     memory: str = "DefMemPerNode = UNLIMITED",
 ) -> Cluster:
     monkeypatch.setattr(queue, "config", lambda: {"SelectType": select})
-    monkeypatch.setattr(survey, "ask", lambda *_, **__: memory)
-    return survey.guess({part.name: part for part in offered})
+    monkeypatch.setattr(cluster_info, "query", lambda *_, **__: memory)
+    return cluster_info.first_site({part.name: part for part in offered})
 
 
 def partition(
@@ -236,39 +239,39 @@ def test_gpus_are_looked_for_where_they_are(monkeypatch: pytest.MonkeyPatch) -> 
     batch = partition("batch", {}, default=True)
     few, many = partition("few", {"v100": 2}), partition("many", {"a100": 8})
     closed = partition("closed", {"h100": 8}, accounts=frozenset({"others"}))
-    found = guessed(monkeypatch, batch, few, closed, many)
+    found = first_site(monkeypatch, batch, few, closed, many)
     assert (found.partition, found.gpus.type) == ("many", "a100")
     assert found.resources == (Resources(gpus=1, cpus=8, time="1d"),)
 
 
 def test_the_default_partition_is_not_named(monkeypatch: pytest.MonkeyPatch) -> None:
     batch = partition("batch", {"v100": 2, "a100": 4}, default=True, minutes=90)
-    found = guessed(monkeypatch, batch, partition("many", {"a100": 8}))
+    found = first_site(monkeypatch, batch, partition("many", {"a100": 8}))
     assert (found.partition, found.gpus) == (None, Gpus())
     assert found.resources == (Resources(gpus=1, cpus=12, time="90m"),)
 
 
 def test_a_site_without_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = guessed(monkeypatch, partition("batch", {}, default=True, minutes=720))
+    found = first_site(monkeypatch, partition("batch", {}, default=True, minutes=720))
     assert found.resources == (Resources(gpus=0, cpus=12, time="12h"),)
 
 
 def test_an_older_slurm_is_asked_by_gres(monkeypatch: pytest.MonkeyPatch) -> None:
     part = partition("batch", {"": 4}, default=True)
-    assert guessed(monkeypatch, part, select="select/cons_res").gpus == Gpus(request="gres")
+    assert first_site(monkeypatch, part, select="select/cons_res").gpus == Gpus(request="gres")
 
 
 @pytest.mark.parametrize(
-    ("rule", "asked"),
+    ("rule", "expected"),
     [("DefMemPerCPU=100", 16), ("DefMemPerCPU=4000", None), ("DefMemPerNode = 1024", 16)],
 )
 def test_a_tiny_memory_by_default(
-    monkeypatch: pytest.MonkeyPatch, rule: str, asked: float | None
+    monkeypatch: pytest.MonkeyPatch, rule: str, expected: float | None
 ) -> None:
     part = partition("batch", {"a100": 4}, default=True)
-    assert guessed(monkeypatch, part, memory=rule).resources[0].memory_gb == asked
+    assert first_site(monkeypatch, part, memory=rule).resources[0].memory_gb == expected
 
 
 def test_a_partition_of_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = guessed(monkeypatch, partition("debug", {}, default=True, minutes=2))
+    found = first_site(monkeypatch, partition("debug", {}, default=True, minutes=2))
     assert (found.resources[0].time, found.warning_seconds) == ("2m", 60)

@@ -18,11 +18,12 @@ from safetensors.torch import load_file
 from repro import results
 from repro.data import datasets
 from repro.data.prepare import prepare
+from repro.execution import ExecutionOptions
 from repro.launch import lease, local, ranks
-from repro.launch.job import How, execute
-from repro.launch.testbed import Testbed
+from repro.launch.job import execute
 from repro.spec import Classification, Localization, Recipe
 from repro.tasks import classification
+from repro.testbed.cluster import Testbed
 from repro.train.distributed import Ranks
 from tests.launch import LONG, RUN
 from tests.tasks.test_classification import assert_alike
@@ -113,8 +114,8 @@ def test_eight_ranks_train_on_fewer_pairs_of_images(
     """As one rank does; those without a pair wait, and end well."""
     run = replace(FEW, recipe=replace(FEW.recipe, batch_size=batch_size))
     one, many = tmp_path / "one", tmp_path / "many"
-    assert execute(run, one, How(data)) == "done"
-    assert in_processes(8, execute, run, many, How(data, attempt="a")) == ["done"] * 8
+    assert execute(run, one, ExecutionOptions(data)) == "done"
+    assert in_processes(8, execute, run, many, ExecutionOptions(data, attempt="a")) == ["done"] * 8
     weights = [load_file(results.folder(root, run) / results.WEIGHTS) for root in (one, many)]
     assert_alike(*weights)
     result = results.outcome(many, run).result
@@ -124,11 +125,14 @@ def test_eight_ranks_train_on_fewer_pairs_of_images(
 
 
 def test_of_eight_ranks_the_first_explains(tmp_path: Path, data: Path) -> None:
-    assert in_processes(8, execute, BOXES, tmp_path, How(data, attempt="a")) == ["done"] * 8
+    assert (
+        in_processes(8, execute, BOXES, tmp_path, ExecutionOptions(data, attempt="a"))
+        == ["done"] * 8
+    )
     assert results.outcome(tmp_path, BOXES).state == "done"
 
 
-def evaluated(ranks: Ranks) -> dict[str, float | int]:
+def evaluate_few(ranks: Ranks) -> dict[str, float | int]:
     """The metrics of an untrained model on three images."""
     images = datasets.load("fashion-mnist-6k", "test", None)
     few = replace(images, pixels=images.pixels[:3], labels=images.labels[:3])
@@ -137,8 +141,8 @@ def evaluated(ranks: Ranks) -> dict[str, float | int]:
 
 
 def test_more_ranks_than_test_images(tmp_path: Path) -> None:
-    alone = evaluated(Ranks(0, 1, torch.device("cpu")))
-    assert in_ranks(5, evaluated) == [pytest.approx(alone)] * 5
+    alone = evaluate_few(Ranks(0, 1, torch.device("cpu")))
+    assert in_ranks(5, evaluate_few) == [pytest.approx(alone)] * 5
 
 
 # --- ranks that fail -----------------------------------------------------------------------------
@@ -153,10 +157,10 @@ def test_a_rank_that_is_killed_is_named(tmp_path: Path) -> None:
         if event.kind == "running" and event.facts.get("step", 0) > 0:
             kill(tmp_path)
 
-    assert not local.launch([LONG], tmp_path, How(), 1, tell, 3)
+    assert not local.launch([LONG], tmp_path, ExecutionOptions(), 1, tell, 3)
     (failed,) = [event.note for event in events if event.kind == "failed"]
     assert failed.startswith("rank 2: killed by signal SIGKILL")
-    end = lease.ending(lease.read(results.folder(tmp_path, LONG)) or {})
+    end = lease.failure_of(lease.read(results.folder(tmp_path, LONG)) or {})
     assert end is not None
     assert end.cause == "lost"
     assert "rank 2" in end.note

@@ -15,13 +15,14 @@ from pathlib import Path
 import pytest
 
 from repro import results
-from repro.launch import attempt, code, lease, local, queue, slurm, state, submission
-from repro.launch.cluster import Cluster, Resources
-from repro.launch.ending import Ending
-from repro.launch.job import How
-from repro.launch.testbed import Testbed
+from repro.execution import ExecutionOptions
+from repro.launch import attempt, code, lease, local, state
+from repro.launch.cancel import jobs_of as cancel_jobs
+from repro.launch.failures import Failure
+from repro.launch.slurm import arrays, queue, submission
+from repro.launch.slurm.cluster import Cluster, Resources
 from repro.spec import Classification
-from repro.verbs.runs import _without_others as cancel_jobs
+from repro.testbed.cluster import Testbed
 from tests.launch import (
     BROKEN,
     LONG,
@@ -32,7 +33,7 @@ from tests.launch import (
     outputs,
     status,
     wait_until,
-    wrapped,
+    wrap_clients,
 )
 
 ONE = Resources(cpus=1, time="30m")
@@ -68,39 +69,47 @@ def bed() -> Iterator[Testbed]:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """RUN, LONG and CHILD as they come out when nothing happens, trained here."""
     root = tmp_path_factory.mktemp("undisturbed")
-    assert local.launch([RUN, LONG, CHILD], root, How(root / "data"), 1, lambda _: None)
+    assert local.launch(
+        [RUN, LONG, CHILD], root, ExecutionOptions(root / "data"), 1, lambda _: None
+    )
     return root
+
+
+# Each poll of a state starts squeue.
+wait_for_state = partial(wait_until, poll_seconds=0.5)
 
 
 def submit(root: Path, *runs: Classification, site: Cluster = SITE) -> submission.Submission:
     """Submit runs that save after every step."""
-    return slurm.submit(site, "", runs, root, How(root / "data", checkpoint_seconds=0.0))
+    return arrays.submit(
+        site, "", runs, root, ExecutionOptions(root / "data", checkpoint_seconds=0.0)
+    )
 
 
-def look(root: Path, run: Classification) -> state.State:
-    (found,) = state.look(root, [run])
+def state_of(root: Path, run: Classification) -> state.RunState:
+    (found,) = state.query(root, [run])
     return found
 
 
 def names(root: Path, *runs: Classification) -> list[str]:
-    return [found.name for found in state.look(root, runs)]
+    return [found.name for found in state.query(root, runs)]
 
 
 def wait_done(root: Path, *runs: Classification) -> None:
-    def settled() -> bool:
-        states = state.look(root, runs)
-        bad = [s for s in states if s.ended_badly]
+    def are_done() -> bool:
+        states = state.query(root, runs)
+        bad = [s for s in states if s.has_failed]
         assert not bad, bad
         return all(s.name == "done" for s in states)
 
-    wait_until(settled)
+    wait_for_state(are_done)
 
 
 def wait_training(root: Path, run: Classification) -> str:
     """Wait until a run has saved a step; its job."""
     folder = results.folder(root, run)
     wait_until(lambda: list(folder.glob("checkpoints/step*.pt")))
-    return look(root, run).job
+    return state_of(root, run).job
 
 
 def log(root: Path, run: Classification, rank: int = 0) -> str:
@@ -136,7 +145,7 @@ def process_of(bed: Testbed, job: str, rank: int) -> int:
         except OSError:
             continue
         is_rank = b"_submit" in command and not command.startswith(b"srun")
-        is_rank = is_rank and b"node.py" not in command  # which has yet to hold signals back
+        is_rank = is_rank and b"bootstrap.py" not in command  # which has yet to hold signals back
         here = is_rank and {f"SLURM_PROCID={rank}", conf} <= set(words)
         array = f"SLURM_ARRAY_JOB_ID={number[0]}" in words
         task = f"SLURM_ARRAY_TASK_ID={number[2]}" in words
@@ -155,13 +164,13 @@ def test_an_array_a_child_and_what_waits_for_a_failure(
     other, orphan = replace(RUN, seed=1), replace(RUN, seed=2, pretrained=BROKEN)
     planned = submit(tmp_path, CHILD, RUN, other, BROKEN, orphan)
     assert [len(array.runs) for array in planned.arrays] == [3, 1, 1]
-    assert look(tmp_path, CHILD).note == "Dependency"
+    assert state_of(tmp_path, CHILD).note == "Dependency"
 
-    wait_until(lambda: names(tmp_path, CHILD, RUN, other) == ["done"] * 3)
+    wait_for_state(lambda: names(tmp_path, CHILD, RUN, other) == ["done"] * 3)
     assert_untouched(tmp_path, undisturbed, RUN, CHILD)
-    wait_until(lambda: names(tmp_path, BROKEN, orphan) == ["failed", "never started"])
-    assert "'colour'" in look(tmp_path, BROKEN).note
-    assert look(tmp_path, orphan).note == f"{BROKEN.id}, from which it starts, has no result"
+    wait_for_state(lambda: names(tmp_path, BROKEN, orphan) == ["failed", "never started"])
+    assert "'colour'" in state_of(tmp_path, BROKEN).note
+    assert state_of(tmp_path, orphan).note == f"its pretrained run {BROKEN.id} has no result"
     bed.wait_empty()
 
     # It ran the code that was submitted, and says so.
@@ -195,8 +204,8 @@ def test_options_that_others_have_exported_hide_nothing(
         monkeypatch.setenv(name, value)
     (array,) = submit(tmp_path, RUN, OTHER, site=HELD_SITE).arrays
     assert names(tmp_path, RUN, OTHER) == ["queued", "queued"]
-    assert look(tmp_path, OTHER).job == f"{array.job}_1"
-    queue.cancel([look(tmp_path, OTHER).job])
+    assert state_of(tmp_path, OTHER).job == f"{array.job}_1"
+    queue.cancel([state_of(tmp_path, OTHER).job])
     assert names(tmp_path, RUN, OTHER) == ["queued", "never started"]  # SLURM has forgotten it
     queue.cancel([array.job])
     bed.wait_empty()
@@ -219,15 +228,15 @@ def test_what_sbatch_says_cannot_lose_a_job(
     bed: Testbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sbatch: str
 ) -> None:
     """Behind a site's wrapper: the number is the queue's."""
-    monkeypatch.setattr(slurm, "_SBATCH_SECONDS", 2.0)
+    monkeypatch.setattr(arrays, "_SBATCH_SECONDS", 2.0)
     scripts = dict.fromkeys(("squeue", "scontrol", "sinfo"), f'{BANNER}; exec "$REAL" "$@"')
-    for name, value in wrapped(tmp_path / "bin", sbatch=sbatch, **scripts).items():
+    for name, value in wrap_clients(tmp_path / "bin", sbatch=sbatch, **scripts).items():
         monkeypatch.setenv(name, value)
     (array,) = submit(tmp_path, RUN, OTHER, site=HELD_SITE).arrays
     assert names(tmp_path, RUN, OTHER) == ["queued", "queued"]
-    assert look(tmp_path, OTHER).job == f"{array.job}_1"
+    assert state_of(tmp_path, OTHER).job == f"{array.job}_1"
     monkeypatch.undo()
-    assert queue.is_named(array.job, f"repro-{submission.every(tmp_path)[0].token}-0")
+    assert queue.has_name(array.job, f"repro-{submission.read_all(tmp_path)[0].token}-0")
     bed.ask("scancel", array.job)
     bed.ask("scancel", "--name=wrap")
     bed.wait_empty()
@@ -249,7 +258,7 @@ def test_what_slurm_took_before_the_launch_failed_is_cancelled(
     take = '"$REAL" "$@" > /dev/null'
     refuse = f"[ $(wc -l < {count}) = 2 ] && [ '{end}' = 'exit 3' ] || {take}"
     sbatch = f"echo >> {count}; {refuse}; [ $(wc -l < {count}) = 1 ] || {{ {end}; }}"
-    for name, value in wrapped(tmp_path / "bin", sbatch=sbatch).items():
+    for name, value in wrap_clients(tmp_path / "bin", sbatch=sbatch).items():
         monkeypatch.setenv(name, value)
     shapes = (replace(ONE, runs=RUN.id), replace(ONE, time="29m"))
     with pytest.raises(error):
@@ -257,32 +266,32 @@ def test_what_slurm_took_before_the_launch_failed_is_cancelled(
     assert count.read_text() == "\n\n"
     bed.wait_empty()
     assert names(tmp_path, RUN, OTHER) == ["missing", "missing"]
-    assert submission.every(tmp_path) == []
+    assert submission.read_all(tmp_path) == []
 
 
 def test_without_an_answer_a_submission_stays_on_file(
     bed: Testbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SLURM may take the job yet."""
-    monkeypatch.setattr(slurm, "_LOOK_SECONDS", 1.0)
-    monkeypatch.setenv("PATH", wrapped(tmp_path / "bin", sbatch="echo thanks")["PATH"])
-    with pytest.raises(queue.NoAnswer, match=r"no number of our job \(thanks\); `repro status`"):
+    monkeypatch.setattr(arrays, "_QUEUE_LAG_SECONDS", 1.0)
+    monkeypatch.setenv("PATH", wrap_clients(tmp_path / "bin", sbatch="echo thanks")["PATH"])
+    with pytest.raises(queue.NoAnswer, match=r"printed no job ID \(thanks\); `repro status`"):
         submit(tmp_path, RUN)
-    found = look(tmp_path, RUN)
-    assert (found.name, found.note) == ("never started", "SLURM has no job of it; launch it again")
+    found = state_of(tmp_path, RUN)
+    assert (found.name, found.note) == ("never started", "SLURM has no job for it; relaunch it")
 
 
 def test_a_refusal_with_status_0_leaves_nothing(
     bed: Testbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SLURM's own words, behind a wrapper that loses its status."""
-    monkeypatch.setattr(slurm, "_LOOK_SECONDS", 1.0)
-    path = wrapped(tmp_path / "bin", sbatch='"$REAL" --licenses=nosuch "$@"; exit 0')["PATH"]
+    monkeypatch.setattr(arrays, "_QUEUE_LAG_SECONDS", 1.0)
+    path = wrap_clients(tmp_path / "bin", sbatch='"$REAL" --licenses=nosuch "$@"; exit 0')["PATH"]
     monkeypatch.setenv("PATH", path)
     with pytest.raises(queue.QueueError, match=r"refused: Batch job.*; nothing was submitted"):
         submit(tmp_path, RUN)
-    assert submission.every(tmp_path) == []
-    assert look(tmp_path, RUN).name == "missing"
+    assert submission.read_all(tmp_path) == []
+    assert state_of(tmp_path, RUN).name == "missing"
 
 
 # --- several runs a job --------------------------------------------------------------------------
@@ -298,8 +307,8 @@ def test_runs_that_share_a_job_end_each_in_its_own_way(
     planned = submit(tmp_path, RUN, BROKEN, LONG, site=PAIRS)
     (array,) = planned.arrays
     assert array.elements == [[RUN.id, BROKEN.id], [LONG.id]]
-    wait_until(lambda: names(tmp_path, RUN, BROKEN, LONG) == ["done", "failed", "done"])
-    wait_until(lambda: not [job for job in queue.named([planned.name(0)]) if job.runs])
+    wait_for_state(lambda: names(tmp_path, RUN, BROKEN, LONG) == ["done", "failed", "done"])
+    wait_until(lambda: not [job for job in queue.jobs_named([planned.name(0)]) if job.is_running])
     assert names(tmp_path, RUN, BROKEN, LONG) == ["done", "failed", "done"]
     assert [attempts(tmp_path, run) for run in (RUN, BROKEN, LONG)] == [1, 1, 1]
     assert_untouched(tmp_path, undisturbed, RUN, LONG)
@@ -311,9 +320,9 @@ def test_runs_that_share_a_job_are_warned_and_requeued_together(
     submit(tmp_path, LONG, OTHER, site=PAIRS)
     wait_training(tmp_path, OTHER)
     job = wait_training(tmp_path, LONG)
-    assert look(tmp_path, OTHER).job == job
+    assert state_of(tmp_path, OTHER).job == job
     bed.ask("scancel", "--signal=USR2", job)
-    wait_until(lambda: names(tmp_path, LONG, OTHER) == ["queued", "queued"])
+    wait_for_state(lambda: names(tmp_path, LONG, OTHER) == ["queued", "queued"])
     wait_done(tmp_path, LONG, OTHER)
     assert [attempts(tmp_path, run) for run in (LONG, OTHER)] == [2, 2]
     assert_untouched(tmp_path, undisturbed, LONG)
@@ -327,7 +336,7 @@ def test_of_runs_that_share_a_job_one_is_killed(
     wait_training(tmp_path, OTHER)
     job = wait_training(tmp_path, LONG)
     os.kill(process_of(bed, job, 0), signal.SIGKILL)
-    wait_until(lambda: look(tmp_path, OTHER).name == "done")
+    wait_for_state(lambda: state_of(tmp_path, OTHER).name == "done")
     assert attempts(tmp_path, OTHER) == 1
     wait_done(tmp_path, LONG)
     assert attempts(tmp_path, LONG) == 2
@@ -341,12 +350,12 @@ def test_of_runs_that_share_a_job_one_is_cancelled(bed: Testbed, tmp_path: Path)
     submit(tmp_path, LONG, OTHER, site=PAIRS)
     wait_training(tmp_path, OTHER)
     job = wait_training(tmp_path, LONG)
-    both = state.look(tmp_path, [LONG, OTHER])
+    both = state.query(tmp_path, [LONG, OTHER])
     assert cancel_jobs(both[:1], tmp_path) == []
     assert cancel_jobs(both, tmp_path) == [job]
-    lease.ask_to_stop(results.folder(tmp_path, LONG))
+    lease.request_cancel(results.folder(tmp_path, LONG))
     wait_done(tmp_path, OTHER)
-    wait_until(lambda: look(tmp_path, LONG).name == "cancelled")
+    wait_for_state(lambda: state_of(tmp_path, LONG).name == "cancelled")
     assert attempts(tmp_path, OTHER) == attempts(tmp_path, LONG) == 1
 
 
@@ -361,14 +370,14 @@ def test_a_warning_saves_and_requeues(
 
     The site's lines export options of SLURM's clients, and put wrappers with a banner on PATH.
     """
-    path = wrapped(tmp_path / "bin", squeue=f'{BANNER}; exec "$REAL" "$@"')["PATH"]
+    path = wrap_clients(tmp_path / "bin", squeue=f'{BANNER}; exec "$REAL" "$@"')["PATH"]
     lines = [f"export {name}={value}" for name, value in (FOREIGN | {"PATH": path}).items()]
     resources = (SITE if ranks == 1 else FOUR_RANKS).resources
     site = replace(SITE, resources=resources, setup=tuple(lines), environment={"SQUEUE_ALL": "x"})
     submit(tmp_path, LONG, site=site)
     bed.ask("scancel", f"--signal={number}", wait_training(tmp_path, LONG))
-    wait_until(lambda: look(tmp_path, LONG).name == "queued")
-    assert "again, after: preempted" in look(tmp_path, LONG).note
+    wait_for_state(lambda: state_of(tmp_path, LONG).name == "queued")
+    assert "requeued after: preempted" in state_of(tmp_path, LONG).note
     assert "stopped after step" in log(tmp_path, LONG)
     wait_done(tmp_path, LONG)
     assert attempts(tmp_path, LONG) == 2
@@ -386,7 +395,7 @@ def test_preempted_by_a_more_urgent_job(
         submit(tmp_path, LONG)
         wait_training(tmp_path, LONG)
         bed.ask("sbatch", "--partition=urgent", "--output=/dev/null", "--wrap=sleep 2")
-        wait_until(lambda: look(tmp_path, LONG).name == "queued")
+        wait_for_state(lambda: state_of(tmp_path, LONG).name == "queued")
         wait_done(tmp_path, LONG)
     assert attempts(tmp_path, LONG) == 2
     assert "stopped after step" in log(tmp_path, LONG)
@@ -397,7 +406,7 @@ def test_the_time_limit(bed: Testbed, tmp_path: Path, undisturbed: Path) -> None
     """Two minutes at a time, for a run that is held up until it is warned, while it starts."""
     site = replace(SITE, resources=(replace(ONE, time="2m"),), warning_seconds=60)
     submit(tmp_path, LONG, site=site)
-    job = look(tmp_path, LONG).job
+    job = state_of(tmp_path, LONG).job
     held_up: list[int] = []
 
     def is_held_up() -> bool:
@@ -407,8 +416,8 @@ def test_the_time_limit(bed: Testbed, tmp_path: Path, undisturbed: Path) -> None
     wait_until(is_held_up)
     wait_until(lambda: is_pending(held_up[0], signal.SIGUSR2))
     os.kill(held_up[0], signal.SIGCONT)
-    wait_until(lambda: look(tmp_path, LONG).name == "queued")
-    assert look(tmp_path, LONG).note == "again, after: time limit"
+    wait_for_state(lambda: state_of(tmp_path, LONG).name == "queued")
+    assert state_of(tmp_path, LONG).note == "requeued after: time limit"
     assert "stopped after step 1 of 150" in log(tmp_path, LONG)
     wait_done(tmp_path, LONG)
     assert_untouched(tmp_path, undisturbed, LONG)
@@ -430,7 +439,7 @@ def test_requeued_by_an_administrator(bed: Testbed, tmp_path: Path, undisturbed:
     submit(tmp_path, LONG)
     job = wait_training(tmp_path, LONG)
     bed.ask("scontrol", "requeue", job)
-    wait_until(lambda: look(tmp_path, LONG).name == "queued")
+    wait_for_state(lambda: state_of(tmp_path, LONG).name == "queued")
     wait_done(tmp_path, LONG)
     assert attempts(tmp_path, LONG) == 2
     assert_untouched(tmp_path, undisturbed, LONG)
@@ -442,7 +451,7 @@ def test_cancelled_by_hand_it_is_not_requeued(
     submit(tmp_path, LONG)
     bed.ask("scancel", wait_training(tmp_path, LONG))
     bed.wait_empty()
-    assert look(tmp_path, LONG).name == "cancelled"
+    assert state_of(tmp_path, LONG).name == "cancelled"
     assert attempts(tmp_path, LONG) == 1
     submit(tmp_path, LONG)
     wait_done(tmp_path, LONG)
@@ -457,26 +466,26 @@ def test_a_rank_is_killed(bed: Testbed, tmp_path: Path) -> None:
     submit(tmp_path, LONG, site=FOUR_RANKS)
     job = wait_training(tmp_path, LONG)
     os.kill(process_of(bed, job, 2), signal.SIGKILL)
-    wait_until(lambda: look(tmp_path, LONG).name == "queued")
-    end = lease.ending(look(tmp_path, LONG).facts)
+    wait_for_state(lambda: state_of(tmp_path, LONG).name == "queued")
+    end = lease.failure_of(state_of(tmp_path, LONG).facts)
     assert end is not None
     assert end.cause == "lost"
     assert end.note.startswith("rank 2 on n")
     wait_done(tmp_path, LONG)
-    assert look(tmp_path, LONG).name == "done"
+    assert state_of(tmp_path, LONG).name == "done"
     assert attempts(tmp_path, LONG) == 2
 
 
 def test_an_error_of_one_rank_names_it(bed: Testbed, tmp_path: Path) -> None:
     """Its error is told, not that of those who waited for it, nor what only reads like SLURM's."""
     root = tmp_path / "out of memory"
-    said = "srun: error: n9: task 7: Killed", "slurmstepd: error: Detected 1 oom-kill event(s)"
-    setup = tuple(f"echo '{line}' >&2" for line in said)
+    messages = "srun: error: n9: task 7: Killed", "slurmstepd: error: Detected 1 oom-kill event(s)"
+    setup = tuple(f"echo '{line}' >&2" for line in messages)
     run = replace(RUN, dataset="cifar10-smoke")
     submit(root, run, site=replace(FOUR_RANKS, setup=setup))
-    wait_until(lambda: look(root, run).ended_badly)
-    assert look(root, run).name == "failed"
-    assert "cifar-10-batches-py" in look(root, run).note
+    wait_for_state(lambda: state_of(root, run).has_failed)
+    assert state_of(root, run).name == "failed"
+    assert "cifar-10-batches-py" in state_of(root, run).note
     bed.wait_empty()
     assert attempts(root, run) == 1
 
@@ -486,7 +495,7 @@ def test_out_of_memory_is_tried_once_more_and_then_said(bed: Testbed, tmp_path: 
     site = replace(SITE, environment={"PYTHONMALLOC": "malloc"}, setup=("ulimit -v 4000000",))
     greedy = replace(RUN, model=RUN.model.updated(embed_dims=(6144, 6144), num_heads=(8, 8)))
     submit(tmp_path, greedy, site=site)
-    wait_until(lambda: look(tmp_path, greedy).name == "out of memory")
+    wait_for_state(lambda: state_of(tmp_path, greedy).name == "out of memory")
     bed.wait_empty()
     assert attempts(tmp_path, greedy) == 2
 
@@ -494,12 +503,12 @@ def test_out_of_memory_is_tried_once_more_and_then_said(bed: Testbed, tmp_path: 
 def test_its_node_dies(bed: Testbed, tmp_path: Path, undisturbed: Path) -> None:
     submit(tmp_path, LONG)
     wait_training(tmp_path, LONG)
-    node = look(tmp_path, LONG).facts["host"]
+    node = state_of(tmp_path, LONG).facts["host"]
     bed.kill_node(node)
     try:
         bed.wait_down(node)
-        wait_until(lambda: look(tmp_path, LONG).facts.get("host") not in (None, node))
-        assert look(tmp_path, LONG).facts["endings"] == {"lost": 1}
+        wait_for_state(lambda: state_of(tmp_path, LONG).facts.get("host") not in (None, node))
+        assert state_of(tmp_path, LONG).facts["endings"] == {"lost": 1}
     finally:
         bed.start_node(node)
     wait_done(tmp_path, LONG)
@@ -510,11 +519,11 @@ def test_its_node_freezes_and_wakes(bed: Testbed, tmp_path: Path, undisturbed: P
     """SLURM gives the node up and starts the run elsewhere; then the frozen process goes on."""
     submit(tmp_path, LONG)
     wait_training(tmp_path, LONG)
-    node = look(tmp_path, LONG).facts["host"]
+    node = state_of(tmp_path, LONG).facts["host"]
     bed.freeze_node(node)
     try:
         bed.wait_down(node)
-        wait_until(lambda: look(tmp_path, LONG).facts.get("host") not in (None, node))
+        wait_for_state(lambda: state_of(tmp_path, LONG).facts.get("host") not in (None, node))
     finally:
         bed.thaw_node(node)
     wait_done(tmp_path, LONG)
@@ -528,11 +537,11 @@ def test_the_controller_is_restarted(bed: Testbed, tmp_path: Path, undisturbed: 
     submit(tmp_path, *runs)
     wait_training(tmp_path, LONG)
     bed.kill_controller()
-    with pytest.raises(queue.QueueError, match="does not answer"):
+    with pytest.raises(queue.QueueError, match="does not respond"):
         submit(tmp_path, RUN)
     assert set(names(tmp_path, *runs)) <= {"running", "queued", "done"}  # from the files alone
     bed.start_controller()
-    wait_until(lambda: names(tmp_path, *runs) == ["done"] * 8)
+    wait_for_state(lambda: names(tmp_path, *runs) == ["done"] * 8)
     assert_untouched(tmp_path, undisturbed, LONG)
 
 
@@ -546,8 +555,8 @@ def test_a_full_disk(tmp_path: Path, undisturbed: Path, monkeypatch: pytest.Monk
         submit(root, LONG)
         wait_training(root, LONG)
         filler = fill(root)
-        wait_until(lambda: look(root, LONG).ended_badly)
-        found = look(root, LONG)
+        wait_for_state(lambda: state_of(root, LONG).has_failed)
+        found = state_of(root, LONG)
         saved = list(results.folder(root, LONG).glob("checkpoints/step*.pt"))
         assert saved
         filler.unlink()
@@ -561,28 +570,28 @@ def test_a_full_disk(tmp_path: Path, undisturbed: Path, monkeypatch: pytest.Monk
 # --- the states ----------------------------------------------------------------------------------
 
 
-def entry(name: str, reason: str = "None") -> queue.Entry:
-    return queue.Entry("55_0", "repro-0000000a-0", name, reason, "")
+def entry(name: str, reason: str = "None") -> queue.QueuedJob:
+    return queue.QueuedJob("55_0", "repro-0000000a-0", name, reason, "")
 
 
 def of_files(
     root: Path,
     facts: dict[str, object] | None,
-    jobs: Sequence[queue.Entry] | None,
+    jobs: Sequence[queue.QueuedJob] | None,
     cancelled: bool = False,
 ) -> tuple[str, str]:
     """The state of a submitted run by its lease and what squeue says."""
     planned = submission.Submission(
         "0000000a", 100.0, "me", "here", "", "", None, [submission.Array([RUN.id, "x"], "55")]
     )
-    seen = state._Seen(
+    seen = state._Observation(
         facts or {},
-        submission.Place(planned, 0, 0),
-        (submission.listed(jobs) if jobs is not None else {}).get(("0000000a", 0, 0)),
+        submission.SubmittedRun(planned, 0, 0),
+        (submission.index_jobs(jobs) if jobs is not None else {}).get(("0000000a", 0, 0)),
         jobs is not None,
         cancelled,
     )
-    return state._unfinished(seen)
+    return state._state_without_result(seen)
 
 
 HELD = {
@@ -596,28 +605,28 @@ HELD = {
 
 
 @pytest.mark.parametrize(
-    ("facts", "jobs", "said"),
+    ("facts", "jobs", "expected"),
     [
         (None, [entry("PENDING", "Priority")], ("queued", "Priority")),
         (None, [entry("PENDING", "PartitionTimeLimit")], ("never started", "PartitionTimeLimit")),
         (None, [entry("RUNNING")], ("running", "starting")),
         (None, [entry("CANCELLED")], ("cancelled", "")),
         (None, [entry("TIMEOUT", "TimeLimit")], ("never started", "TIMEOUT TimeLimit")),
-        (None, [], ("never started", "does not know it any more")),
-        (None, None, ("queued", "does not answer")),
-        (HELD | {"beat": 1.0}, [entry("RUNNING")], ("running", "silent")),
+        (None, [], ("never started", "no longer knows its job")),
+        (None, None, ("queued", "does not respond")),
+        (HELD | {"beat": 1.0}, [entry("RUNNING")], ("running", "no heartbeat")),
         (HELD | {"beat": 1.0}, [entry("PENDING", "BeginTime")], ("queued", "")),
-        (HELD | {"beat": 9e9}, [], ("lost", "no word from process 1 on n1")),
+        (HELD | {"beat": 9e9}, [], ("lost", "no heartbeat from process 1 on n1")),
         (HELD | {"beat": 9e9}, [entry("NODE_FAIL")], ("lost", "NODE_FAIL")),
         (HELD | {"beat": 9e9}, [entry("OUT_OF_MEMORY")], ("out of memory", "SLURM")),
     ],
 )
 def test_states(
-    facts: dict[str, object] | None, jobs: list[queue.Entry] | None, said: tuple[str, str]
+    facts: dict[str, object] | None, jobs: list[queue.QueuedJob] | None, expected: tuple[str, str]
 ) -> None:
     name, note = of_files(Path(), facts, jobs)
-    assert name == said[0]
-    assert said[1] in note
+    assert name == expected[0]
+    assert expected[1] in note
 
 
 BURIED = HELD | {"beat": 9e9, "released": True, "cause": "lost", "note": "killed by SIGKILL"}
@@ -641,7 +650,7 @@ def test_states_of_endings(cause: str, name: str) -> None:
     released = HELD | {"beat": 1.0, "released": True, "cause": cause, "note": "why"}
     assert of_files(Path(), released, []) == (name, "why")
     assert of_files(Path(), released, [entry("PENDING", "BeginTime")])[0] == "queued"
-    assert lease.ending(released) == Ending(cause, "why")  # type: ignore[arg-type]
+    assert lease.failure_of(released) == Failure(cause, "why")  # type: ignore[arg-type]
 
 
 def test_a_number_that_slurm_has_forgotten_is_nobodys(bed: Testbed, tmp_path: Path) -> None:
@@ -649,5 +658,5 @@ def test_a_number_that_slurm_has_forgotten_is_nobodys(bed: Testbed, tmp_path: Pa
     lost = submission.new("0" * 16, "", None, [submission.Array([RUN.id])])
     lost.arrays[0].job = "17"
     submission.record(tmp_path, lost)
-    found = look(tmp_path, RUN)
+    found = state_of(tmp_path, RUN)
     assert (found.name, found.job) == ("never started", "")

@@ -25,9 +25,9 @@ import pytest
 from repro import experiments, results
 from repro.experiments.scales import at_scale
 from repro.launch import attempt, code, lease
-from repro.launch.testbed import Testbed
+from repro.testbed.cluster import Testbed
 from tests.finished import finish
-from tests.launch import wait_until, wrapped
+from tests.launch import wait_until, wrap_clients
 
 SITE = """
 partition: main
@@ -40,7 +40,7 @@ silence_seconds: 8
 HOLD = f"{SITE}sbatch: {{hold: true}}\n"  # its jobs wait until they are released
 TWO_RUNS = "table1 --scale smoke --only NesT-T"
 LAUNCH = f"{TWO_RUNS} --launch slurm --cluster site.yaml"
-LONG = "table1 --scale proxy --only NesT-T --seeds 2 --launch slurm --cluster site.yaml"
+LONG = "table1 --scale demo --only NesT-T --seeds 2 --launch slurm --cluster site.yaml"
 
 PACKAGE = code.PACKAGE
 NEST_T = [cell for cell in experiments.get("table1").cells if cell.row == "NesT-T"]
@@ -48,7 +48,7 @@ NEST_T = [cell for cell in experiments.get("table1").cells if cell.row == "NesT-
 
 @dataclass(frozen=True)
 class User:
-    """Somebody in a folder of their own, with a shell that knows the cluster."""
+    """A user with a folder and an environment for the cluster."""
 
     bed: Testbed
     here: Path
@@ -75,14 +75,14 @@ class User:
 
     def run(self, line: str) -> tuple[int, str, str]:
         """Exit status, output and errors of a command."""
-        return ended(self.start(line))
+        return finish_process(self.start(line))
 
-    def works(self, line: str) -> str:
+    def stdout_of(self, line: str) -> str:
         status, out, err = self.run(line)
         assert (status, err) == (0, ""), (out, err)
         return out
 
-    def refused(self, line: str) -> str:
+    def error_of(self, line: str) -> str:
         """The one line of a command that is refused."""
         status, _, err = self.run(line)
         assert (status, err.count("\n")) == (2, 1), err
@@ -91,12 +91,12 @@ class User:
 
     def states(self) -> dict[str, dict[str, Any]]:
         """What `repro status` knows of every run of which there is anything."""
-        rows = json.loads(self.works("status table1 --json"))
+        rows = json.loads(self.stdout_of("status table1 --json"))
         runs = [run for row in rows for run in row["runs"]]
         return {run["run"]: run for run in runs if run["state"] != "missing"}
 
     def names(self) -> dict[str, int]:
-        """How many runs are in which state."""
+        """The number of runs in each state."""
         return Counter(run["state"] for run in self.states().values())
 
     def step_saved(self, run: str) -> int:
@@ -131,10 +131,10 @@ class User:
 
     def until(self, **names: int) -> None:
         """Wait until so many runs are in these states."""
-        wait_until(lambda: self.names() == names)
+        wait_until(lambda: self.names() == names, poll_seconds=1.0)  # each poll is a process
 
 
-def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+def finish_process(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     with process:
         out, err = process.communicate(timeout=300)
     assert "Traceback" not in err, err
@@ -184,9 +184,9 @@ def user(bed: Testbed, data: Path, tmp_path: Path) -> Iterator[User]:
 def orphaned(bed: Testbed, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[User]:
     """A user whose launcher was killed between SLURM's acceptance and its own record of that."""
     folder = tmp_path_factory.mktemp("orphaned")
-    path = wrapped(folder / "bin", sbatch='"$REAL" "$@" && kill -KILL $PPID')
+    path = wrap_clients(folder / "bin", sbatch='"$REAL" "$@" && kill -KILL $PPID')
     with a_user(bed, folder, REPRO_DATA=str(data)) as user:
-        status, _, err = ended(User(bed, folder, user.variables | path).start(LAUNCH))
+        status, _, err = finish_process(User(bed, folder, user.variables | path).start(LAUNCH))
         assert (status, err) == (-signal.SIGKILL, "")
         yield user
 
@@ -195,7 +195,7 @@ def orphaned(bed: Testbed, data: Path, tmp_path_factory: pytest.TempPathFactory)
 
 
 def test_killed_between_submitting_and_recording_it_is_known(orphaned: User) -> None:
-    """The jobs are there, and can never be told what to do."""
+    """The jobs exist, but can never load their payload."""
     (record,) = orphaned.submissions()
     assert json.loads(record.read_text())["arrays"][0]["job"] == ""  # it never got there
     assert len(orphaned.queued()) == 2
@@ -210,36 +210,36 @@ def test_from_a_dry_run_to_the_drawn_table(user: User) -> None:
     user.site(HOLD)
     before = content(user.here)
     nowhere = User(user.bed, user.here, user.variables | {"PATH": "/nowhere", "SLURM_CONF": "/no"})
-    shown = nowhere.works(f"{LAUNCH} --dry-run")
+    shown = nowhere.stdout_of(f"{LAUNCH} --dry-run")
     assert content(user.here) == before
-    assert "2 runs × 1 CPU, 5m at a time, in main\n" in shown
+    assert "2 runs × 1 CPU, 5m per attempt, in main\n" in shown
     assert "would submit 2 of 2 runs" in shown
 
     log = user.here / "asked"
-    asking = wrapped(user.here / "bin", squeue=f'echo "$@" >> {log}; exec "$REAL" "$@"')
+    asking = wrap_clients(user.here / "bin", squeue=f'echo "$@" >> {log}; exec "$REAL" "$@"')
     watched = User(user.bed, user.here, user.variables | asking)
-    assert re.search(r"smoke +30$", watched.works("status table1"), re.MULTILINE)
+    assert re.search(r"smoke +32$", watched.stdout_of("status table1"), re.MULTILINE)
     assert not log.exists()  # nothing was ever submitted: SLURM has nothing to say
 
-    out = user.works(LAUNCH)
+    out = user.stdout_of(LAUNCH)
     (job,) = user.jobs()
     assert f"submitted 2 runs: SLURM job {job}\n" in out
     assert user.names() == {"queued": 2}
     runs = user.states()
     assert {state["job"] for state in runs.values()} == {f"{job}_0", f"{job}_1"}
-    assert "2 × JobHeldUser" in user.works("status table1")
+    assert "2 × JobHeldUser" in user.stdout_of("status table1")
     (record,) = user.submissions()
     (script,) = record.parent.glob("jobs/*_submission.sh")
     (token,) = set(re.findall(r"--job-name=repro-(\w{8})-0", shown))
     assert script.read_text().replace(record.parent.name, token) in shown
 
     for _ in range(2):
-        assert "2 under way already" in user.works(LAUNCH)
+        assert "2 under way already" in user.stdout_of(LAUNCH)
     assert sorted(user.queued()) == sorted(runs)
     assert user.submissions() == [record]
-    assert "would submit 0 of 2 runs" in user.works(f"{LAUNCH} --dry-run")
+    assert "would submit 0 of 2 runs" in user.stdout_of(f"{LAUNCH} --dry-run")
     log.unlink(missing_ok=True)
-    watched.works("status")
+    watched.stdout_of("status")
     assert len(log.read_text().splitlines()) == 1  # one question, whatever the number of runs
 
     user.release()
@@ -250,29 +250,29 @@ def test_from_a_dry_run_to_the_drawn_table(user: User) -> None:
     assert len(re.findall(r"\d+\.\d\d \(1\)", out)) == 2
     assert user.names() == {"done": 2}
     before = content(user.here)
-    again = user.works(LAUNCH)
+    again = user.stdout_of(LAUNCH)
     assert again == out.partition("2 under way already\n")[2]
     assert content(user.here) == before
     log.unlink()
-    assert re.search(r"smoke +2 +28$", watched.works("status table1"), re.MULTILINE)
+    assert re.search(r"smoke +2 +30$", watched.stdout_of("status table1"), re.MULTILINE)
 
 
 def test_a_launcher_with_another_clock_hides_no_job(user: User) -> None:
     user.site(HOLD)
-    user.works(LAUNCH)
+    user.stdout_of(LAUNCH)
     (record,) = user.submissions()
     record.write_text(re.sub(r'"created": (\d)', r'"created": 9\1', record.read_text()))
-    user.works("cancel table1 --scale smoke")
-    assert "submitted 2 runs" in user.works(LAUNCH)
-    assert "2 under way already" in user.works(LAUNCH)
+    user.stdout_of("cancel table1 --scale smoke")
+    assert "submitted 2 runs" in user.stdout_of(LAUNCH)
+    assert "2 under way already" in user.stdout_of(LAUNCH)
     assert user.names() == {"queued": 2}
-    user.works("cancel table1 --scale smoke")
+    user.stdout_of("cancel table1 --scale smoke")
     wait_until(lambda: not user.queued())
 
 
 def test_jobs_whose_record_is_damaged_are_not_submitted_again(user: User) -> None:
     user.site(HOLD)
-    user.works(LAUNCH)
+    user.stdout_of(LAUNCH)
     (record,), kept = user.submissions(), user.submissions()[0].read_text()
     record.write_text(kept[:100])
     status, out, err = user.run(LAUNCH)
@@ -280,7 +280,7 @@ def test_jobs_whose_record_is_damaged_are_not_submitted_again(user: User) -> Non
     assert f"scancel --name=repro-{record.parent.name}-0" in err
     record.write_text(kept)
     assert user.names() == {"queued": 2}
-    user.works("cancel table1 --scale smoke")
+    user.stdout_of("cancel table1 --scale smoke")
     wait_until(lambda: not user.queued())
 
 
@@ -290,12 +290,12 @@ def test_shells_at_the_same_moment_submit_every_run_once(user: User) -> None:
     for number in range(3):
         place = f"--results results/{number}"
         shells = [user.start(f"{line} {place}") for _ in range(2)]
-        answers = [ended(shell) for shell in shells]
+        answers = [finish_process(shell) for shell in shells]
         assert [(status, err) for status, _, err in answers] == [(0, "")] * 2
-        told = sorted(re.findall(r"submitted 30|30 under way", "".join(a[1] for a in answers)))
-        assert told == ["30 under way", "submitted 30"]
+        reports = sorted(re.findall(r"submitted 32|32 under way", "".join(a[1] for a in answers)))
+        assert reports == ["32 under way", "submitted 32"]
         runs = user.queued()
-        assert len(runs) == len(set(runs)) == 30
+        assert len(runs) == len(set(runs)) == 32
         user.bed.ask("scancel", *user.jobs())
         wait_until(lambda: not user.jobs())
 
@@ -306,7 +306,7 @@ def test_the_code_that_runs_is_the_code_that_was_submitted(user: User) -> None:
     (copy / "__init__.py").write_text((copy / "__init__.py").read_text() + "\n# another state\n")
     theirs = User(user.bed, user.here, user.variables | {"PYTHONPATH": str(copy.parent)})
     user.site(HOLD)
-    theirs.works(LAUNCH)
+    theirs.stdout_of(LAUNCH)
     (record,) = user.submissions()
     submitted = json.loads(record.read_text())["code"]
     assert submitted != code.digest()
@@ -343,7 +343,7 @@ def test_waiting_ended_by_a_signal_leaves_the_jobs(user: User) -> None:
         assert process.wait(timeout=300) == 130
     seen += os.read(ours, 10_000)
     os.close(ours)
-    assert "repro: the jobs go on; `repro status` tells how they are" in seen.decode()
+    assert "repro: the jobs continue; `repro status` shows them" in seen.decode()
     assert "Traceback" not in seen.decode()
     assert user.names() == {"queued": 2}
     assert len(user.queued()) == 2
@@ -355,23 +355,23 @@ def test_waiting_ended_by_a_signal_leaves_the_jobs(user: User) -> None:
 def test_cancel_and_go_on(user: User) -> None:
     """A waiting run, a running one by SLURM's own command, and the rest; then where they were."""
     user.site(f"{SITE}parallel: 2\n")
-    user.works(f"{LONG} --checkpoint-seconds 0")
+    user.stdout_of(f"{LONG} --checkpoint-seconds 0")
     runs = user.queued()
     assert len(runs) == 4
-    wait_until(lambda: sum("rate" in s for s in user.states().values()) == 2)
+    wait_until(lambda: sum("rate" in s for s in user.states().values()) == 2, poll_seconds=1.0)
     states = user.states()
     assert user.names() == {"running": 2, "queued": 2}
     training = {run for run in runs if states[run]["state"] == "running"}
     for run in training:
         assert states[run]["steps"] == 375
         assert states[run]["host"] in user.bed.names
-        assert re.search(rf"{run}: step \d+ of 375, .* steps/s, ", user.works("status table1"))
+        assert re.search(rf"{run}: step \d+ of 375, .* steps/s, ", user.stdout_of("status table1"))
 
     # One that waits.
     waiting = next(run for run in runs if run not in training)
-    assert f"queued   {waiting}" in user.works(f"cancel {waiting} --dry-run")
+    assert f"queued   {waiting}" in user.stdout_of(f"cancel {waiting} --dry-run")
     assert waiting in user.queued()
-    assert "cancelled 1 run;" in user.works(f"cancel {waiting}")
+    assert "cancelled 1 run;" in user.stdout_of(f"cancel {waiting}")
     wait_until(lambda: waiting not in user.queued())
     assert user.states()[waiting]["state"] == "cancelled"
     assert len(user.queued()) == 3
@@ -386,20 +386,20 @@ def test_cancel_and_go_on(user: User) -> None:
     assert stopped["note"]
 
     # All the others, of which one runs at the least.
-    assert "cancelled 2 runs" in user.works("cancel table1")
+    assert "cancelled 2 runs" in user.stdout_of("cancel table1")
     wait_until(lambda: not user.queued())
-    assert "nothing to cancel" in user.works("cancel table1")
+    assert "nothing to cancel" in user.stdout_of("cancel table1")
     states = user.states()
     (other,) = training - {by_hand}
     assert states[other]["state"] == "cancelled"
     assert not {s["state"] for s in states.values()} - {"cancelled", "preempted"}
-    assert f"{other}: cancelled" in user.works("failures")
+    assert f"{other}: cancelled" in user.stdout_of("failures")
 
     # `retry` and the launch itself begin again where the runs were.
     saved = {run: user.step_saved(run) for run in training}
     assert all(saved.values())
     retry = LONG.replace("table1", "retry table1").replace("--launch slurm ", "")
-    assert "submitted 4 runs" in user.works(retry)
+    assert "submitted 4 runs" in user.stdout_of(retry)
     first: dict[str, int] = {}
 
     def are_training() -> bool:
@@ -410,7 +410,7 @@ def test_cancel_and_go_on(user: User) -> None:
 
     wait_until(are_training)
     assert all(first[run] >= saved[run] for run in training)
-    user.works("cancel table1")
+    user.stdout_of("cancel table1")
     wait_until(lambda: not user.queued())
 
 
@@ -418,7 +418,7 @@ def test_a_run_that_fails_says_why_and_is_finished_by_another_launch(user: User)
     own = user.here / "data"
     user = User(user.bed, user.here, {"REPRO_DATA": str(own)})
     user.site(HOLD)
-    user.works(LAUNCH)
+    user.stdout_of(LAUNCH)
     (good,) = (run for run in user.queued() if "cifar100" in run)
     (bad,) = (run for run in user.queued() if "cifar100" not in run)
     (folder,) = own.glob("cifar10-*")
@@ -434,20 +434,20 @@ def test_a_run_that_fails_says_why_and_is_finished_by_another_launch(user: User)
     assert str(folder) in line
     cause = line.partition(" failed: ")[2]
     assert user.names() == {"done": 1, "failed": 1}
-    assert f"{bad}: failed, {cause}" in user.works("status table1")
-    shown = user.works("failures table1")
+    assert f"{bad}: failed, {cause}" in user.stdout_of("status table1")
+    shown = user.stdout_of("failures table1")
     assert shown.startswith(f"{bad}: failed, {cause}\n")
     assert "Traceback" not in shown
-    (row,) = json.loads(user.works("failures --json"))
+    (row,) = json.loads(user.stdout_of("failures --json"))
     assert row == {"run": bad, "state": "failed", "note": cause}
 
     # Its log, by the beginning of its name.
-    assert cause in user.works(f"logs {bad[:-6]}")
-    assert f"did you mean {bad}?" in user.refused(f"logs {bad[:-2]}xx")
-    assert "2 runs begin so" in user.refused("logs nest")
-    assert "has printed nothing as rank 3" in user.refused(f"logs {good} --rank 3")
-    assert "process" in ended(following)[1]
-    assert cause in ended(following_bad)[1]  # nothing is to follow
+    assert cause in user.stdout_of(f"logs {bad[:-6]}")
+    assert f"did you mean {bad}?" in user.error_of(f"logs {bad[:-2]}xx")
+    assert "2 runs match" in user.error_of("logs nest")
+    assert "no log for rank 3" in user.error_of(f"logs {good} --rank 3")
+    assert "process" in finish_process(following)[1]
+    assert cause in finish_process(following_bad)[1]  # nothing is to follow
 
     (user.here / "away").rename(folder)
     user.site(SITE)
@@ -455,18 +455,18 @@ def test_a_run_that_fails_says_why_and_is_finished_by_another_launch(user: User)
     assert status == 0, err
     assert "submitted 1 run:" in out
     assert user.names() == {"done": 2}
-    assert "nothing to retry" in user.works(f"retry {TWO_RUNS}")
-    assert "no run has ended badly" in user.works("failures")
+    assert "nothing to retry" in user.stdout_of(f"retry {TWO_RUNS}")
+    assert "no run has ended badly" in user.stdout_of("failures")
 
 
 def test_a_job_that_never_comes_to_its_run_says_why(user: User) -> None:
     """The site's own lines failed, before anything of ours began."""
     user.site(f"{SITE}setup: [module load nonsense]\n")
-    user.works(LAUNCH)
+    user.stdout_of(LAUNCH)
     user.until(failed=2)
     notes = {state["note"] for state in user.states().values()}
     assert all("module" in note for note in notes)
-    assert "module" in user.works(f"logs {min(user.states())}")
+    assert "module" in user.stdout_of(f"logs {min(user.states())}")
 
 
 # --- refusals ------------------------------------------------------------------------------------
@@ -492,32 +492,35 @@ ONE_OF_TWO = (
 
 
 @pytest.mark.parametrize(
-    ("site", "said"),
+    ("site", "message"),
     [
         (shape() + "partition: mian", "there is no partition 'mian'; there are main, urgent"),
-        (shape(time="6m") + "partition: short", "time: 6m is beyond the limit of partition short"),
-        (shape(gpus=5), "gpus: 5 a node asked for, no node of partition main has more than 4"),
+        (shape(time="6m") + "partition: short", "time: 6m exceeds the limit of partition short"),
+        (shape(gpus=5), "gpus: 5 per node requested, partition main has at most 4"),
         (shape(gpus=1) + "gpus: {type: a100}", "has no a100; it has pretend"),
-        (shape(memory_gb=50_000), "memory_gb: 50000 GiB a node asked for, no node of partition"),
-        (shape(nodes=3), "nodes: 3 asked for, partition main has 2"),
-        (shape(cpus=3), "cpus: 3 a node asked for, no node of partition main has more than 2"),
-        (shape() + "shared: [/scratch]", "in none of the folders that the nodes share (/scratch)"),
-        (shape() + "partition: closed", "account: partition closed is for nobody-here; write"),
+        (
+            shape(memory_gb=50_000),
+            "memory_gb: 50000 GiB per node requested, partition main has at most",
+        ),
+        (shape(nodes=3), "nodes: 3 requested, partition main has 2"),
+        (shape(cpus=3), "cpus: 3 per node requested, partition main has at most 2"),
+        (shape() + "shared: [/scratch]", "not in a folder shared with the nodes (/scratch)"),
+        (shape() + "partition: closed", "account: partition closed is for nobody-here; set"),
         (shape() + "partition: closed\naccount: mine", "for nobody-here, not for mine"),
         (shape() + "sbatch: {nonsense: 1}", "unrecognized option '--nonsense=1'"),
         (shape() + "sbatch: {licenses: x}", "SLURM refused: Batch job submission failed: Invalid"),
         (shape() + "constraint: fast", "Invalid feature specification; nothing was submitted"),
-        (ONE_OF_TWO, "time: 6m is beyond the limit of partition short"),
+        (ONE_OF_TWO, "time: 6m exceeds the limit of partition short"),
         (shape() + "acount: mine", "site.yaml: acount: unknown key; did you mean account?"),
         ("resources: [{gpus: none}]", "resources[0].gpus: must be a whole number, not 'none'"),
         ('resources: [{runs: "x*"}]', "resources: none for the run nest-tiny-cifar-cifar10-smoke"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_left(
-    refusing: User, site: str, said: str
+    refusing: User, site: str, message: str
 ) -> None:
     refusing.site(f"{site}\nenvironment: {{REPRO_DATA: {refusing.variables['REPRO_DATA']}}}\n")
-    assert said in refusing.refused(LAUNCH)
+    assert message in refusing.error_of(LAUNCH)
     assert refusing.queued() == []
     assert refusing.submissions() == []
     assert refusing.names() == {}
@@ -527,10 +530,10 @@ def test_the_second_array_is_refused_and_the_first_is_taken_back(user: User) -> 
     """SLURM's own refusal, after it has accepted the array before."""
     asked = user.here / "asked"
     refuse = f'[ $(wc -l < {asked}) = 2 ] && echo "sbatch: error: No, thanks" >&2 && exit 1'
-    path = wrapped(user.here / "bin", sbatch=f'echo >> {asked}\n{refuse}\nexec "$REAL" "$@"')
+    path = wrap_clients(user.here / "bin", sbatch=f'echo >> {asked}\n{refuse}\nexec "$REAL" "$@"')
     user.site(ONE_OF_TWO.replace("6m", "5m") + "sbatch: {hold: true}")
     asking = User(user.bed, user.here, user.variables | path)
-    assert "SLURM refused: No, thanks; nothing was submitted" in asking.refused(LAUNCH)
+    assert "SLURM refused: No, thanks; nothing was submitted" in asking.error_of(LAUNCH)
     assert asked.read_text() == "\n\n"
     wait_until(lambda: not user.jobs())
     assert user.submissions() == []
@@ -538,27 +541,27 @@ def test_the_second_array_is_refused_and_the_first_is_taken_back(user: User) -> 
 
 
 def test_what_slurm_never_took_is_not_cancelled(user: User) -> None:
-    path = wrapped(user.here / "bin", sbatch="echo thanks")
+    path = wrap_clients(user.here / "bin", sbatch="echo thanks")
     without = User(user.bed, user.here, user.variables | path)
-    assert "sbatch gave no number of our job (thanks)" in without.refused(LAUNCH)
+    assert "sbatch printed no job ID (thanks)" in without.error_of(LAUNCH)
     assert user.names() == {"never started": 2}
-    assert "nothing to cancel" in user.works("cancel table1")
+    assert "nothing to cancel" in user.stdout_of("cancel table1")
     assert user.names() == {"never started": 2}
     user.site(HOLD)
-    assert "submitted 2 runs" in user.works(LAUNCH)
+    assert "submitted 2 runs" in user.stdout_of(LAUNCH)
 
 
 def test_no_slurm_here(refusing: User) -> None:
     refusing.site(SITE)
     without = User(refusing.bed, refusing.here, refusing.variables | {"PATH": "/nowhere"})
-    error = without.refused(LAUNCH)
+    error = without.error_of(LAUNCH)
     assert "no SLURM here: looked for sbatch, squeue, scontrol on PATH" in error
     assert "--launch local" in error
     assert "repro testbed" in error
     (refusing.here / "a-file").write_text("kept")
-    error = refusing.refused(f"{LAUNCH} --results a-file")
+    error = refusing.error_of(f"{LAUNCH} --results a-file")
     assert "a-file is a file, where a folder is expected" in error
-    assert "no such file" in refusing.refused(LAUNCH.replace("site.yaml", "absent.yaml"))
+    assert "no such file" in refusing.error_of(LAUNCH.replace("site.yaml", "absent.yaml"))
     assert refusing.submissions() == []
 
 
@@ -567,16 +570,16 @@ def test_what_slurm_never_starts_is_said_and_replaced(user: User) -> None:
     user.site(SITE.replace("main", "short"))
     user.bed.ask("scontrol", "update", "partition=short", "AllowAccounts=others")
     try:
-        path = wrapped(  # as if it had been open when we looked
+        path = wrap_clients(  # as if it had been open when we looked
             user.here / "bin",
             scontrol='"$REAL" "$@" | sed s/AllowAccounts=others/AllowAccounts=ALL/',
         )
-        User(user.bed, user.here, user.variables | path).works(LAUNCH)
+        User(user.bed, user.here, user.variables | path).stdout_of(LAUNCH)
         user.until(**{"never started": 2})
-        assert "can't use this partition (short allows others)" in user.works("status table1")
+        assert "can't use this partition (short allows others)" in user.stdout_of("status table1")
         stuck = user.jobs()
         user.site(HOLD)
-        assert "submitted 2 runs" in user.works(LAUNCH)
+        assert "submitted 2 runs" in user.stdout_of(LAUNCH)
         wait_until(lambda: len(user.queued()) == 2)
         assert not {*user.jobs()} & {*stuck}
     finally:
@@ -587,14 +590,14 @@ def test_without_a_controller_files_tell(data: Path, tmp_path: Path) -> None:
     with Testbed(1, 1) as bed:
         user = User(bed, tmp_path, {"REPRO_DATA": str(data)})
         user.site(HOLD)
-        user.works(LAUNCH)
+        user.stdout_of(LAUNCH)
         before = content(tmp_path)
         bed.kill_controller()
         assert user.names() == {"queued": 2}
-        assert "as of its submission; SLURM does not answer" in user.works("status table1")
-        assert "2 under way already" in user.works(LAUNCH)
+        assert "as of its submission; SLURM does not respond" in user.stdout_of("status table1")
+        assert "2 under way already" in user.stdout_of(LAUNCH)
         more = LAUNCH.replace("NesT-T", "NesT-S")
-        assert "SLURM's controller does not answer" in user.refused(more)
+        assert "SLURM's controller does not respond" in user.error_of(more)
         assert content(tmp_path) == before
 
 
@@ -621,7 +624,7 @@ def test_two_ranks_here_give_the_result_of_one(data: Path, tmp_path: Path, bed: 
 
 def test_a_rank_that_is_killed_here_is_named(tmp_path: Path, bed: Testbed) -> None:
     user = User(bed, tmp_path)
-    line = "table1 --launch local --scale proxy --only NesT-T --seeds 1 --ranks 2 --jobs 1"
+    line = "table1 --launch local --scale demo --only NesT-T --seeds 1 --ranks 2 --jobs 1"
     process = user.start(line)
 
     def logs() -> list[Path]:
@@ -636,12 +639,12 @@ def test_a_rank_that_is_killed_here_is_named(tmp_path: Path, bed: Testbed) -> No
     os.kill(int(victim[1]), signal.SIGKILL)
     wait_until(lambda: len(logs()) == 2)  # the other run's turn
     os.killpg(process.pid, signal.SIGHUP)
-    status, _, err = ended(process)
+    status, _, err = finish_process(process)
     assert status == 130
-    assert f"{run} failed: rank 1: killed by signal SIGKILL; it goes on when asked again" in err
+    assert f"{run} failed: rank 1: killed by signal SIGKILL; relaunch to resume it" in err
     assert attempt.log_path(log.parent, 1) == log
     assert user.states()[run]["state"] == "lost"
-    assert "rank 1: killed by signal SIGKILL" in user.works("failures")
+    assert "rank 1: killed by signal SIGKILL" in user.stdout_of("failures")
 
 
 # --- at last: what the first test left ------------------------------------------------------------

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from repro.launch import testbed
-from repro.launch.testbed import Testbed, TestbedError, run
+from repro.testbed import cluster
+from repro.testbed.cluster import Testbed, TestbedError, run
 from tests.launch import wait_until
 
 # Writes down its signals and starts, and ends only when killed or told to by a signal's name.
@@ -39,15 +39,15 @@ def stubborn(bed: Testbed, folder: Path, *options: str, end: str = "never") -> t
     log, script = folder / "seen", folder / "job.sh"
     script.write_text(STUBBORN.format(log=log, end=end))
     job = bed.ask("sbatch", "--parsable", *options, str(script)).strip()
-    wait_until(lambda: "start" in seen(log))
+    wait_until(lambda: "start" in log_words(log))
     return job, log
 
 
-def seen(log: Path) -> list[str]:
+def log_words(log: Path) -> list[str]:
     return log.read_text().split() if log.exists() else []
 
 
-def place(bed: Testbed, job: str) -> str:
+def state_of(bed: Testbed, job: str) -> str:
     """RUNNING on n1, for example."""
     return bed.ask(
         "squeue", "--noheader", "--states=all", f"--jobs={job}", "-o", "%T on %N"
@@ -114,24 +114,24 @@ def test_an_urgent_job_preempts_and_the_other_is_requeued(tmp_path: Path) -> Non
             (tmp_path / bed.root.name).mkdir()
             logs.append(stubborn(bed, tmp_path / bed.root.name)[1])
             bed.ask("sbatch", "--partition=urgent", "--output=/dev/null", "--wrap", "sleep 1")
-        wait_until(lambda: all(seen(log).count("start") == 2 for log in logs))
-        assert seen(logs[0])[:2] == ["start", "USR2"]
-        assert seen(logs[1])[:2] == ["start", "TERM"]
-        assert "USR2" not in seen(logs[1])
+        wait_until(lambda: all(log_words(log).count("start") == 2 for log in logs))
+        assert log_words(logs[0])[:2] == ["start", "USR2"]
+        assert log_words(logs[1])[:2] == ["start", "TERM"]
+        assert "USR2" not in log_words(logs[1])
 
 
 def test_a_dead_node_is_noticed_and_its_job_goes_on_elsewhere(bed: Testbed, tmp_path: Path) -> None:
     job, log = stubborn(bed, tmp_path, end="TERM")
-    home = place(bed, job).removeprefix("RUNNING on ")
+    home = state_of(bed, job).removeprefix("RUNNING on ")
     other = {"n1": "n2", "n2": "n1"}[home]
     bed.kill_node(home)
     bed.wait_down(home)
-    wait_until(lambda: place(bed, job) == f"RUNNING on {other}")
+    wait_until(lambda: state_of(bed, job) == f"RUNNING on {other}")
     bed.start_node(home)
     wait_until(lambda: bed.state(home) == "idle")  # its last job may be completing yet
     bed.ask("scancel", job)
     bed.wait_empty()
-    assert seen(log) == ["start", "start", "TERM"]
+    assert log_words(log) == ["start", "start", "TERM"]
 
 
 def test_a_frozen_node_stands_still_and_goes_on(bed: Testbed, tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_a_new_controller_knows_the_queue(bed: Testbed) -> None:
     with pytest.raises(TestbedError, match=r"scontrol: Slurmctld.* is DOWN"):
         bed.ask("scontrol", "ping")
     bed.start_controller()
-    assert place(bed, job) == "PENDING on"
+    assert state_of(bed, job) == "PENDING on"
     bed.ask("scancel", job)
     bed.wait_empty()
 
@@ -170,7 +170,7 @@ def test_a_new_controller_knows_the_queue(bed: Testbed) -> None:
 def test_nothing_is_left_of_a_killed_owner(tmp_path: Path, namespaces: bool) -> None:
     """Not even a job that ignores TERM and has detached itself."""
     owner = (
-        "import sys, time; from repro.launch.testbed import Testbed\n"
+        "import sys, time; from repro.testbed.cluster import Testbed\n"
         f"with Testbed(namespaces={namespaces}) as bed:\n"
         "    print(bed.root, flush=True); time.sleep(600)"
     )
@@ -212,7 +212,7 @@ def test_the_command_gets_the_signal_and_ends_before_all_is_taken_down(
 ) -> None:
     """As a terminal does it, Ctrl-C goes to the whole group; the others go to us alone."""
     code = (
-        "import sys; from repro.launch.testbed import Testbed, run\n"
+        "import sys; from repro.testbed.cluster import Testbed, run\n"
         "with Testbed(1) as bed: status = run(['bash', '-c', sys.argv[1]], bed)\n"
         "sys.exit(status)"
     )
@@ -239,7 +239,7 @@ def test_the_command_gets_the_signal_and_ends_before_all_is_taken_down(
 
 
 def test_a_program_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(testbed, "_SYSTEM_FOLDERS", "/nowhere")
+    monkeypatch.setattr(cluster, "_SYSTEM_FOLDERS", "/nowhere")
     folder = Path(shutil.which("sbatch") or "").parent
     monkeypatch.setenv("PATH", str(folder))
     with pytest.raises(TestbedError, match=r"needs slurmctld, .*/nowhere; .*`apt-get install"):
@@ -247,7 +247,7 @@ def test_a_program_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_daemon_that_dies_at_the_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(testbed, "_CONFIGURATION", testbed._CONFIGURATION + "Nonsense=1\n")
+    monkeypatch.setattr(cluster, "_CONFIGURATION", cluster._CONFIGURATION + "Nonsense=1\n")
     bed = Testbed(1)
     with pytest.raises(TestbedError, match=r"controller of the testbed died: .*Nonsense") as caught:
         bed.__enter__()

@@ -30,6 +30,7 @@ from repro.models.attention import AttentionKind
 from repro.models.nest import NesT
 
 IMAGE_PLANE = ["conv_norm_max", "conv", "avg", "max", "subsample", "patch_merge"]
+CONTROLS = ["conv5_norm_max", "conv7_norm_max", "max_conv_norm"]
 NAMES = [*IMAGE_PLANE, "query"]
 CHOICES: list[tuple[str, AggregationPlane]] = [
     *((name, "image") for name in IMAGE_PLANE),
@@ -90,6 +91,24 @@ def test_pools_are_of_3_by_3_windows(height: int, width: int) -> None:
     torch.testing.assert_close(operator("max", 4, 4)(x), windows(x, -math.inf).amax(3))
     torch.testing.assert_close(operator("avg", 4, 4)(x), windows(x, 0).sum(3) / 9)
     torch.testing.assert_close(operator("subsample", 4, 4)(x), x[:, ::2, ::2])
+
+
+@pytest.mark.parametrize("side", [5, 7])
+def test_a_larger_kernel_is_the_paper_s_where_it_is_zero_outside(side: int) -> None:
+    paper, wide = operator("conv_norm_max", 4, 6), operator(f"conv{side}_norm_max", 4, 6)
+    x, rim = plane(2, 8, 6, 4), (side - 3) // 2
+    inner = F.pad(paper.get_parameter("conv.weight"), (rim,) * 4)
+    wide.load_state_dict({**paper.state_dict(), "conv.weight": inner})
+    torch.testing.assert_close(wide(x), paper(x))
+
+
+def test_pooling_first_is_the_paper_s_with_its_parts_in_another_order() -> None:
+    first, x = operator("max_conv_norm", 4, 6), plane(2, 8, 6, 4)
+    pooled = windows(x, -math.inf).amax(3).permute(0, 3, 1, 2)
+    weight, bias = first.get_parameter("conv.weight"), first.get_parameter("conv.bias")
+    conv = F.conv2d(pooled, weight, bias, padding=1).permute(0, 2, 3, 1)
+    scale, shift = first.get_parameter("norm.weight"), first.get_parameter("norm.bias")
+    torch.testing.assert_close(first(x), F.layer_norm(conv, (6,), scale, shift, 1e-6))
 
 
 def test_the_average_counts_padding_as_flax_does() -> None:
@@ -276,7 +295,7 @@ def test_names_are_what_they_say() -> None:
         "conv_norm_max": ConvNormMaxPool, "conv": StridedConv, "patch_merge": PatchMerge,
         "avg": Pool, "max": Pool, "subsample": Pool, "query": QuerySubsample,
     }  # fmt: skip
-    assert [*OPERATORS] == IMAGE_PLANE
+    assert {*OPERATORS} == {*IMAGE_PLANE, *CONTROLS}
 
 
 @both_kinds
@@ -336,7 +355,8 @@ def test_bfloat16_autocast_computes_nearly_the_same(name: str, side: Aggregation
     [
         (
             {"aggregation": "mean"},
-            "aggregation is one of conv_norm_max, conv, avg, max, subsample, patch_merge, query, "
+            "aggregation is one of conv_norm_max, conv5_norm_max, conv7_norm_max, max_conv_norm, "
+            "conv, avg, max, subsample, patch_merge, query, "
             "not 'mean'",
         ),
         ({"aggregation_plane": "blocks"}, "aggregation_plane is 'image' or 'block', not 'blocks'"),

@@ -17,7 +17,7 @@ from repro.models.pvt import PyramidVisionTransformer, SpatialReductionAttention
 from repro.models.pyramidnet import Bottleneck, PyramidNet, bottleneck_widths
 from repro.models.wide_resnet import Block, WideResNet
 
-# One configuration of about 0.25M parameters per family, as the proxy scale uses them.
+# One configuration of about 0.25M parameters per family, as the demo scale uses them.
 SWIN_SMALL: dict[str, Any] = {"img_size": 32, "patch_size": 2, "window_size": 4, "embed_dim": 16}
 PVT_SMALL: dict[str, Any] = {"patch_size": 2, "embed_dims": (24, 48, 96), "num_heads": (1, 2, 4)}
 DEIT_SMALL: dict[str, Any] = {"img_size": 32, "patch_size": 4, "embed_dim": 64, "depth": 5}
@@ -409,7 +409,11 @@ def test_wrn_shortcut_starts_after_the_first_activation() -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"depth": 27}, r"6n \+ 4"), ({"depth": 4}, r"6n \+ 4"), ({"widen": 1.01}, "whole width")],
+    [
+        ({"depth": 27}, r"6n \+ 4"),
+        ({"depth": 4}, r"6n \+ 4"),
+        ({"widen": 1.01}, "must be an integer"),
+    ],
 )
 def test_wrn_refuses_impossible_sizes(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):

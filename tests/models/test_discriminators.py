@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import repro.models  # noqa: F401  (registers the architectures)
 from repro.models import hit, sagan
-from repro.models.spectral import advance_spectral_norms, normalised
+from repro.models.spectral import advance_spectral_norms, spectrally_normalize
 
 SMALL_DECODER = {"img_size": 16, "latent_dim": 6, "widths": (10, 8, 4)}
 
@@ -232,7 +232,7 @@ def test_the_penalty_differentiates_twice() -> None:
 
 def test_the_norm_is_found() -> None:
     torch.manual_seed(0)
-    layer = normalised(nn.Linear(7, 5)).train()
+    layer = spectrally_normalize(nn.Linear(7, 5)).train()
     for _ in range(100):
         advance_spectral_norms(layer)
     assert torch.linalg.matrix_norm(layer.weight, 2).item() == pytest.approx(1, abs=1e-3)
@@ -242,7 +242,7 @@ def test_the_norm_is_found() -> None:
 def test_an_advance_is_one_power_iteration(layer: nn.Module) -> None:
     """u = Wv / |Wv|, v = Wᵀu / |Wᵀu|, σ = uᵀWv, of the weight as (outputs, all else)."""
     torch.manual_seed(0)
-    layer = normalised(copy.deepcopy(layer)).train()
+    layer = spectrally_normalize(copy.deepcopy(layer)).train()
     parametrizations: Any = layer.parametrizations
     norm_, original = parametrizations.weight[0], parametrizations.weight.original
     with torch.no_grad():  # far from converged, so that one iteration and two are not alike
@@ -262,7 +262,7 @@ def test_an_advance_is_one_power_iteration(layer: nn.Module) -> None:
 
 def test_the_norm_of_a_convolution_is_found() -> None:
     torch.manual_seed(0)
-    layer = normalised(nn.Conv2d(4, 6, 3)).train()
+    layer = spectrally_normalize(nn.Conv2d(4, 6, 3)).train()
     for _ in range(200):
         advance_spectral_norms(layer)
     assert torch.linalg.matrix_norm(layer.weight.flatten(1), 2).item() == pytest.approx(1, abs=1e-3)
@@ -298,9 +298,9 @@ def test_every_weight_starts_as_xavier_s_and_sagan_s_are_normalised(
 
 def test_u_and_v_come_back_exactly() -> None:
     torch.manual_seed(0)
-    net = normalised(nn.Linear(7, 5)).train()
+    net = spectrally_normalize(nn.Linear(7, 5)).train()
     advance_spectral_norms(net)
-    other = normalised(nn.Linear(7, 5))
+    other = spectrally_normalize(nn.Linear(7, 5))
     other.load_state_dict(net.state_dict())
     mine, theirs = dict(net.named_buffers()), dict(other.named_buffers())
     assert sorted(name.rsplit(".", 1)[1] for name in mine) == ["_u", "_v"]

@@ -206,7 +206,7 @@ def test_images_are_in_range_and_of_their_size(name: str, img_size: int) -> None
         (3, 2 * side, 2 * side, 16),
         (3, 4 * side, 4 * side, 8),
     ]
-    assert torch.equal(generator.paint(maps[-1]), images)
+    assert torch.equal(generator.decode(maps[-1]), images)
 
 
 @torch.no_grad()
@@ -436,7 +436,7 @@ SOFTMAX = "_softmax.default"
 def formula() -> Iterator[None]:
     """A CPU whose fused kernel is slow; test_nest.py has the choice between the two."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention_module, "_fused_is_fast", lambda q: q.device.type != "cpu")
+        patch.setattr(attention_module, "_is_fused_fast", lambda q: q.device.type != "cpu")
         yield
 
 
@@ -464,7 +464,7 @@ def calls(run: Any) -> list[tuple[str, tuple[int, ...]]]:
 
 @pytest.mark.parametrize("kind", ["multi_head", "multi_query"])
 def test_a_kernel_does_what_it_says(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention_module, "SCORES_AT_ONCE", 3 * 9 * 9 * 5)  # five blocks
+    monkeypatch.setattr(attention_module, "MAX_SCORES", 3 * 9 * 9 * 5)  # five blocks
     attention, x = Attention(24, 3, kind), torch.randn(2, 4, 9, 24)
     key_heads, queries = (3, 9) if kind == "multi_head" else (1, 27)
     with kernel("fused"):
@@ -515,7 +515,7 @@ def test_all_kernels_compute_the_same(
 
     def both(name: Kernel) -> tuple[Tensor, ...]:
         with pytest.MonkeyPatch.context() as patch, kernel(name):
-            patch.setattr(attention_module, "SCORES_AT_ONCE", at_once)
+            patch.setattr(attention_module, "MAX_SCORES", at_once)
             y = attend(*tensors)
             return y, *torch.autograd.grad((y * weights).sum(), tensors)
 
@@ -582,9 +582,9 @@ def test_a_kernel_is_of_its_thread() -> None:
         ({"unsampling": "bilinear"}, "unsampling is one of pixel_shuffle, .*, conv_nearest, "
                                      "not 'bilinear'"),
         ({"embed_dims": (32, 18, 8), "num_heads": 1},
-         "unsampling 'pixel_shuffle' takes a width that divides by 4, not 18"),
+         "unsampling 'pixel_shuffle' needs a width divisible by 4, not 18"),
         ({"embed_dims": (32, 18, 8), "num_heads": 1, "unsampling": "pixel_shuffle_conv"},
-         "unsampling 'pixel_shuffle_conv' takes a width that divides by 4, not 18"),
+         "unsampling 'pixel_shuffle_conv' needs a width divisible by 4, not 18"),
         ({"img_size": 18}, "18 pixels .* does not divide into 4×4 blocks, .* 3 hierarchies"),
         ({"img_size": 2}, "2 pixels .* does not divide into 4×4 blocks"),
         ({"embed_dims": (32, 16)}, r"embed_dims \(32, 16\) is for 2 hierarchies, depths for 3"),
@@ -603,7 +603,7 @@ def test_what_does_not_fit_is_refused(options: dict[str, Any], message: str) -> 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"embed_dims": (64, 16, 8)}, r"each width a quarter, which \(64, 16, 8\) are not"),
+        ({"embed_dims": (64, 16, 8)}, r"divides each width by 4, unlike \(64, 16, 8\)"),
         ({"embed_dims": (64, 16)}, r"embed_dims \(64, 16\) is for 2 hierarchies, depths for 3"),
         ({"img_size": 14}, "14 pixels .* does not divide into 4×4 blocks"),
         ({"num_heads": 3}, "a width of 64 does not divide into 3 heads"),

@@ -223,8 +223,8 @@ def test_a_cpu_has_the_faster_way(
 
 @pytest.mark.parametrize("at_once", [1, 3 * 5 * 4 * 7, 10**9])
 def test_attention_in_pieces_is_attention(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention_module, "_fused_is_fast", lambda q: False)
-    monkeypatch.setattr(attention_module, "SCORES_AT_ONCE", at_once)
+    monkeypatch.setattr(attention_module, "_is_fused_fast", lambda q: False)
+    monkeypatch.setattr(attention_module, "MAX_SCORES", at_once)
     q, k, v = (torch.randn(11, 5, m, 8, dtype=torch.float64) for m in (4, 7, 7))
     expected = F.scaled_dot_product_attention(q, k, v)
     torch.testing.assert_close(attend(q, k, v), expected)
@@ -260,7 +260,7 @@ def test_off_the_cpu_the_fused_kernel_gets_four_dimensions(
         return torch.empty_like(tensors[0])
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", fused)
-    monkeypatch.setattr(attention_module, "FUSED_AT_ONCE", 6)
+    monkeypatch.setattr(attention_module, "MAX_FUSED_BLOCKS", 6)
     with torch.device("meta"):
         assert Attention(24, 3, kind)(torch.empty(2, 4, 9, 24)).shape == (2, 4, 9, 24)
     query, key = ((1, 27, 8), (1, 9, 8)) if kind == "multi_query" else ((3, 9, 8), (3, 9, 8))
@@ -371,7 +371,7 @@ def test_bfloat16_autocast_computes_nearly_the_same() -> None:
 def test_a_compiled_model_is_one_graph(training: bool) -> None:
     model = small(drop_path_rate=0.5).train(training)
     modules, images = stochastic_depth.install(model), torch.randn(4, 3, 8, 8)
-    stochastic_depth.draw(modules, sample_keys(0, 0, torch.arange(4)))
+    stochastic_depth.set_draws(modules, sample_keys(0, 0, torch.arange(4)))
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(images), model(images))
 
@@ -418,7 +418,7 @@ def test_gradients_are_those_of_timm() -> None:
 
 
 def test_a_foreign_state_dict_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"not the state dict of a NesT of timm"):
+    with pytest.raises(ValueError, match=r"not the state dict of timm's NesT"):
         from_timm(nn.Linear(2, 2).state_dict())
 
 
@@ -703,7 +703,7 @@ def test_a_faulty_flax_entry_is_named(path: str) -> None:
         "missing": f"{path} is missing",
         "shaped": f"{path} is ",
         "flat": f"{path} is ",
-        "extra": f"{path}_ema has no place",
+        "extra": f"unexpected {path}_ema",
     }
     for fault, message in faults.items():
         params = flax_tree(**IMAGENET_LIKE)

@@ -30,11 +30,11 @@ def test_a_sample_loses_the_same_layers_in_any_batch() -> None:
     model = deit()
     modules = stochastic_depth.install(model)
     images = torch.randn(8, 3, 32, 32)
-    stochastic_depth.draw(modules, keys(8))
+    stochastic_depth.set_draws(modules, keys(8))
     together = model(images)
     torch.manual_seed(99)
     for part in (slice(0, 3), slice(3, 8)):
-        stochastic_depth.draw(modules, keys(8)[part])
+        stochastic_depth.set_draws(modules, keys(8)[part])
         torch.testing.assert_close(model(images[part]), together[part], rtol=1e-4, atol=1e-5)
 
 
@@ -50,7 +50,7 @@ def test_every_timm_drop_path_is_replaced_with_its_rate() -> None:
 def test_share_dropped_and_scale() -> None:
     """A share `rate` of the samples is dropped; the rest is scaled so that the mean stays."""
     module = stochastic_depth.SampledDropPath(0.2)
-    stochastic_depth.draw([module], keys(20_000))
+    stochastic_depth.set_draws([module], keys(20_000))
     out = module(torch.ones(20_000, 1, 1))
     assert abs(float((out == 0).float().mean()) - 0.2) < 0.01
     assert set(out.unique().tolist()) == {0.0, 1.25}
@@ -60,7 +60,7 @@ def test_share_dropped_and_scale() -> None:
 
 def test_layers_draw_independently() -> None:
     modules = [stochastic_depth.SampledDropPath(0.5) for _ in range(2)]
-    stochastic_depth.draw(modules, keys(20_000))
+    stochastic_depth.set_draws(modules, keys(20_000))
     a, b = (module(torch.ones(20_000)) for module in modules)
     assert abs(float((a * b > 0).float().mean()) - 0.25) < 0.01
 
@@ -90,7 +90,7 @@ def test_a_nest_does_not_compute_what_its_images_drop() -> None:
     for module in model.modules():
         if isinstance(module, nest.Attention | Mlp):
             module.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
-    stochastic_depth.draw(modules, keys(8))
+    stochastic_depth.set_draws(modules, keys(8))
     model(torch.randn(8, 3, 8, 8))
     kept = [int((m.draws >= m.rate).sum()) for m in modules if m.draws is not None]
     assert seen == kept

@@ -19,15 +19,15 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox, BboxBase
 
 from repro import experiments
+from repro.commands.selection import seeds_to_show
 from repro.render import figures, page, pictures, plots
 from repro.render.frame import tidy
 from repro.render.text import heading
-from repro.reproduce import seeds_to_show
 from repro.spec import Experiment, Scale
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results"
-COMMITTED = sorted(ROOT.glob("figures/*.svg")) + sorted(ROOT.glob("figures/proxy/*.svg"))
+COMMITTED = sorted(ROOT.glob("figures/*.svg")) + sorted(ROOT.glob("figures/demo/*.svg"))
 
 Drawn = tuple[Experiment, Scale, Figure]
 
@@ -41,8 +41,8 @@ def drawn(request: pytest.FixtureRequest) -> Iterator[Drawn]:
     """A committed figure, drawn from the committed results."""
     path: Path = request.param
     item = experiments.get(path.stem)
-    scale: Scale = "proxy" if path.parent.name == "proxy" else "paper"
-    with page.styled():
+    scale: Scale = "demo" if path.parent.name == "demo" else "paper"
+    with page.style_context():
         yield item, scale, figure_of(item, scale)
 
 
@@ -50,7 +50,7 @@ def figure_of(item: Experiment, scale: Scale) -> Figure:
     if item.plot in ("trees", "maps"):
         return pictures._figure(item, scale, RESULTS, heading(item, scale))
     frame, _ = tidy(item, scale, RESULTS, seeds_to_show(None, RESULTS)(item, scale))
-    return figures._drawn(item, frame, scale)
+    return figures._draw(item, frame, scale)
 
 
 class Recorder(RendererAgg):
@@ -124,14 +124,14 @@ def test_every_text_can_be_read(drawn: Drawn) -> None:
 
 
 def test_what_cannot_be_read_is_found() -> None:
-    with page.styled():
-        figure, axes = page.sheet("A title", "A note", 1)
+    with page.style_context():
+        figure, axes = page.new_sheet("A title", "A note", 1)
         assert faults(figure) == []
-        page.label(axes, 1, 0.5, "one text")
-        page.label(axes, 1.2, 0.52, "another")
-        page.label(axes, page.WIDTH, 0.8, "too far to the right")
+        page.draw_label(axes, 1, 0.5, "one text")
+        page.draw_label(axes, 1.2, 0.52, "another")
+        page.draw_label(axes, page.WIDTH, 0.8, "too far to the right")
         axes.plot([3], [0.5], "o")
-        page.label(axes, 3, 0.5, "covered")
+        page.draw_label(axes, 3, 0.5, "covered")
     assert faults(figure) == [
         "'one text' overlaps 'another'",
         "'too far to the right' leaves the figure",
@@ -178,7 +178,7 @@ def crosses_are_named(lines: Any) -> None:
     rows = {float(line.get_ydata()[0]) for line in crosses}
     keys: dict[float, set[str]] = {}
     for line in lines:
-        if list(line.get_xdata()) == [plots._KEY]:
+        if list(line.get_xdata()) == [plots._KEY_X]:
             keys.setdefault(float(line.get_ydata()[0]), set()).add(line.get_marker())
     assert keys.keys() == rows
     names = [name for row in keys.values() for name in row]

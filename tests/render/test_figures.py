@@ -18,7 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from repro.render import figures, plots
 from repro.spec import Experiment, Scale
-from tests.render.sample import Values, cell, filled
+from tests.render.sample import Values, cell, fill_frame
 
 ODD = 'a <b> & "c" $x_1$ 100%'  # is neither markup nor mathematics
 PANELS = (("CIFAR-10", "cifar10"), ("CIFAR-100", "cifar100"))
@@ -95,13 +95,13 @@ def _is_text(element: ElementTree.Element) -> bool:
 
 def axes_of(experiment: Experiment, values: Values) -> list[Any]:
     """The plots before they are written."""
-    return figures._drawn(experiment, filled(experiment, values), "paper").axes
+    return figures._draw(experiment, fill_frame(experiment, values), "paper").axes
 
 
 @pytest.mark.parametrize(("experiment", "values"), ALL, ids=lambda v: getattr(v, "name", ""))
-@pytest.mark.parametrize("scale", ["paper", "proxy", "smoke"])
+@pytest.mark.parametrize("scale", ["paper", "demo", "smoke"])
 def test_everything_is_named(experiment: Experiment, values: Values, scale: Scale) -> None:
-    svg = figures.svg(experiment, filled(experiment, values, scale), scale)
+    svg = figures.svg(experiment, fill_frame(experiment, values, scale), scale)
     shown = texts(svg)
     at_scale = "" if scale == "paper" else f", {scale} scale"
     assert f"Figure 8{at_scale}. Lines" in shown
@@ -116,16 +116,16 @@ def test_everything_is_named(experiment: Experiment, values: Values, scale: Scal
 
 
 @pytest.mark.parametrize("experiment", [LINES, BARS, SCATTER], ids=lambda e: e.name)
-@pytest.mark.parametrize("scale", ["paper", "proxy"])
+@pytest.mark.parametrize("scale", ["paper", "demo"])
 def test_where_nothing_ran_axes_and_holes_are_drawn(experiment: Experiment, scale: Scale) -> None:
-    shown = texts(figures.svg(experiment, filled(experiment, {}, scale), scale))
+    shown = texts(figures.svg(experiment, fill_frame(experiment, {}, scale), scale))
     assert "Not run yet." in shown
     assert (
         shown.count("not run")
-        == {"lines": 1, "bars": 8, "scatter": int(scale == "proxy")}[experiment.plot]
+        == {"lines": 1, "bars": 8, "scatter": int(scale == "demo")}[experiment.plot]
     )
     bare = replace(experiment, cells=tuple(replace(c, paper=None) for c in experiment.cells))
-    assert "not run" in texts(figures.svg(bare, filled(bare, {}), "paper"))
+    assert "not run" in texts(figures.svg(bare, fill_frame(bare, {}), "paper"))
 
 
 def test_lines_are_what_was_measured() -> None:
@@ -152,7 +152,7 @@ def test_holes_of_lines_have_a_cross_in_the_colour_of_their_line() -> None:
     assert 1 > heights[0] > heights[1] > 0  # of the axes, in the order of the legend
     floor = axes.transAxes.inverted().transform(axes.transData.transform((30, 50.5)))[1]
     assert floor > heights[0]  # no number is among them
-    shown = texts(figures.svg(LINES, filled(LINES, LINE_VALUES), "paper"))
+    shown = texts(figures.svg(LINES, fill_frame(LINES, LINE_VALUES), "paper"))
     assert "not run" in shown
     assert "over 1 to 3 seeds. Diverged and left out: 4 of 13 runs." in shown
 
@@ -175,7 +175,7 @@ def test_points_are_accuracy_over_throughput() -> None:
     points = {tuple(xy) for line in axes.lines for xy in line.get_xydata()}
     assert {(2000.0, 94.0), (5384.0, 94.5)} <= points
     assert [text.get_text() for text in axes.texts] == [ODD, "DeiT-B"]
-    note = texts(figures.svg(SCATTER, filled(SCATTER, SCATTER_VALUES), "paper"))
+    note = texts(figures.svg(SCATTER, fill_frame(SCATTER, SCATTER_VALUES), "paper"))
     assert "Not run: DeiT-B; none, S=1." in note
 
 
@@ -186,7 +186,7 @@ def test_labels_of_points_that_are_close_do_not_cover_each_other() -> None:
                                         for c in SCATTER.cells[:2]))  # fmt: skip
     values = {(row, "images/s", ""): [speed] for row, speed in speeds.items()}
     values |= {(row, "C10", ""): [80.0 + speed / 1000] for row, speed in speeds.items()}
-    figure = figures._drawn(many, filled(many, values), "paper")
+    figure = figures._draw(many, fill_frame(many, values), "paper")
     boxes = [label.get_window_extent() for label in figure.axes[0].texts]
     assert len(boxes) == 5
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
@@ -195,10 +195,10 @@ def test_labels_of_points_that_are_close_do_not_cover_each_other() -> None:
 
 
 def test_data_that_stand_in_are_named() -> None:
-    shown = texts(figures.svg(BARS, filled(BARS, BAR_VALUES, "proxy"), "proxy"))
+    shown = texts(figures.svg(BARS, fill_frame(BARS, BAR_VALUES, "demo"), "demo"))
     assert "Fashion-MNIST-6k for CIFAR-10" in shown
     assert "Data:" not in shown
-    shown = texts(figures.svg(LINES, filled(LINES, LINE_VALUES, "proxy"), "proxy"))
+    shown = texts(figures.svg(LINES, fill_frame(LINES, LINE_VALUES, "demo"), "demo"))
     assert "Data: Fashion-MNIST-6k for CIFAR-10." in shown
     assert "not comparable with the paper's." in shown
 
@@ -207,11 +207,11 @@ DRAW = """
 import sys
 from repro.render import figures
 from tests.render import test_figures as t
-from tests.render.sample import filled
+from tests.render.sample import fill_frame
 for experiment, values in t.ALL:
-    sys.stdout.write(figures.svg(experiment, filled(experiment, values), "paper"))
+    sys.stdout.write(figures.svg(experiment, fill_frame(experiment, values), "paper"))
     sys.stdout.flush()
-    sys.stdout.buffer.write(figures.pdf(experiment, filled(experiment, values), "paper"))
+    sys.stdout.buffer.write(figures.pdf(experiment, fill_frame(experiment, values), "paper"))
 """
 
 
@@ -234,7 +234,7 @@ def test_the_same_bytes_whatever_the_surroundings(tmp_path: Path) -> None:
 
 def test_a_figure_for_latex_has_no_date_and_fonts_that_conferences_take() -> None:
     for experiment, values in ALL:
-        content = figures.pdf(experiment, filled(experiment, values), "paper")
+        content = figures.pdf(experiment, fill_frame(experiment, values), "paper")
         assert content.startswith(b"%PDF")
         assert b"/CreationDate" not in content
         assert b"/TrueType" in content or b"/CIDFontType2" in content
@@ -245,7 +245,7 @@ def test_bars_and_lines_are_told_apart_in_grey() -> None:
     """Also without a hue: no two of a kind have the same hatch, or the same mark."""
     assert len(set(plots.HATCHES)) == len(plots.HATCHES) > 5
     assert len(set(plots.MARKS)) == len(plots.MARKS) > 5
-    figure = figures._drawn(BARS, filled(BARS, BAR_VALUES), "paper")
+    figure = figures._draw(BARS, fill_frame(BARS, BAR_VALUES), "paper")
     handles = figure.legends[0].get_patches()
     canvas: Any = FigureCanvasAgg(figure)
     canvas.draw()
@@ -260,12 +260,12 @@ def test_bars_and_lines_are_told_apart_in_grey() -> None:
 
 def test_drawing_leaves_no_trace() -> None:
     before = dict(matplotlib.rcParams)
-    figures.svg(LINES, filled(LINES, LINE_VALUES), "paper")
+    figures.svg(LINES, fill_frame(LINES, LINE_VALUES), "paper")
     assert dict(matplotlib.rcParams) == before
 
 
 def test_pixels() -> None:
-    assert figures.png(LINES, filled(LINES, LINE_VALUES), "paper").startswith(b"\x89PNG")
+    assert figures.png(LINES, fill_frame(LINES, LINE_VALUES), "paper").startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(("item", "plotted"), [("table1", False), ("figure7", True)])

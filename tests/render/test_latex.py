@@ -14,11 +14,12 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from repro import experiments
+from repro.core.scales import runs_at_scale
 from repro.render.frame import tidy
 from repro.render.latex import PACKAGES, latex
 from repro.render.tex_escape import tex
-from repro.spec import Decision, Experiment, Scale
-from tests.render.sample import cell, filled
+from repro.spec import SCALES, Decision, Experiment, Scale
+from tests.render.sample import cell, fill_frame
 
 ROOT = Path(__file__).parents[2]
 COMMITTED = sorted((ROOT / "tables").rglob("*.tex"))
@@ -29,7 +30,7 @@ WIDTHS = r"""\let\plain\resizebox
 WRONG = r"(?m)^(?:Overfull|Underfull \\hbox.*paragraph|.*(?:undefined|multiply|too large)).*$"
 
 
-def compiled(sources: Sequence[str], folder: Path, passes: int = 2) -> str:
+def compile_tables(sources: Sequence[str], folder: Path, passes: int = 2) -> str:
     """The log of a paper that consists of these tables, once its references are known."""
     for number, source in enumerate(sources):
         (folder / f"{number}.tex").write_text(source, encoding="ascii")
@@ -47,21 +48,22 @@ def test_every_committed_table_compiles_within_its_page(tmp_path: Path) -> None:
     assert len(COMMITTED) > 30
     sources = [path.read_text(encoding="ascii") for path in COMMITTED]
     assert all(f"needs {PACKAGES}" in source.splitlines()[0] for source in sources)
-    log = compiled(sources, tmp_path)
+    log = compile_tables(sources, tmp_path)
     assert not re.findall(WRONG, log)
     widths = re.findall(r"WIDTH ([\d.]+)ptof ([\d.]+)pt", log)
     assert len(widths) >= len(sources) - 2
     assert min(float(line) / float(width) for width, line in widths) > 0.85  # of 8 points
 
 
-@pytest.mark.parametrize("scale", ["paper", "proxy", "smoke"])
+@pytest.mark.parametrize("scale", SCALES)
 def test_every_item_compiles_without_results(scale: Scale, tmp_path: Path) -> None:
     """Also at the scale of which no table is committed; labels differ from item to item."""
     sources = []
-    for name in experiments.names():
-        frame, _ = tidy(experiments.get(name), scale, tmp_path / "none", seeds=1)
-        sources.append(latex(experiments.get(name), frame, scale))
-    log = compiled(sources, tmp_path)
+    for item in map(experiments.get, experiments.names()):
+        if runs_at_scale(item.cells, scale):
+            frame, _ = tidy(item, scale, tmp_path / "none", seeds=1)
+            sources.append(latex(item, frame, scale))
+    log = compile_tables(sources, tmp_path)
     assert not re.findall(WRONG, log)
 
 
@@ -89,10 +91,12 @@ def test_any_text_is_text(texts: list[str]) -> None:
             headings=(title, caption),
             decisions=(Decision(*(texts[first:] + texts)[:4]),),
         )
-        sources.append(latex(item, filled(item, {}), "paper"))
+        sources.append(latex(item, fill_frame(item, {}), "paper"))
     assert all(source.isascii() and source.isprintable() for source in "".join(sources).split("\n"))
     with TemporaryDirectory() as folder:
-        compiled([source.replace(r"\paragraph", r"\par") for source in sources], Path(folder), 1)
+        compile_tables(
+            [source.replace(r"\paragraph", r"\par") for source in sources], Path(folder), 1
+        )
 
 
 def test_every_character_is_set(tmp_path: Path) -> None:
@@ -100,7 +104,7 @@ def test_every_character_is_set(tmp_path: Path) -> None:
     chars = [chr(n) for n in range(1, 0x3000) if not 0xD800 <= n < 0xE000]
     source = "\\raggedright\n" + "\n".join(map(tex, chars))
     assert source.isascii()
-    compiled([source], tmp_path, 1)
+    compile_tables([source], tmp_path, 1)
     used = {char for path in ROOT.glob("tables/**/*.md") for char in path.read_text()}
     assert len(used) > 80
     assert not [char for char in used if "U+" in tex(char)]
@@ -141,7 +145,7 @@ def test_parts_of_a_table() -> None:
     """A cell in two lines, a name over its columns, a group in a line, the notes in the text."""
     item = replace(experiments.get("table1"), cells=experiments.get("table1").cells[:6])
     item = replace(item, claims=())
-    frame = filled(item, {("DeiT-T", "C10", ""): [1.0, 3.0]})
+    frame = fill_frame(item, {("DeiT-T", "C10", ""): [1.0, 3.0]})
     frame["difference"] = frame["mean"] - frame["paper"]
     frame["low"], frame["high"] = frame["mean"] - 0.5, frame["mean"] + 0.5
     source = latex(item, frame, "paper")
@@ -151,7 +155,7 @@ def test_parts_of_a_table() -> None:
     assert r"Method & paper & here & $\Delta$ & paper & here & $\Delta$ \\" in source
     assert "\n\\midrule \\multicolumn{7}{l}{\\textit{Convolutional}} \\\\\n" in source
     assert r"\label{tab:table1}" in source
-    assert r"\label{tab:table1-proxy}" in latex(item, filled(item, {}, "proxy"), "proxy")
+    assert r"\label{tab:table1-demo}" in latex(item, fill_frame(item, {}, "demo"), "demo")
     float_, _, behind = source.partition(r"\end{table}")
     assert "standard deviation" in float_
     assert "Decisions" not in float_

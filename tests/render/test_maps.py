@@ -13,22 +13,22 @@ import pytest
 from matplotlib.figure import Figure
 
 from repro import experiments, results
-from repro.experiments.scales import asked
+from repro.core.scales import runs_at_scale
 from repro.render import maps, page, pictures
 from repro.render.frame import tidy
-from repro.render.maps import Seen
+from repro.render.maps import ExplainedImage
 from repro.spec import Run
 from tests.finished import finish, npz
 
 METHODS = ("NesT-S, CAM", "DeiT-S, rollout")
 
 
-def picture(**changes: object) -> Seen:
+def picture(**changes: object) -> ExplainedImage:
     hot = np.zeros((8, 8), np.float32)
     hot[1, 6] = 5.0  # at the upper right
-    one = Seen(
+    one = ExplainedImage(
         pixels=np.full((64, 64, 3), 80, np.uint8),
-        shows="Bag",
+        class_name="Bag",
         boxes=np.array([[40, 4, 60, 20]]),
         maps=(hot, -hot),
         predicted=("Bag", "Coat"),
@@ -41,8 +41,8 @@ def texts(svg: str) -> list[str]:
     return ["".join(element.itertext()).strip() for element in root.iter() if "text" in element.tag]
 
 
-def drawn(seen: Seen) -> Figure:
-    return maps.drawn([seen], METHODS, "A title", "a note")
+def draw(image: ExplainedImage) -> Figure:
+    return maps.draw([image], METHODS, "A title", "a note")
 
 
 def test_the_brightest_colour_is_where_the_map_is_largest() -> None:
@@ -54,7 +54,7 @@ def test_the_brightest_colour_is_where_the_map_is_largest() -> None:
     row, column = np.unravel_index(colours.astype(int).sum(2).argmax(), (128, 128))
     assert (row // 16, column // 16) == (1, 6)
     ramp = matplotlib.colormaps[maps.COLOURS]
-    brightest = 255 * (maps.SHARE * np.array(ramp(1.0)[:3]) + (1 - maps.SHARE) * 80 / 255)
+    brightest = 255 * (maps.OPACITY * np.array(ramp(1.0)[:3]) + (1 - maps.OPACITY) * 80 / 255)
     assert np.abs(colours[row, column] - brightest).max() <= 1
 
 
@@ -68,19 +68,19 @@ def test_scale_and_offset_of_a_map_do_not_show() -> None:
 
 def test_holes_are_seen_and_wrong_classes_named() -> None:
     flat = np.ones((4, 4), np.float32)
-    found = texts(page.svg(drawn(picture(maps=("not run", flat))), "A title"))
+    found = texts(page.svg(draw(picture(maps=("not run", flat))), "A title"))
     assert "not run" in found
     assert "constant" in found
     bad = np.full((4, 4), np.nan, np.float32)
-    assert "not finite" in texts(page.svg(drawn(picture(maps=(bad, bad))), "A title"))
-    found = texts(page.svg(drawn(picture()), "A title"))
-    assert "taken for Coat" in found
-    assert "taken for Bag" not in found
+    assert "not finite" in texts(page.svg(draw(picture(maps=(bad, bad))), "A title"))
+    found = texts(page.svg(draw(picture()), "A title"))
+    assert "predicted Coat" in found
+    assert "predicted Bag" not in found
     assert {"Input", *METHODS, "Bag", "A title", "a note"} <= set(found)
 
 
 def test_boxes_lie_where_they_are() -> None:
-    figure = drawn(picture())
+    figure = draw(picture())
     frames = [
         p for axes in figure.axes for p in axes.patches if tuple(p.get_edgecolor()[:3]) == BLUE
     ]
@@ -91,15 +91,17 @@ def test_boxes_lie_where_they_are() -> None:
 
 def test_where_there_are_no_boxes_none_are_explained() -> None:
     none = picture(boxes=np.zeros((0, 4), np.int64))
-    assert "a true box" not in texts(page.svg(drawn(none), "A title"))
-    assert "a true box" in texts(page.svg(drawn(picture()), "A title"))
+    assert "true box" not in texts(page.svg(draw(none), "A title"))
+    assert "true box" in texts(page.svg(draw(picture()), "A title"))
 
 
 BLUE = matplotlib.colors.to_rgb(maps.BOX)
 
 
 def test_the_same_maps_are_the_same_file_within_the_page() -> None:
-    figures = [drawn(picture(shows="A very long name of a class, in Latin as well")) for _ in "ab"]
+    figures = [
+        draw(picture(class_name="A very long name of a class, in Latin as well")) for _ in "ab"
+    ]
     first, second = (page.svg(figure, "t") for figure in figures)
     assert first == second
     figure = figures[0]
@@ -115,19 +117,19 @@ def test_the_same_maps_are_the_same_file_within_the_page() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="0 pictures by 2 methods do not fit"):
-        maps.drawn([], METHODS, "t", "n")
+        maps.draw([], METHODS, "t", "n")
     with pytest.raises(ValueError, match="do not fit"):
-        drawn(picture(maps=("not run",)))
+        draw(picture(maps=("not run",)))
 
 
 # --- from results --------------------------------------------------------------------------------
 
 
-def keep(root: Path, run: Run, name: str, arrays: dict[str, Any]) -> None:
-    finish(root, run, kept={name: npz(**arrays)})
+def save_arrays(root: Path, run: Run, name: str, arrays: dict[str, Any]) -> None:
+    finish(root, run, extra_files={name: npz(**arrays)})
 
 
-def kept(value: float, count: int = 3) -> dict[str, Any]:
+def stored_arrays(value: float, count: int = 3) -> dict[str, Any]:
     return {
         "pixels": np.full((count, 64, 64, 3), 90, np.uint8),
         "maps": np.arange(count * 4, dtype=np.float32).reshape(count, 2, 2) * value,
@@ -140,36 +142,44 @@ def kept(value: float, count: int = 3) -> dict[str, Any]:
 
 def test_a_figure_has_the_maps_of_its_runs_and_a_hole_where_one_is_missing(tmp_path: Path) -> None:
     experiment = experiments.get("figure4")
-    assert "Not run yet." in pictures.svg(experiment, "proxy", tmp_path)
-    rows = {cell.row: run for cell, run in asked(experiment.cells, "proxy")}
-    for row in experiment.drawn[:2]:
-        keep(tmp_path, rows[row], "maps.npz", kept(2.0))
-    found = texts(pictures.svg(experiment, "proxy", tmp_path))
+    assert "Not run yet." in pictures.svg(experiment, "demo", tmp_path)
+    rows = {cell.row: run for cell, run in runs_at_scale(experiment.cells, "demo")}
+    for row in experiment.picture_rows[:2]:
+        save_arrays(tmp_path, rows[row], "maps.npz", stored_arrays(2.0))
+    found = texts(pictures.svg(experiment, "demo", tmp_path))
     assert found.count("not run") == 2  # of the pictures 0 and 2, the third method
     assert found.count("Bag") == 1  # the picture 1 is not drawn here
     assert "Shirt" in found
 
 
 def test_a_picture_has_its_own_boxes() -> None:
-    seen = pictures.seen(["damaged", kept(1.0), kept(1.0, count=1)], 1)
+    seen = pictures.explained_image(["damaged", stored_arrays(1.0), stored_arrays(1.0, count=1)], 1)
     assert seen.boxes.tolist() == [[5, 6, 7, 8], [9, 10, 11, 12]]
-    assert (seen.maps[0], seen.maps[2]) == ("damaged", "no such picture")
+    assert (seen.maps[0], seen.maps[2]) == ("damaged", "no such image")
     assert seen.predicted == ("", "Bag", "")
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     experiment = experiments.get("figure4")
-    run = next(run for c, run in asked(experiment.cells, "proxy") if c.row == experiment.drawn[0])
-    keep(tmp_path, run, "maps.npz", kept(1.0))
+    run = next(
+        run
+        for c, run in runs_at_scale(experiment.cells, "demo")
+        if c.row == experiment.picture_rows[0]
+    )
+    save_arrays(tmp_path, run, "maps.npz", stored_arrays(1.0))
     (results.folder(tmp_path, run) / "maps.npz").write_bytes(b"nothing")
-    assert "Damaged." in pictures.svg(experiment, "proxy", tmp_path)
-    _, (warning,) = tidy(experiment, "proxy", tmp_path, seeds=1)
+    assert "Damaged." in pictures.svg(experiment, "demo", tmp_path)
+    _, (warning,) = tidy(experiment, "demo", tmp_path, seeds=1)
     assert "maps.npz is damaged" in warning
 
 
 def test_trees_are_those_of_the_first_seed(tmp_path: Path) -> None:
     experiment = experiments.get("figure2")
-    run = next(run for c, run in asked(experiment.cells, "proxy") if c.row == experiment.drawn[0])
+    run = next(
+        run
+        for c, run in runs_at_scale(experiment.cells, "demo")
+        if c.row == experiment.picture_rows[0]
+    )
     arrays = {
         "pixels": np.zeros((2, 64, 64, 3), np.uint8),
         "shows": np.array([[0, 1, 2, 3], [3, 2, 1, 0]]),
@@ -180,10 +190,10 @@ def test_trees_are_those_of_the_first_seed(tmp_path: Path) -> None:
         "nodes2": np.ones((2, 4, 4, 4), np.float32),
         "names": np.array(["zero", "one", "two", "three"]),
     }
-    keep(tmp_path, run, "trees.npz", arrays)
-    found = texts(pictures.svg(experiment, "proxy", tmp_path))
+    save_arrays(tmp_path, run, "trees.npz", arrays)
+    found = texts(pictures.svg(experiment, "demo", tmp_path))
     assert "Shows zero, one, two, three" in found
     assert "Shows three, two, one, zero" in found
-    tree = pictures.tree(arrays, 1, traced=2)
+    tree = pictures.tree(arrays, 1, num_classes=2)
     assert tree.classes == ("zero", "three")
     assert len(tree.paths) == len(tree.nodes[1]) == 2

@@ -26,9 +26,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from repro import results
 from repro.data import datasets
+from repro.execution import ExecutionOptions
 from repro.launch import lease
-from repro.launch.ending import Ending
-from repro.launch.job import How, _Job, execute
+from repro.launch.failures import Failure
+from repro.launch.job import _Job, execute
 from repro.spec import Classification, Model, Recipe, to_json
 from repro.tasks import NotFinite, Result, classification
 from repro.train import checkpoint, speed
@@ -135,7 +136,7 @@ import sys, time
 from pathlib import Path
 from repro.launch import job
 from repro.train import checkpoint
-here, names, write = Path(sys.argv[1]), [], checkpoint._Sink.write
+here, names, write = Path(sys.argv[1]), [], checkpoint._ChecksumFile.write
 def halting(file, data):
     if file.name not in names:
         names.append(file.name)
@@ -145,7 +146,7 @@ def halting(file, data):
         while not (here / "go").exists():
             time.sleep(0.01)
     return write(file, data)
-checkpoint._Sink.write = halting
+checkpoint._ChecksumFile.write = halting
 job.main(sys.argv[2:])
 """
 
@@ -185,7 +186,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(
 ) -> None:
     """A disk that is done with a checkpoint only when five more steps are."""
     steps, waited = 0, list[int]()
-    enough, fsync, stopping = threading.Condition(), os.fsync, _Job.stopping
+    enough, fsync, stopping = threading.Condition(), os.fsync, _Job.should_stop
 
     def counted(job: _Job) -> bool:
         nonlocal steps
@@ -202,9 +203,9 @@ def test_training_goes_on_while_a_checkpoint_is_written(
                 waited.append(began)
         fsync(descriptor)
 
-    monkeypatch.setattr(_Job, "stopping", counted)
+    monkeypatch.setattr(_Job, "should_stop", counted)
     monkeypatch.setattr(os, "fsync", slow)
-    assert execute(RUN, tmp_path, How(checkpoint_seconds=0.0)) == "done"
+    assert execute(RUN, tmp_path, ExecutionOptions(checkpoint_seconds=0.0)) == "done"
     assert len(waited) >= 2
 
 
@@ -212,7 +213,7 @@ def accumulated(
     run: Classification, root: Path, micro_batch: int | None
 ) -> dict[str, torch.Tensor]:
     """The weights of a run in this process, in fp32 arithmetic."""
-    execute(run, root, How(micro_batch=micro_batch))
+    execute(run, root, ExecutionOptions(micro_batch=micro_batch))
     return load_file(results.folder(root, run) / results.WEIGHTS)
 
 
@@ -240,8 +241,8 @@ def test_accumulation_is_the_whole_batch(tmp_path: Path, micro_batch: int) -> No
 def test_an_attempt_after_one_without_memory_takes_half(tmp_path: Path) -> None:
     """Also where the ranks cannot divide a step together, as with BatchNorms of several GPUs."""
     held = lease.acquire(results.begin(tmp_path, RUN))
-    held.release(Ending("out of memory", "CUDA out of memory"))
-    assert execute(RUN, tmp_path, How()) == "done"
+    held.release(Failure("out of memory", "CUDA out of memory"))
+    assert execute(RUN, tmp_path, ExecutionOptions()) == "done"
     result = results.outcome(tmp_path, RUN).result
     assert result is not None
     assert result["provenance"]["micro_batch"] == RUN.recipe.batch_size // 2
@@ -254,7 +255,7 @@ def test_the_speed_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     run = replace(RUN, recipe=replace(RECIPE, epochs=1, evaluate_every_epochs=0))
     accuracies = []
     for pace in speed.SPEEDS:
-        assert execute(run, tmp_path / pace, How(speed=pace)) == "done"
+        assert execute(run, tmp_path / pace, ExecutionOptions(speed=pace)) == "done"
         result = results.outcome(tmp_path / pace, run).result
         assert result is not None
         assert result["provenance"]["speed"] == pace
@@ -270,7 +271,7 @@ CONVNET = replace(
 
 
 def on_small_device(
-    run: Classification, root: Path, how: How, images: int = 30, rank: int = 0
+    run: Classification, root: Path, how: ExecutionOptions, images: int = 30, rank: int = 0
 ) -> None:
     """The run on a device with memory for so many images; the model's head is the last to ask."""
     create = classification.create
@@ -292,8 +293,8 @@ def on_small_device(
 @pytest.mark.parametrize("run", [RUN, CONVNET], ids=["nest", "convnet"])
 def test_out_of_memory_halves_the_micro_batch(tmp_path: Path, run: Classification) -> None:
     """Every byte is that of the run with the smaller micro-batch from the start."""
-    on_small_device(run, tmp_path / "found", How())
-    execute(run, tmp_path / "given", How(micro_batch=26))
+    on_small_device(run, tmp_path / "found", ExecutionOptions())
+    execute(run, tmp_path / "given", ExecutionOptions(micro_batch=26))
     assert outputs(tmp_path / "found", run) == outputs(tmp_path / "given", run)
     result = results.outcome(tmp_path / "found", run).result
     assert result is not None
@@ -303,8 +304,8 @@ def test_out_of_memory_halves_the_micro_batch(tmp_path: Path, run: Classificatio
 
 def test_out_of_memory_with_the_smallest_micro_batch(tmp_path: Path) -> None:
     with pytest.raises(torch.OutOfMemoryError):
-        on_small_device(RUN, tmp_path, How(), images=1)
-    end = lease.ending(lease.read(results.folder(tmp_path, RUN)) or {})
+        on_small_device(RUN, tmp_path, ExecutionOptions(), images=1)
+    end = lease.failure_of(lease.read(results.folder(tmp_path, RUN)) or {})
     assert end is not None
     assert end.cause == "out of memory"
 
@@ -312,7 +313,7 @@ def test_out_of_memory_with_the_smallest_micro_batch(tmp_path: Path) -> None:
 def test_of_two_ranks_one_lacks_memory(tmp_path: Path) -> None:
     """Both divide their shares further."""
     found, given = tmp_path / "found", tmp_path / "given"
-    how = How(attempt="a")
+    how = ExecutionOptions(attempt="a")
     assert in_processes(2, on_small_device, RUN, found, how, 30, 1) == [None, None]
     assert in_processes(2, execute, RUN, given, replace(how, micro_batch=26)) == ["done"] * 2
     assert outputs(found, RUN) == outputs(given, RUN)
@@ -349,12 +350,12 @@ def test_three_processes_are_one(tmp_path: Path) -> None:
 
 def test_a_loss_that_is_not_finite_is_a_result(tmp_path: Path) -> None:
     run = replace(RUN, recipe=replace(RECIPE, lr=1e30, warmup_epochs=0.0, batch_size=50))
-    assert execute(run, tmp_path, How()) == "diverged"
+    assert execute(run, tmp_path, ExecutionOptions()) == "diverged"
     result = results.outcome(tmp_path, run).result
     assert result is not None
     assert result["metrics"] == {"step": 10}
     assert {"speed", "micro_batch", "decode"} <= result["provenance"].keys()
-    assert execute(run, tmp_path, How()) == "diverged"  # and it is not tried again
+    assert execute(run, tmp_path, ExecutionOptions()) == "diverged"  # and it is not tried again
 
 
 @pytest.mark.parametrize("test_split", ["validation", "none"])
@@ -371,7 +372,7 @@ def test_statistics_that_are_not_finite_end_as_diverged(
 
     monkeypatch.setattr(classification, "create", created)
     run = replace(CONVNET, test_split=test_split)
-    assert execute(run, tmp_path, How()) == "diverged"
+    assert execute(run, tmp_path, ExecutionOptions()) == "diverged"
     result = results.outcome(tmp_path, run).result
     assert result is not None
     assert result["metrics"] == {"step": 10}
@@ -387,7 +388,7 @@ def test_a_result_is_finite() -> None:
 def test_the_stream_of_samples() -> None:
     """Every epoch visits every sample once, in an order of its own; batches straddle epochs."""
     size, batch = 10, 4
-    stream = [classification.batch_of(step, batch, size, seed=0) for step in range(5)]
+    stream = [classification.global_batch(step, batch, size, seed=0) for step in range(5)]
     indices, epochs = (torch.cat(part) for part in zip(*stream, strict=True))
     assert epochs.tolist() == [0] * 10 + [1] * 10
     first, second = indices[:10].tolist(), indices[10:].tolist()
@@ -397,7 +398,7 @@ def test_the_stream_of_samples() -> None:
     assert (
         indices.tolist()
         != torch.cat(
-            [classification.batch_of(step, batch, size, seed=1)[0] for step in range(5)]
+            [classification.global_batch(step, batch, size, seed=1)[0] for step in range(5)]
         ).tolist()
     )
 
@@ -407,9 +408,9 @@ def test_a_batch_is_the_next_part_of_the_stream(
     step: int, batch: int, size: int, repeats: int
 ) -> None:
     """However many epochs it spans."""
-    indices, epochs = classification.batch_of(step, batch, size, seed=0, repeats=repeats)
+    indices, epochs = classification.global_batch(step, batch, size, seed=0, repeats=repeats)
     one_by_one = [
-        classification.batch_of(step * batch + n, 1, size, 0, repeats) for n in range(batch)
+        classification.global_batch(step * batch + n, 1, size, 0, repeats) for n in range(batch)
     ]
     assert indices.tolist() == [int(index) for index, _ in one_by_one]
     assert epochs.tolist() == [int(epoch) for _, epoch in one_by_one]
@@ -434,20 +435,23 @@ def test_a_batch_costs_its_own_size_and_is_made_once_a_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not that of an epoch: ImageNet-22K has 14 million images."""
-    classification.batch_of(0, 8, 10_000, seed=0)  # the epoch's order, which is kept
+    classification.global_batch(0, 8, 10_000, seed=0)  # the epoch's order, which is kept
     with Sizes() as sizes:
-        classification.batch_of(1, 8, 10_000, seed=0)
+        classification.global_batch(1, 8, 10_000, seed=0)
     assert sizes.largest == 8
 
     made = list[int]()
-    batch_of = classification.batch_of
+    batch_of = classification.global_batch
 
     def counted(step: int, *rest: int) -> tuple[torch.Tensor, torch.Tensor]:
         made.append(step)
         return batch_of(step, *rest)
 
-    monkeypatch.setattr(classification, "batch_of", counted)
-    assert execute(replace(RUN, recipe=replace(RECIPE, epochs=1)), tmp_path, How()) == "done"
+    monkeypatch.setattr(classification, "global_batch", counted)
+    assert (
+        execute(replace(RUN, recipe=replace(RECIPE, epochs=1)), tmp_path, ExecutionOptions())
+        == "done"
+    )
     assert made == list(range(10))
 
 

@@ -25,9 +25,10 @@ from torch import nn
 from repro import fidelity, results, spec
 from repro.cli import main
 from repro.data.images import DataError
-from repro.launch.job import How, execute
+from repro.execution import ExecutionOptions
+from repro.launch.job import _Job, execute
 from repro.spec import AdversarialRecipe, Classification, Generation, Model, Recipe, Run
-from repro.tasks import NotFinite, generation
+from repro.tasks import Interrupted, NotFinite, generation
 from tests.train.spawned import in_processes
 
 FEATURES = Classification(
@@ -73,7 +74,7 @@ FP32 = {**os.environ, "OMP_NUM_THREADS": "1"}
 def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A results folder with the classifier that the runs are measured by."""
     root = tmp_path_factory.mktemp("features")
-    assert execute(FEATURES, root, How(root / "data")) == "done"
+    assert execute(FEATURES, root, ExecutionOptions(root / "data")) == "done"
     return root
 
 
@@ -139,7 +140,7 @@ def test_micro_batches_and_ranks_are_one(root: Path, run: Generation) -> None:
     for number, (ranks, micro_batch) in enumerate([(1, None), (1, 3), (3, None)]):
         place = root / str(number)
         shutil.copytree(root / FEATURES.id, place / FEATURES.id)
-        how = How(root / "data", attempt="a", micro_batch=micro_batch)
+        how = ExecutionOptions(root / "data", attempt="a", micro_batch=micro_batch)
         assert in_processes(ranks, execute, run, place, how) == ["done"] * ranks
         (line,) = results.read_metrics(results.folder(place, run))
         losses.append([line[name] for name in generation.LOSSES])
@@ -161,7 +162,7 @@ def test_ranks_measure_as_one(root: Path, ranks: int) -> None:
     for count in (1, ranks):
         place = root / str(count)
         shutil.copytree(root / FEATURES.id, place / FEATURES.id)
-        how = How(root / f"data{count}", attempt="a")  # the reference is kept there
+        how = ExecutionOptions(root / f"data{count}", attempt="a")  # the reference is kept there
         assert in_processes(count, execute, run, place, how) == ["done"] * count
         result = results.outcome(place, run).result
         assert result is not None
@@ -176,7 +177,7 @@ def test_ranks_measure_as_one(root: Path, ranks: int) -> None:
 
 def test_a_run_is_measured_by_what_it_names(root: Path) -> None:
     """By a classifier: under names of their own, with the reference beside them."""
-    assert execute(CONVNET, root, How(root / "data")) == "done"
+    assert execute(CONVNET, root, ExecutionOptions(root / "data")) == "done"
     result = results.outcome(root, CONVNET).result
     assert result is not None
     names = set(result["metrics"])
@@ -192,7 +193,7 @@ def test_drawn_from_a_finished_run_by_the_command(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`repro sample` draws what the run's own grid begins with, and says what it cannot draw."""
-    assert execute(CONVNET, root, How(root / "data")) == "done"
+    assert execute(CONVNET, root, ExecutionOptions(root / "data")) == "done"
     words = ["sample", CONVNET.id, "--results", str(root), "--n", "9"]
     assert main([*words, "--out", str(root / "nine.png")]) == 0
     folder = results.folder(root, CONVNET)
@@ -207,9 +208,9 @@ def test_drawn_from_a_finished_run_by_the_command(
     assert main(["sample", FEATURES.id, "--results", str(root)]) == 2
     (folder / results.WEIGHTS).unlink()
     assert main(words) == 2
-    said = capsys.readouterr().err
-    assert f"{FEATURES.id} generates no images" in said
-    assert "weights.safetensors is missing" in said
+    error = capsys.readouterr().err
+    assert f"{FEATURES.id} is not a generator run" in error
+    assert "weights.safetensors is missing" in error
 
 
 # --- the parts -----------------------------------------------------------------------------------
@@ -255,12 +256,12 @@ def test_the_average_follows_the_weights_and_the_statistics() -> None:
             p.add_(1)
         net.get_buffer("1.running_mean").fill_(4)
         net.get_buffer("1.num_batches_tracked").fill_(7)
-    generation.follow(average, net, 0.75)
+    generation.update_ema(average, net, 0.75)
     after = average.state_dict()
     torch.testing.assert_close(after["0.weight"], before["0.weight"] + 0.25)
     torch.testing.assert_close(after["1.running_mean"], torch.full((2,), 1.0))
     assert after["1.num_batches_tracked"] == 7
-    generation.follow(average, net, 0.0)
+    generation.update_ema(average, net, 0.0)
     assert all(
         torch.equal(a, b) for a, b in zip(average.parameters(), net.parameters(), strict=True)
     )
@@ -269,7 +270,7 @@ def test_the_average_follows_the_weights_and_the_statistics() -> None:
 def test_a_sample_is_a_function_of_its_number() -> None:
     """However many are drawn together, and of nothing but weights, seed and number."""
     net, cpu = generation.create(RUN.generator, 0), torch.device("cpu")
-    together = generation.joined(generation.samples(net, 5, 7, cpu))
+    together = generation.concatenate(generation.samples(net, 5, 7, cpu))
     assert together.dtype == torch.uint8
     alone = generation.sample(net, 5, [3], cpu)
     assert (together[3].int() - alone[0].int()).abs().max() <= 1
@@ -281,7 +282,7 @@ def test_a_sample_is_a_function_of_its_number() -> None:
 
 def test_not_a_number_ends_as_diverged_with_a_picture(root: Path) -> None:
     run = replace(RUN, recipe=replace(RECIPE, lr=1e18, discriminator_lr=1e18, steps=20))
-    assert execute(run, root, How(root / "data")) == "diverged"
+    assert execute(run, root, ExecutionOptions(root / "data")) == "diverged"
     result = results.outcome(root, run).result
     assert result is not None
     assert result["provenance"]["why"] == "not a number"
@@ -317,7 +318,7 @@ def test_what_is_drawn_or_measured_is_finite_or_the_run_has_diverged(
             fidelity, "compare", lambda *a, **o: compare(*a, **o) | {"proxy_kid": float("nan")}
         )
     run = replace(CONVNET, recipe=replace(CONVNET.recipe, evaluate_every_steps=2))
-    assert execute(run, root, How(root / "data")) == "diverged"
+    assert execute(run, root, ExecutionOptions(root / "data")) == "diverged"
     result, folder = results.outcome(root, run).result, results.folder(root, run)
     assert result is not None
     assert result["metrics"] == {"step": 2}
@@ -331,7 +332,7 @@ def test_what_is_drawn_or_measured_is_finite_or_the_run_has_diverged(
 def test_a_picture_that_is_not_finite_is_not_drawn() -> None:
     net = generation.create(CONVNET.generator, 0)
     with pytest.raises(NotFinite, match="images are not finite"):
-        generation.draw(net, torch.full((2, 16), torch.nan))
+        generation.generate(net, torch.full((2, 16), torch.nan))
 
 
 def test_a_generator_that_collapses_ends_as_diverged(
@@ -348,7 +349,7 @@ def test_a_generator_that_collapses_ends_as_diverged(
 
     monkeypatch.setattr(generation, "create", dull)
     recipe = replace(RECIPE, lr=0.0, steps=2, evaluate_every_steps=0)
-    assert execute(replace(RUN, recipe=recipe), root, How(root / "data")) == "diverged"
+    assert execute(replace(RUN, recipe=recipe), root, ExecutionOptions(root / "data")) == "diverged"
     result = results.outcome(root, replace(RUN, recipe=recipe)).result
     assert result is not None
     assert result["provenance"]["why"] == "collapsed"
@@ -371,10 +372,34 @@ def test_what_cannot_be_measured_is_refused_before_training(
         prepare("imagenet-smoke", root / "data")
     run = replace(RUN, **change)  # type: ignore[arg-type]
     with pytest.raises(DataError, match=words):
-        execute(run, root, How(root / "data"))
+        execute(run, root, ExecutionOptions(root / "data"))
     assert not results.read_metrics(results.folder(root, run))
 
 
 def test_the_spec_is_read_as_it_was_written() -> None:
     assert spec.from_json(spec.to_json(RUN)) == RUN
     assert np.isfinite(RUN.recipe.lr)
+
+
+@pytest.mark.parametrize("run", [replace(FEATURES, seed=1), CONVNET], ids=["classifier", "gan"])
+def test_a_result_names_the_ways_in_which_it_was_begun(
+    run: Run, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each once, and none for being interrupted alone."""
+    plain = ExecutionOptions(root / "data", speed="plain")
+    other = ExecutionOptions(root / "data", micro_batch=2)
+    for place, ways in (("same", [plain] * 3), ("other", [plain, plain, other])):
+        shutil.copytree(root / FEATURES.id, root / place / FEATURES.id)
+        with monkeypatch.context() as patch:
+            patch.setattr(_Job, "should_stop", lambda job: True)
+            for way in ways:
+                with pytest.raises(Interrupted):
+                    execute(run, root / place, way)
+        assert execute(run, root / place, ways[0]) == "done"
+        result = results.outcome(root / place, run).result
+        assert result is not None
+        earlier = result["provenance"].get("earlier", [])
+        assert result["provenance"]["speed"] == "plain"
+        assert [(way["speed"], way["micro_batch"]) for way in earlier] == (
+            [("fast", 2)] if place == "other" else []
+        )

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 import pytest
 import torch
@@ -14,13 +13,13 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.flop_counter import FlopCounterMode
 
 from repro import results
-from repro.launch import ending, job
+from repro.execution import ExecutionOptions
+from repro.launch import failures, job
 from repro.models.attention import kernel
 from repro.spec import Model, Profiling, Run
-from repro.tasks import Interrupted, Line, profiling
+from repro.tasks import Interrupted, MetricsRow, profiling
 from repro.tasks.classification import create
 from repro.train import device as devices
-from repro.train.speed import Speed
 
 TINY = Profiling(
     model=Model.of(
@@ -35,35 +34,30 @@ CPU = torch.device("cpu")
 
 @dataclass
 class Notebook:
-    """A job without a launcher; asked to stop at the call of this number."""
+    """A job without a launcher that stops at this call of should_stop."""
 
     stops_at: float = float("inf")
     first_rank: bool = True
-    asked: int = 0
-    data: Path = Path()
-    weights: Path | None = None
-    decode: Literal["cpu", "nvjpeg"] = "cpu"
+    calls: int = 0
+    options: ExecutionOptions = field(default_factory=ExecutionOptions)
     checkpoints: Path = Path()
-    checkpoint_seconds: float = 60.0
-    micro_batch: int | None = None
     halvings: int = 0
-    speed: Speed = "fast"
 
-    def stopping(self) -> bool:
-        self.asked += 1
-        return self.asked >= self.stops_at
+    def should_stop(self) -> bool:
+        self.calls += 1
+        return self.calls >= self.stops_at
 
-    def ours(self) -> bool:
+    def still_owner(self) -> bool:
         return self.first_rank
 
-    def weights_of(self, run: Run) -> Path:
+    def weights_path(self, run: Run) -> Path:
         raise AssertionError(f"a profile needs no weights: {run.id}")
 
-    def keep(self, name: str, data: bytes) -> None: ...
+    def save_preview(self, name: str, data: bytes) -> None: ...
 
-    def progress(self, step: int, steps: int, line: Line) -> None: ...
+    def report_progress(self, step: int, steps: int, line: MetricsRow) -> None: ...
 
-    def history(self, lines: object) -> None: ...
+    def write_metrics(self, lines: object) -> None: ...
 
 
 @pytest.fixture
@@ -127,10 +121,10 @@ def test_without_a_device_there_are_counts_only() -> None:
 def test_a_device_that_is_not_here_is_refused(tmp_path: Path) -> None:
     """In one line, through the launcher too, and nothing is recorded."""
     run = replace(TINY, device="Z1000")
-    with pytest.raises(profiling.WrongDevice, match="to be measured on Z1000, but here is"):
-        job.execute(run, tmp_path, job.How())
+    with pytest.raises(profiling.WrongDevice, match="requires Z1000; found"):
+        job.execute(run, tmp_path, ExecutionOptions())
     assert results.outcome(tmp_path, run).result is None
-    assert ending.is_expected(profiling.WrongDevice("a line"))
+    assert failures.is_expected(profiling.WrongDevice("a line"))
 
 
 @pytest.mark.parametrize(
@@ -149,18 +143,20 @@ def test_a_gpu_is_known_by_a_word_of_its_name(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: there)
     if is_it:
-        assert profiling.at_hand(name, "fp32") == torch.device("cuda", 0)
+        assert profiling.find_device(name, "fp32") == torch.device("cuda", 0)
     else:
-        with pytest.raises(profiling.WrongDevice, match=f"on {name}, but here is {there}"):
-            profiling.at_hand(name, "fp32")
-    assert profiling.at_hand("cpu", "fp32") == CPU  # whatever else is there
+        with pytest.raises(profiling.WrongDevice, match=f"requires {name}; found {there}"):
+            profiling.find_device(name, "fp32")
+    assert profiling.find_device("cpu", "fp32") == CPU  # whatever else is there
 
 
 def test_bf16_is_not_measured_where_the_device_has_none(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(devices, "has_bf16", lambda _: False)
-    with pytest.raises(profiling.WrongDevice, match="bf16, which this cpu has not; ask for fp32"):
+    with pytest.raises(
+        profiling.WrongDevice, match="requires bf16, which this cpu does not support; use fp32"
+    ):
         profiling.execute(replace(ON_CPU, precision="bf16"), Notebook())
 
 
@@ -170,7 +166,7 @@ def test_bf16_is_not_measured_where_the_device_has_none(
 @pytest.mark.usefixtures("hasty")
 def test_measured_on_the_cpu(tmp_path: Path) -> None:
     """Through the launcher, into a result that anybody can read."""
-    assert job.execute(ON_CPU, tmp_path, job.How()) == "done"
+    assert job.execute(ON_CPU, tmp_path, ExecutionOptions()) == "done"
     path = results.folder(tmp_path, ON_CPU) / results.RESULT
     result = json.loads(path.read_text())
     metrics, facts = result["metrics"], result["provenance"]
@@ -253,7 +249,7 @@ def test_a_training_step_trains_and_leaves_the_model_as_it_was() -> None:
     step()  # the gradient is of this one alone
     hook.remove()
     assert [type(optimizer) for optimizer in stepped] == [torch.optim.AdamW] * 2
-    images, targets = profiling.inputs(net, ON_CPU, CPU)
+    images, targets = profiling.make_inputs(net, ON_CPU, CPU)
     gradients = {name: p.grad for name, p in net.named_parameters()}
     net.zero_grad()
     torch.nn.functional.cross_entropy(net(images), targets).backward()
@@ -288,9 +284,9 @@ def test_bf16_is_autocast() -> None:
 def test_inputs_are_a_function_of_the_seed() -> None:
     torch.manual_seed(1)
     net = create(TINY.model, 10, 0.0, 0)
-    images, targets = profiling.inputs(net, ON_CPU, CPU)
+    images, targets = profiling.make_inputs(net, ON_CPU, CPU)
     torch.manual_seed(2)
-    again, _ = profiling.inputs(net, ON_CPU, CPU)
+    again, _ = profiling.make_inputs(net, ON_CPU, CPU)
     assert torch.equal(images, again)
     assert images.shape == (4, 3, 32, 32)
     torch.testing.assert_close(targets.sum(dim=1), torch.ones(4))

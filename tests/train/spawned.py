@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 import torch
 
 from repro.launch import ranks
-from repro.train.distributed import together
+from repro.train.distributed import run_on_ranks
 
 
 def in_ranks(
@@ -21,7 +21,7 @@ def in_ranks(
 
 
 def _together(work: Callable[..., object], arguments: tuple[object, ...], most: int) -> object:
-    return together(lambda ours: work(ours, *arguments), most)
+    return run_on_ranks(lambda ours: work(ours, *arguments), most)
 
 
 def in_processes(count: int, work: Callable[..., object], *arguments: object) -> list[object]:
@@ -34,7 +34,7 @@ def in_processes(count: int, work: Callable[..., object], *arguments: object) ->
     port, pipes, processes = ranks.free_port(), list[Connection](), []
     for rank in range(count):
         here, there = context.Pipe(duplex=False)
-        place = ranks.spawned(rank, count, port)
+        place = ranks.spawn_environment(rank, count, port)
         process = context.Process(target=_process, args=(place, there, work, arguments))
         process.start()
         there.close()

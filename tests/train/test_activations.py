@@ -11,8 +11,10 @@ import torch
 from torch import nn
 
 import repro.models  # noqa: F401
-from repro import experiments, memory, peaks, plan, price, steps
-from repro.spec import AdversarialRecipe, Classification, Generation, Model
+from repro import experiments
+from repro.core import plan
+from repro.cost import memory, steps
+from repro.spec import AdversarialRecipe, Classification, Generation, Model, Run
 from repro.tasks import generation
 from repro.train import activations
 from repro.train.accumulation import MicroBatches
@@ -22,10 +24,10 @@ from tests import launches
 CPU = torch.device("cpu")
 
 
-def trainings(*names: str) -> list[Classification | Generation]:
+def trainings(*names: str) -> list[Run]:
     """Those of some items at paper scale."""
     cells = [cell for name in names for cell in experiments.get(name).cells]
-    return [run for run in plan.runs(cells, "paper", 1) if peaks.trains(run)]
+    return [run for run in plan.runs(cells, "paper", 1) if run.is_training]
 
 
 @pytest.mark.parametrize("bf16", [True, False])
@@ -36,7 +38,7 @@ def test_bytes_of_two_layers(bf16: bool) -> None:
     size = 2 if bf16 else 4
     # 48 inputs, 10 activations; of the loss 5 log-probabilities and the 5 targets, as logits are.
     expected = size * (48 + 10) + 4 * 5 + size * 5
-    assert activations.bytes_an_image(net, 4, bf16) == expected
+    assert activations.training_bytes_per_image(net, 4, bf16) == expected
     assert not net.training
 
 
@@ -49,7 +51,7 @@ def test_bytes_of_a_gan_of_two_products(penalised: bool) -> None:
         steps=1, batch_size=2, lr=1, discriminator_lr=1, loss="hinge", r1_weight=float(penalised)
     )
     generator.latent_dim, generator.img_size = 5, 4  # type: ignore[assignment]
-    found = generation.bytes_a_pair(generator, discriminator, recipe)
+    found = generation.training_bytes_per_pair(generator, discriminator, recipe)
     size = 4 if penalised else 2
     # The latent; a real and a generated image; their scores, rectified; the penalty's gradient.
     assert found == 2 * 5 + 2 * 48 * size + 2 * 4 + (48 * 4 if penalised else 0)
@@ -60,10 +62,10 @@ def test_the_table_is_what_is_measured(name: str) -> None:
     """Blocks of attention, attention of a whole image, and attention with a bias."""
     runs = [run for run in trainings("table1") if isinstance(run, Classification)]
     run = next(run for run in runs if run.model.name == name)
-    profile = price.profile(run)
-    net, entry = created(profile.model, num_classes=profile.classes), steps.measured()[profile.id]
+    profile = run.profile
+    net, entry = created(profile.model, num_classes=profile.classes), steps.table()[profile.id]
     assert entry["parameters"] == sum(p.numel() for p in net.parameters())
-    assert entry["bytes_an_image"] == activations.bytes_an_image(net, profile.image_size)
+    assert entry["bytes_an_image"] == activations.training_bytes_per_image(net, profile.image_size)
 
 
 def test_the_table_of_a_gan_is_what_is_measured() -> None:
@@ -71,9 +73,11 @@ def test_the_table_of_a_gan_is_what_is_measured() -> None:
     assert isinstance(run, Generation)
     generator, discriminator = created(run.generator), created(run.discriminator)
     parameters = [*generator.parameters(), *discriminator.parameters()]
-    entry = steps.measured()[price.key(run)]
+    entry = steps.table()[run.training_steps.key]
     assert entry["parameters"] == sum(p.numel() for p in parameters)
-    assert entry["bytes_an_image"] == generation.bytes_a_pair(generator, discriminator, run.recipe)
+    assert entry["bytes_an_image"] == generation.training_bytes_per_pair(
+        generator, discriminator, run.recipe
+    )
 
 
 def created(model: Model, **more: int) -> nn.Module:
@@ -85,11 +89,11 @@ def created(model: Model, **more: int) -> nn.Module:
 
 
 def test_the_launches_of_the_table_are_those_of_a_pretended_gpu() -> None:
-    run = next(run for run in trainings("table1") if "cct" in price.key(run))
+    run = next(run for run in trainings("table1") if "cct" in run.id)
     assert isinstance(run, Classification)
-    profile = price.profile(run)
+    profile = run.profile
     counted = launches.of_classifier(run.model, profile.classes, profile.image_size)
-    assert steps.measured()[profile.id]["launches"] == counted
+    assert steps.table()[profile.id]["launches"] == counted
 
 
 SMALL = Model.of("nest_tiny", img_size=64)
@@ -101,10 +105,10 @@ def test_a_step_of_nest_needs_no_more_memory_than_timms(bf16: bool) -> None:
     ours = created(replace(SMALL, name="nest_tiny_imagenet"), num_classes=10)
     timms = created(SMALL, num_classes=10)
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in timms.parameters())
-    small = [activations.bytes_an_image(net, 64, bf16) for net in (ours, timms)]
+    small = [activations.training_bytes_per_image(net, 64, bf16) for net in (ours, timms)]
     assert small[0] <= small[1]
 
-    table = steps.measured().items()
+    table = steps.table().items()
     found = {
         name: step["bytes_an_image"] / step["timm_bytes_an_image"]
         for name, step in table
@@ -117,12 +121,13 @@ def test_a_step_of_nest_needs_no_more_memory_than_timms(bf16: bool) -> None:
 
 def test_every_training_of_the_paper_is_in_the_table() -> None:
     names = experiments.names()
-    assert {price.key(run) for run in trainings(*names)} == steps.measured().keys()
+    keys = {run.training_steps.key for run in trainings(*names) if run.training_steps}
+    assert keys == steps.table().keys()
 
 
 def test_a_smaller_memory_holds_fewer_images() -> None:
     """What fits does fit, two more would not, and a plan is what MicroBatches does."""
-    step = next(s for i, s in steps.measured().items() if i.startswith("nest-base-imagenet-224"))
+    step = next(s for i, s in steps.table().items() if i.startswith("nest-base-imagenet-224"))
     entry = {name: step[name] for name in ("parameters", "bytes_an_image")}
     limits = [memory.images_that_fit(gb * 10**9, **entry) for gb in (16, 40, 80, 141)]
     assert all(few < more for few, more in pairwise(limits))
@@ -135,7 +140,7 @@ def test_a_smaller_memory_holds_fewer_images() -> None:
 
 
 def test_a_cpu_has_the_whole_share() -> None:
-    assert activations.images_that_fit([nn.Linear(1, 1)], lambda _: 1) is None
+    assert activations.max_images([nn.Linear(1, 1)], lambda _: 1) is None
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ def test_a_run_that_was_taken_over_writes_nothing(tmp_path: Path) -> None:
         asked += 1
         if asked == 4:  # the second write is done, but for its name
             (tmp_path / "lease-2.json").write_text((tmp_path / "lease-1.json").read_text())
-        return held.confirm()
+        return held.renew()
 
     with checkpoint.Writer(folder, 0.0, ours) as writer:
         for step in (1, 2, 3):

@@ -25,7 +25,7 @@ from repro.spec import Classification, Generation, Model
 from repro.tasks import NotFinite
 from repro.train import distributed
 from repro.train.accumulation import MicroBatches
-from repro.train.distributed import Apart, Ranks, parts
+from repro.train.distributed import Ranks, RendezvousError, partition
 from tests.train.spawned import in_ranks
 
 
@@ -55,7 +55,7 @@ def test_all_ranks_have_as_many_micro_batches(
     ]
     assert len({ours.count for ours in divided}) == 1
     for ours in divided:
-        lengths = [s.stop - s.start for s in parts(ours.share, ours.count, multiple)]
+        lengths = [s.stop - s.start for s in partition(ours.share, ours.count, multiple)]
         assert min(lengths) > 0
         assert max(lengths) <= ours.size <= max(multiple, limit or size) + multiple
 
@@ -63,7 +63,7 @@ def test_all_ranks_have_as_many_micro_batches(
 class Silent(Ranks):
     """A rank among others that are not there, but have the same."""
 
-    def least(self, *values: int) -> tuple[int, ...]:
+    def min(self, *values: int) -> tuple[int, ...]:
         return values
 
 
@@ -118,9 +118,9 @@ def test_one_process_or_cpus_have_nothing_to_synchronise() -> None:
 def waits(ranks: Ranks) -> float:
     """The first rank measures for longer than a message may take; how long it was waited for."""
     began = time.monotonic()
-    if ranks.first:
+    if ranks.is_first:
         time.sleep(4)
-    assert ranks.any(ranks.first, False) == (True, False)
+    assert ranks.any(ranks.is_first, False) == (True, False)
     assert int(ranks.sum(torch.ones(1))) == 3
     return time.monotonic() - began
 
@@ -167,7 +167,7 @@ def test_an_error_of_a_map_is_raised_by_all(wrong: int) -> None:
 
 
 def told(ranks: Ranks) -> list[object]:
-    return [ranks.told(ranks.rank + 5), ranks.gathered(str(ranks.rank))]
+    return [ranks.broadcast(ranks.rank + 5), ranks.gather(str(ranks.rank))]
 
 
 def test_the_first_tells_and_gathers() -> None:
@@ -191,8 +191,8 @@ def test_a_rank_that_fails_is_named_by_the_others(culprit: int) -> None:
     said = in_ranks(3, fails, culprit, "error")
     assert time.monotonic() - began < 120
     assert said.pop(culprit) == "ValueError: no such thing"
-    named = f"Elsewhere: rank {culprit} failed: ValueError: no such thing"
-    gone = "Apart: another rank is gone"  # of the first, its store is gone with it
+    named = f"PeerFailure: rank {culprit} failed: ValueError: no such thing"
+    gone = "RendezvousError: another rank is gone"  # of the first, its store is gone with it
     assert all(s == named or (not culprit and str(s).startswith(gone)) for s in said)
 
 
@@ -201,19 +201,19 @@ def test_a_rank_that_is_killed_leaves_the_others_lost() -> None:
     first, second, third = in_ranks(3, fails, 1, "killed")
     assert second == "no word"
     for said in (first, third):
-        assert str(said).startswith("Apart: another rank is gone")
+        assert str(said).startswith("RendezvousError: another rank is gone")
 
 
 def apart(monkeypatch: pytest.MonkeyPatch, rank: int, address: str = "127.0.0.1") -> str:
     """What is said when a rank of two waits in vain; here for one second."""
-    monkeypatch.setattr(distributed, "MEET_SECONDS", 1.0)
+    monkeypatch.setattr(distributed, "RENDEZVOUS_TIMEOUT_S", 1.0)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     place = {"RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": address, "MASTER_PORT": port}
     for name, value in place.items():
         monkeypatch.setenv(name, str(value))
-    with pytest.raises(Apart) as error, distributed.join(torch.device("cpu")):
+    with pytest.raises(RendezvousError) as error, distributed.init_distributed(torch.device("cpu")):
         pass
     said = str(error.value)
     assert (
@@ -235,14 +235,14 @@ def test_an_address_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_ranks_have_half_a_minute() -> None:
-    assert distributed.MEET_SECONDS == 30
+    assert distributed.RENDEZVOUS_TIMEOUT_S == 30
 
 
 @pytest.mark.parametrize("said", ["", "[" * 100_000, "null", '{"line": 1, "kinds": []}', "\xff"])
 def test_a_word_of_another_rank_that_is_none(said: str) -> None:
     store = HashStore()
     store.set(distributed._key("failure"), said)
-    assert distributed._word_of_another(store, 0) is None
-    store.set(distributed._key("failure"), distributed._word(ValueError("why"), 1))
-    word = distributed._word_of_another(store, 0)
+    assert distributed._peer_failure(store, 0) is None
+    store.set(distributed._key("failure"), distributed._encode_report(ValueError("why"), 1))
+    word = distributed._peer_failure(store, 0)
     assert "rank 1 failed: ValueError: why" in str(word)

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
 import repro.models  # noqa: F401  (registers our architectures)
+from repro.commands import parsing
+from repro.commands.reproduce import Reproduce
 from repro.data.randomness import sample_keys
-from repro.experiments.scales import PROXY_MODELS
-from repro.launch import start
-from repro.launch.job import How
+from repro.execution import ExecutionOptions, Speed
+from repro.experiments.demo import MODELS
 from repro.models import stochastic_depth
 from repro.train import optim, speed
 
@@ -29,16 +30,18 @@ IMAGES = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 def _small(name: str) -> nn.Module:
     torch.manual_seed(0)
-    options = dict(PROXY_MODELS[name].options)
+    options = dict(MODELS[name].options)
     net = timm.create_model(name, num_classes=10, drop_path_rate=0.2, **options)
     assert isinstance(net, nn.Module)
     return net
 
 
 def test_the_names_of_the_speeds_are_one_list() -> None:
-    hints = get_type_hints(How)
-    assert get_args(hints["speed"]) == speed.SPEEDS == get_args(speed.Speed)
-    assert start._DEFAULTS["local or slurm"]["speed"]() == How.speed == speed.DEFAULT
+    hints = get_type_hints(ExecutionOptions)
+    assert get_args(hints["speed"]) == speed.SPEEDS == get_args(Speed)
+    choices = parsing.fields(Reproduce)["speed"].settings["choices"]
+    assert choices == speed.SPEEDS
+    assert ExecutionOptions.speed == speed.DEFAULT
 
 
 def _train(net: nn.Module, forward: speed.Forward, steps: int = 3) -> list[Tensor]:
@@ -48,7 +51,7 @@ def _train(net: nn.Module, forward: speed.Forward, steps: int = 3) -> list[Tenso
     logits = []
     for epoch in range(steps):
         keys = sample_keys(0, torch.full((len(IMAGES),), epoch), torch.arange(len(IMAGES)))
-        stochastic_depth.draw(droppers, keys)
+        stochastic_depth.set_draws(droppers, keys)
         optimizer.zero_grad()
         y = forward(IMAGES, whole=True)
         y.square().mean().backward()
@@ -57,7 +60,7 @@ def _train(net: nn.Module, forward: speed.Forward, steps: int = 3) -> list[Tenso
     return logits
 
 
-def _with_speed(name: str, pace: speed.Speed) -> list[Tensor]:
+def _with_speed(name: str, pace: Speed) -> list[Tensor]:
     net = speed.set_layout(_small(name), pace)
     return _train(net, speed.Forward(net, pace))
 
@@ -114,7 +117,9 @@ def test_without_a_compiler_training_goes_on(
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     net = speed.set_layout(_small("nest_tiny_cifar"), "compiled")
     forward = speed.Forward(net, "compiled")
-    with pytest.warns(UserWarning, match=r"cannot compile the model .*; going on without") as said:
+    with pytest.warns(
+        UserWarning, match=r"cannot compile the model .*; continuing uncompiled"
+    ) as said:
         logits = _train(net, forward)
     assert len(said) == 1
     assert forward.speed == "fast"

@@ -1,0 +1,141 @@
+"""Commands that set two runs side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from repro.commands import launching
+from repro.commands.launching import LaunchOptions
+from repro.commands.parsing import argument, option, switch
+from repro.commands.selection import stored_run
+from repro.commands.shared import WithResults
+from repro.commands.usage import DIFFERS, UsageError
+from repro.commands.values import folder_of
+from repro.core import output, records
+
+if TYPE_CHECKING:
+    from repro.comparison import Comparison, Field, Repetition
+
+_RERUN = Path("build", "rerun")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare(WithResults):
+    """two runs side by side: specs, environments, metrics, curves, and predictions paired by image
+
+    Set two finished runs side by side. Predictions on the same test images are paired: how many
+    images only one run has right, with an exact test of their equality.
+    """
+
+    first: str = argument("the id of a run, or a prefix of it")
+    second: str = argument("another run")
+    other: Path | None = option("the results folder of the second run (default: the same)",
+                                read=folder_of, metavar="DIR")  # fmt: skip
+    json: bool = switch("for programs")
+
+    def execute(self) -> int:
+        from repro.comparison import compare
+
+        others = self.other or self.results
+        comparison = compare(
+            (self.results, stored_run(self.first, self.results)),
+            (others, stored_run(self.second, others)),
+        )
+        if self.json:
+            print(records.encode(asdict(comparison), indent=1))
+        else:
+            print(*map(output.line, _lines(comparison)), sep="\n")
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rerun(WithResults, LaunchOptions):
+    """train a finished run again beside it, and say whether it is the same
+
+    Train a finished run again, into another folder, with the runs that it starts from. Then say
+    whether the result is equal to the byte, within the spread of its seeds, or outside it, and what
+    differs in the environment. Ends with status 3 if it is outside.
+    """
+
+    run: str = argument("the id of a run, or a prefix of it")
+    into: Path = option(f"the results folder of the repetition (default: {_RERUN})",
+                        default=_RERUN, read=folder_of, metavar="DIR")  # fmt: skip
+    json: bool = switch("for programs")
+
+    def execute(self) -> int:
+        from repro.comparison import compare, judge_repetition, seeds_of
+        from repro.core import plan
+
+        if self.only or self.budget is not None:
+            raise UsageError("--only and --budget choose among runs; rerun has one")
+        if self.into.resolve() == self.results.resolve():
+            raise UsageError("--into names the folder of the run itself; name another")
+        settings = self.resolve("local")
+        root, run = self.results, stored_run(self.run, self.results)
+        compare((root, run), (root, run))  # it is finished and sound
+        request = plan.Request(dict.fromkeys(plan.lineage(run), "paper"))
+        outcome = launching.launch(request, self.into, settings)
+        if self.dry_run or outcome.status:
+            return outcome.status
+        comparison = compare((root, run), (self.into, run))
+        metric = run.metrics[0]
+        verdict = judge_repetition(comparison, metric, seeds_of(root, run, metric))
+        if self.json:
+            print(records.encode({"verdict": verdict, **asdict(comparison)}, indent=1))
+        else:
+            print(*map(output.line, _verdict_lines(comparison, verdict, metric)), sep="\n")
+        return DIFFERS if verdict == "outside" else 0
+
+
+def _verdict_lines(comparison: Comparison, verdict: Repetition, metric: str) -> Iterator[str]:
+    words: dict[Repetition, str] = {
+        "equal": "equal to the byte: every metric, every line of the curve, every file",
+        "within": f"not equal; {metric} is within the 95 % prediction interval of its seeds",
+        "outside": f"not equal; {metric} is outside the 95 % prediction interval of its seeds",
+        "undecided": f"not equal; fewer than three seeds, so nothing says how far {metric} may be",
+    }
+    yield f"{comparison.first}: {words[verdict]}"
+    if verdict != "equal":
+        yield from _fields(
+            "metrics", [each for each in comparison.metrics if each.first != each.second]
+        )
+        yield f"curves: {comparison.curve}"
+        yield from _fields("files", comparison.files)
+    yield from _fields("environment", comparison.environment)
+    if not comparison.environment:
+        yield "environment: the same"
+
+
+def _lines(comparison: Comparison) -> Iterator[str]:
+    yield f"first:  {comparison.first}"
+    yield f"second: {comparison.second}"
+    yield from _fields("spec", comparison.spec) if comparison.spec else iter(["spec: the same"])
+    yield from _fields("environment", comparison.environment)
+    yield from _fields("metrics", comparison.metrics)
+    yield f"curves: {comparison.curve}"
+    for each in comparison.paired:
+        yield (
+            f"predictions, {each.metric}: of {each.images:,} images {each.both:,} right by both, "
+            f"{each.only_first:,} only by the first, {each.only_second:,} only by the second; "
+            f"exact McNemar test p = {each.p:.2g}"
+        )
+    if comparison.unpaired:
+        yield f"predictions: not paired, as {comparison.unpaired}"
+
+
+def _fields(title: str, fields: tuple[Field, ...] | list[Field]) -> Iterator[str]:
+    if fields:
+        yield f"{title}:"
+    width = max((len(each.name) for each in fields), default=0)
+    for each in fields:
+        yield f"  {each.name:{width}}  {_shown(each.first)}  {_shown(each.second)}"
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "–"
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return text[:16] if len(text) == 64 else text  # a digest
