@@ -39,7 +39,7 @@ class Prepare(WithData):
 class Doctor(WithData, WithResults):
     """check this machine, or with --cluster a SLURM cluster
 
-    Check this machine: packages, device, folders, datasets.
+    Check this machine: packages, device, disk space, datasets.
     """
 
     cluster: Path | None = option("check a SLURM cluster; a first file is written", read=path_of,
@@ -52,9 +52,9 @@ class Doctor(WithData, WithResults):
             if self.data:
                 raise UsageError("--data is for checking this machine; remove it or --cluster")
             return report(probe.examine(self.cluster, self.results.absolute()))
-        from repro.launch import data
+        from repro.launch.doctor import machine
 
-        return report(data.examine(self.data or data_folder(), self.results))
+        return report(machine.examine(self.data or data_folder(), self.results))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,12 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import platform
-import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
-from importlib import metadata
 from itertools import islice
 from pathlib import Path
 
@@ -43,9 +39,11 @@ def prepare(name: str, root: Path) -> Sequence[str]:
     try:
         if name == INCEPTION:
             return fidelity.prepare_inception(root / INCEPTION)
-        return task.prepare(name, root)
+        lines = task.prepare(name, root)
     except DataError as error:
         raise MissingData(str(error)) from error
+    _remember(name, root)
+    return lines
 
 
 def of(runs: Iterable[Run]) -> list[str]:
@@ -99,14 +97,15 @@ def check_once(names: Iterable[str], root: Path) -> None:
     Embedded datasets are skipped: they come with the code and are checked when they are loaded.
     """
     names = [name for name in names if name not in catalogue.EMBEDDED]
-    changed = [name for name in names if not _is_checked(name, root)]
+    changed = [name for name in names if not is_checked(name, root)]
     if changed:
         check(changed, root)
         for name in changed:
             _remember(name, root)
 
 
-def _is_checked(name: str, root: Path) -> bool:
+def is_checked(name: str, root: Path) -> bool:
+    """Whether a dataset was valid and has not changed since. Needs no torch."""
     try:
         state = _state(name, root)
         return state is not None and (root / _CHECKED / state).exists()
@@ -149,47 +148,3 @@ def _stamps(paths: Iterable[Path]) -> Iterator[tuple[str, int, int, int, int]]:
         elif path.exists():
             about = path.stat()
             yield str(path), about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns
-
-
-def examine(data: Path, results: Path) -> Iterator[tuple[str, str]]:
-    """Packages, device, folders and datasets of this machine, as ('ok', '--' or 'MISS', line).
-
-    '--': a dataset is missing. 'MISS': a problem that prevents training.
-    """
-    is_supported = sys.version_info >= (3, 11)
-    yield "ok" if is_supported else "MISS", f"Python {platform.python_version()} (3.11 or newer)"
-    for name in ("torch", "torchvision", "timm", "pandas", "jsonargparse"):
-        try:
-            yield "ok", f"{name} {metadata.version(name)}"
-        except metadata.PackageNotFoundError:
-            yield "MISS", f"{name} is not installed: pip install -c constraints.txt -e ."
-            return
-    from repro.data import datasets
-    from repro.data.prepare import SMOKE_SOURCE
-    from repro.train import device
-
-    torch_device = device.choose()
-    yield "ok", f"device: {device.describe(torch_device)}, {device.precision(torch_device)}"
-    yield "ok", f"cores: {len(os.sched_getaffinity(0))}"
-    is_writable = _is_writable(results)
-    text = f"results in {results}: {'' if is_writable else 'not '}writable"
-    yield "ok" if is_writable else "MISS", text
-    for name in datasets.names():
-        if name in SMOKE_SOURCE:
-            continue  # created when it is needed
-        try:
-            check([name], data)
-            yield "ok", f"dataset {name}"
-        except MissingData as error:
-            yield "--", f"dataset {error}"
-
-
-def _is_writable(folder: Path) -> bool:
-    """Whether files can be written into a folder, which need not exist yet."""
-    absolute = folder.absolute()
-    nearest = next(path for path in (absolute, *absolute.parents) if path.exists())
-    try:
-        with tempfile.TemporaryFile(dir=nearest):
-            return True
-    except OSError:
-        return False
