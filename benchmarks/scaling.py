@@ -21,7 +21,7 @@ ROWS, SEEDS, EPOCHS, IMAGES = 20, 5, 10, 1_000
 
 PAPER = """
 from functools import partial
-from repro.paper import Paper
+from repro.paper import NoVersion, Paper
 from repro.spec import Cell, Classification, Experiment, Model, PaperValue, Recipe
 
 def experiment(number):
@@ -34,7 +34,12 @@ def experiment(number):
     return Experiment(name=f"table{number}", place=f"Table {number}", title="Synthetic",
                       caption="Synthetic.", cells=cells)
 
-PAPER = Paper(name="Synthetic", title="synthetic", at_scale=lambda run, scale: run,
+def at_scale(run, scale):
+    if scale != "paper":
+        raise NoVersion(run.id)
+    return run
+
+PAPER = Paper(name="Synthetic", title="synthetic", at_scale=at_scale,
               experiments={f"table{number}": partial(experiment, number)
                            for number in range(%(tables)d)})
 """
