@@ -141,7 +141,7 @@ def _trace_lines(trace: CellTrace) -> Iterator[str]:
     yield from _section("claims", [
         f"“{claim.quote}” ({claim.place}). Tested: {claim.tested}." for claim in trace.claims
     ])  # fmt: skip
-    yield from ("again", f"  {trace.command}")
+    yield from ("to repeat it", f"  {trace.command}")
 
 
 def _run_lines(run: RunTrace, metric: str) -> Iterator[str]:

@@ -84,7 +84,7 @@
                 link(`claim-${index}`, tested)];
       })));
     }
-    parts.push(make("h3", "Again"), withClass("command", make("pre", make("code", command))));
+    parts.push(make("h3", "To repeat it"), withClass("command", make("pre", make("code", command))));
     return parts;
   };
 
