@@ -25,7 +25,8 @@ MIN_SIDE = 128  # px, of an enlarged map
 _MAX_INCHES = 1.42  # a picture's side
 _MIN_INCHES = 0.6  # a picture's side; a page with more rows gets longer
 _MARGINS = 1.3  # inches of a page: title, names, scale and note
-_GAP = 0.09  # inches between pictures
+_GAP = 0.09  # inches between rows, and at least between columns
+_MAX_GAP = 0.6  # inches between columns
 _TEXT_HEIGHT = 0.17  # inches of a line below a row, and above the first
 
 
@@ -49,27 +50,29 @@ def draw(
     """
     if not pictures or any(len(methods) != len(p.maps) for p in pictures):
         raise ValueError(f"maps: {len(pictures)} pictures by {len(methods)} methods do not fit")
-    side = _side(len(pictures), len(methods) + 1)
+    side, pitch = _grid(len(pictures), len(methods) + 1)
     names = [page.fit(name, side, 8, 2, "bold") for name in ("Input", *methods)]
     head = page.line_height(8) * max(map(len, names)) + 0.05
     row = side + _TEXT_HEIGHT + _GAP
     with page.style_context():
         figure, axes = page.new_sheet(title, note, head + row * len(pictures) + 0.25)
         for column, name in enumerate(names):
-            x, top = EDGE + column * (side + _GAP), head - 0.05 - page.line_height(8) * len(name)
+            x, top = EDGE + column * pitch, head - 0.05 - page.line_height(8) * len(name)
             page.write_lines(axes, x, top, name, 8, weight="bold")
         for number, picture in enumerate(pictures):
-            _draw_row(axes, picture, head + number * row, side)
+            _draw_row(axes, picture, head + number * row, side, pitch)
         boxed = any(len(picture.boxes) for picture in pictures)
         _draw_legend(axes, head + row * len(pictures) + 0.02, boxed)
     return figure
 
 
-def _side(rows: int, columns: int) -> float:
-    """The side of a picture in inches, so that the rows and columns fit on a page."""
+def _grid(rows: int, columns: int) -> tuple[float, float]:
+    """The side of a picture and the pitch of the columns, in inches, so that all fit on a page."""
     wide = (WIDTH - 2 * EDGE - _GAP * (columns - 1)) / columns
     high = (page.TALLEST - _MARGINS) / rows - _TEXT_HEIGHT - _GAP
-    return min(_MAX_INCHES, wide, max(high, _MIN_INCHES))
+    side = min(_MAX_INCHES, wide, max(high, _MIN_INCHES))
+    pitch = (WIDTH - 2 * EDGE - side) / max(columns - 1, 1)
+    return side, min(pitch, side + _MAX_GAP)
 
 
 def overlay(pixels: NDArray[np.uint8], raw: NDArray[np.float32]) -> NDArray[np.uint8] | None:
@@ -104,14 +107,14 @@ def _colour(values: NDArray[np.float32], grey: Any) -> NDArray[np.uint8]:
     return np.asarray(np.rint(255 * mixed).astype(np.uint8))
 
 
-def _draw_row(axes: Axes, picture: ExplainedImage, y: float, side: float) -> None:
+def _draw_row(axes: Axes, picture: ExplainedImage, y: float, side: float, pitch: float) -> None:
     """Draw the picture and each map, all with the boxes."""
     below = y + side + 0.03
     page.draw_picture(axes, picture.pixels, EDGE, y, side)
     _draw_boxes(axes, picture, EDGE, y, side)
     page.write_lines(axes, EDGE, below, page.fit(picture.class_name, side, 7), 7)
     for column, (raw, predicted) in enumerate(zip(picture.maps, picture.predicted, strict=True), 1):
-        x = EDGE + column * (side + _GAP)
+        x = EDGE + column * pitch
         shown = None if isinstance(raw, str) else overlay(picture.pixels, raw)
         if shown is None:
             page.draw_frame(

@@ -14,7 +14,7 @@ from repro.render.page import EDGE, TINY, WIDTH, line_height
 ROW, WORD = 0.135, 0.15  # heights of a value and of the word 'undecided'
 GAP = 0.2  # between the last step and the leaves' pixels, and beside the names of the steps
 PATCHES = 0.95  # distance between the pixels of two leaves
-NAME = 0.15  # height of a name below them
+TAG = 0.15  # height of the numbers of classes below them
 LEGEND, NAMES = 0.09, 1.28  # the gap between the picture and its names, and their width
 TAGS = 8  # class numbers that fit side by side on the picture
 
@@ -195,8 +195,7 @@ class Layout:
         tree = self.y[-1] + max(self._step_height(self.steps), 2 * line_height(TINY))
         if self.leaves:
             tree = self.patch + self.area.patch + 0.07
-            if len(self.paths) > 1:  # else its name is below the picture, and no other
-                tree += NAME * max(map(len, self.leaves.values()))
+            tree += TAG * (len(self.paths) > 1)
         return max(tree, self.names + self.legend)
 
     @property

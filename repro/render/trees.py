@@ -237,13 +237,11 @@ class _Drawing:
             x = middle - patch / 2
             page.draw_picture(self.axes, self.tree.pixels[rows, columns], x, y, patch)
             self._draw_frames((x, y), patch, places)
-            for i, place in enumerate(places if len(self.layout.paths) > 1 else ()):
-                below = y + patch + 0.07 + (i + 0.5) * at.NAME
-                name = page.truncate(self.tree.classes[place], 11)
-                self._draw_tag(x + _TAG_SIDE / 2 - 0.02, below, place)
-                page.write_lines(
-                    self.axes, x + _TAG_SIDE + 0.03, below - page.line_height(TINY) / 2, name, TINY
-                )
+            if len(self.layout.paths) > 1:
+                gap = _TAG_SIDE + 0.03
+                for i, place in enumerate(places):
+                    x = middle + (i - (len(places) - 1) / 2) * gap
+                    self._draw_tag(x, y + patch + 0.07 + at.TAG / 2, place)
 
     def _draw_frames(
         self, corner: Spot, side: float, places: list[int], inwards: bool = False
