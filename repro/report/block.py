@@ -150,26 +150,26 @@ def _evidence(
     )
 
 
-def _seed(run: str, found: MeasuredRun | None, metric: str) -> SeedValue:
-    if found is None:
+def _seed(run: str, measured: MeasuredRun | None, metric: str) -> SeedValue:
+    if measured is None:
         return SeedValue(run, "not run", "")
-    ends = [number(end, metric) for end in (found.low, found.high) if end is not None]
-    value = "" if found.value is None else number(found.value, metric)
-    return SeedValue(run, found.status, value + (f" [{', '.join(ends)}]" if ends else ""))
+    ends = [number(end, metric) for end in (measured.low, measured.high) if end is not None]
+    value = "" if measured.value is None else number(measured.value, metric)
+    return SeedValue(run, measured.status, value + (f" [{', '.join(ends)}]" if ends else ""))
 
 
 def _runs(root: Path, runs: Iterable[Run]) -> dict[str, RunEvidence]:
     """The runs that have a result, sound or not, and those that they start from, by id."""
-    found = dict[str, RunEvidence]()
+    evidence = dict[str, RunEvidence]()
     for run in dict.fromkeys(each for last in runs for each in plan.lineage(last)):
         about = trace.run_trace(root, run)
         if about.status not in ("missing", "started"):
-            found[run.id] = RunEvidence(
+            evidence[run.id] = RunEvidence(
                 run.seed, about.status, about.folder, about.sha256,
                 tuple((name, _text(value)) for name, value in sorted(about.provenance.items())),
                 about.site, about.starts_from, about.patch,
             )  # fmt: skip
-    return found
+    return evidence
 
 
 def _text(value: Any) -> str:
@@ -183,26 +183,26 @@ def _text(value: Any) -> str:
 
 def _claims_by_place(judged: Sequence[JudgedClaim]) -> dict[Place, list[int]]:
     """The indices of the claims that a cell is part of, by its place."""
-    found = dict[Place, list[int]]()
+    indices = dict[Place, list[int]]()
     for i, each in enumerate(judged):
         for place in dict.fromkeys(each.claim.places):
-            found.setdefault(place, []).append(i)
-    return found
+            indices.setdefault(place, []).append(i)
+    return indices
 
 
 def _by_place(index: _Cells) -> dict[Place, int]:
-    found = dict[Place, int]()
+    by_place = dict[Place, int]()
     for (_, row, panel, column), i in index.items():
-        found[str(row), str(column), str(panel)] = i
-        found.setdefault((str(row), str(column)), i)
-    return found
+        by_place[str(row), str(column), str(panel)] = i
+        by_place.setdefault((str(row), str(column)), i)
+    return by_place
 
 
-def _claim(found: JudgedClaim, scale: Scale, index: Mapping[Place, int]) -> ClaimTest:
-    claim = found.claim
+def _claim(judged: JudgedClaim, scale: Scale, index: Mapping[Place, int]) -> ClaimTest:
+    claim = judged.claim
     places = [tuple(place) for place in dict.fromkeys((*claim.above, *claim.below))]
     return ClaimTest(
-        claim.quote, claim.place, claim.tested, found.verdict, claims.line(found, scale),
+        claim.quote, claim.place, claim.tested, judged.verdict, claims.line(judged, scale),
         tuple(index[place] for place in places if place in index),
     )  # fmt: skip
 

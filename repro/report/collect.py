@@ -63,8 +63,8 @@ def collect(
         for scale in scales
         if runs_at_scale(experiment.cells, scale)
     ]
-    known_ids = results.run_ids(root)
-    shown = [item for item in items if item[1] == home(item[0]) or _has_run(item, known_ids)]
+    stored_ids = results.run_ids(root)
+    shown = [item for item in items if item[1] == home(item[0]) or _has_run(item, stored_ids)]
     with pool(len(shown), workers) as executor:
         pending = _submit(executor, shown, root, with_csv)
         request = _request(shown)
@@ -73,22 +73,22 @@ def collect(
         finished = [run for run, state in states.items() if state not in _UNFINISHED]
         checked = _outdated(root, finished)
         groups, warnings = curves.groups(root, shown)
-        found = {key: each.result() for key, each in pending.items()}
-    sections = _sections(experiments, shown, found, prices, devices)
-    runs = {name: run for each in found.values() for name, run in each.runs.items()}
-    warnings += [line for each in found.values() for line in each.warnings]
+        blocks = {key: each.result() for key, each in pending.items()}
+    sections = _sections(experiments, shown, blocks, prices, devices)
+    runs = {name: run for each in blocks.values() for name, run in each.runs.items()}
+    warnings += [line for each in blocks.values() for line in each.warnings]
     evidence = "".join(f"{name} {run.sha256}\n" for name, run in sorted(runs.items()))
-    known = paper.current()
-    common = dict.fromkeys(each for item in experiments for each in known.decisions(item))
+    current = paper.current()
+    common = dict.fromkeys(each for item in experiments for each in current.decisions(item))
     return Report(
-        paper=known.name,
-        title=known.title,
+        paper=current.name,
+        title=current.title,
         digest=hashlib.sha256(evidence.encode()).hexdigest()[:16],
         num_results=len(runs),
         sections=sections,
-        counts=_counts(found[e.name, scale] for e, scale, _ in shown),
+        counts=_counts(blocks[e.name, scale] for e, scale, _ in shown),
         curves=tuple(groups),
-        ledger_title=known.decisions_title,
+        ledger_title=current.decisions_title,
         common_decisions=tuple(common),
         ledger=tuple(filter(None, map(_ledger, experiments))),
         missing=tuple(_missing_rows(request, prices, devices)),
@@ -123,15 +123,15 @@ def _build(name: str, scale: Scale, root: Path, seeds: int, with_csv: bool) -> B
     return build(name, scale, root, seeds, with_csv=with_csv)
 
 
-def _has_run(item: Item, known: Container[str]) -> bool:
+def _has_run(item: Item, stored_ids: Container[str]) -> bool:
     """Whether any run that the item needs has a folder."""
-    return any(run.id in known for run in plan.runs(item[0].cells, item[1], item[2]))
+    return any(run.id in stored_ids for run in plan.runs(item[0].cells, item[1], item[2]))
 
 
 def _sections(
     experiments: Iterable[Experiment],
     shown: Sequence[Item],
-    found: Mapping[tuple[str, Scale], Block],
+    blocks: Mapping[tuple[str, Scale], Block],
     prices: Mapping[Run, Price],
     devices: Mapping[Scale, str],
 ) -> tuple[Section, ...]:
@@ -140,7 +140,7 @@ def _sections(
         placed = list[PlacedBlock]()
         for item, scale, seeds in shown:
             if item.name == experiment.name:
-                block = found[item.name, scale]
+                block = blocks[item.name, scale]
                 to_do = [r for r in plan.runs(item.cells, scale, seeds) if r in prices]
                 missing = _missing(item, scale, "", to_do, prices, devices)
                 placed.append(PlacedBlock(block, cells, claims, missing))
@@ -195,11 +195,11 @@ def _request(items: Iterable[Item]) -> Request:
 def _prices(
     root: Path, request: Request, states: Mapping[Run, str], devices: Mapping[Scale, str]
 ) -> dict[Run, Price]:
-    found = dict[Run, Price]()
+    costs = dict[Run, Price]()
     for scale, device in devices.items():
         runs = [r for r, at in request.runs.items() if at == scale and states[r] in _UNFINISHED]
-        found |= price.prices(root, runs, device)
-    return found
+        costs |= price.prices(root, runs, device)
+    return costs
 
 
 def _missing_rows(
@@ -208,8 +208,8 @@ def _missing_rows(
     for group in request.groups:
         to_do = [run for run in group.runs if run in prices]
         item = paper.current().get(group.item)
-        if found := _missing(item, group.scale, group.row, to_do, prices, devices):
-            yield found
+        if row := _missing(item, group.scale, group.row, to_do, prices, devices):
+            yield row
 
 
 def _missing(
@@ -250,5 +250,5 @@ def _outdated(root: Path, runs: Iterable[Run]) -> tuple[OutdatedGroup, ...]:
         if each.state != "current":
             key = each.state, each.changed, each.why, each.waiver
             groups.setdefault(key, []).append(each.run)
-    found = [OutdatedGroup(*key, runs=tuple(sorted(of_key))) for key, of_key in groups.items()]
-    return tuple(sorted(found, key=lambda group: (-len(group.runs), group.runs)))
+    named = [OutdatedGroup(*key, runs=tuple(sorted(of_key))) for key, of_key in groups.items()]
+    return tuple(sorted(named, key=lambda group: (-len(group.runs), group.runs)))

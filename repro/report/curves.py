@@ -24,7 +24,7 @@ def groups(
 
     items: experiments at a scale, with their number of seeds.
     """
-    found, warnings, shown = list[CurveGroup](), list[str](), set[str]()
+    curve_groups, warnings, shown = list[CurveGroup](), list[str](), set[str]()
     for experiment, scale, seeds in items:
         try:
             curves = data.of_item(root, experiment, scale, seeds)
@@ -36,9 +36,9 @@ def groups(
         shown |= {training.run.id for each in fresh for training in each.trainings}
         if fresh:
             drawn = tuple(_training_curve(curve) for curve in fresh)
-            heading = f"{place(experiment, scale)}"
-            found.append(CurveGroup(experiment.name, heading, drawn, data.state_note(fresh)))
-    return found, warnings
+            heading = place(experiment, scale)
+            curve_groups.append(CurveGroup(experiment.name, heading, drawn, data.state_note(fresh)))
+    return curve_groups, warnings
 
 
 def _training_curve(curve: Curve) -> TrainingCurve:

@@ -45,13 +45,13 @@ def html(report: Report) -> str:
 
 def folder(report: Report) -> dict[Path, str]:
     """The report as files by path: the page, its figures as SVG and its tables as CSV."""
-    found = {Path(INDEX): _page(report, _figure_path, "'self'", has_files=True)}
+    contents = {Path(INDEX): _page(report, _figure_path, "'self'", has_files=True)}
     for placed in report.blocks:
         block = placed.block
-        found[file_of("tables", block.item, block.scale, "csv")] = block.csv
+        contents[file_of("tables", block.item, block.scale, "csv")] = block.csv
         if block.figure:
-            found[Path(_figure_path(block))] = block.figure
-    return found
+            contents[Path(_figure_path(block))] = block.figure
+    return contents
 
 
 def _inline(block: Block) -> str:
@@ -101,7 +101,7 @@ def _source(text: str) -> str:
 
 @cache
 def _environment() -> Environment:
-    found = Environment(
+    environment = Environment(
         loader=PackageLoader("repro.report"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -109,8 +109,8 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=lambda value: output.terminal(value) if type(value) is str else value,
     )
-    found.filters["prose"] = _prose
-    return found
+    environment.filters["prose"] = _prose
+    return environment
 
 
 def _prose(text: str) -> Markup:
@@ -206,15 +206,15 @@ def _runs(
         name = runs.every[place]
         place += 1
         head = [name, report.prices.get(name, ""), drawn.get(name, -1), marks.get(name, -1)]
-        found = report.runs.get(name)
-        if found is None:
+        evidence = report.runs.get(name)
+        if evidence is None:
             yield head
             continue
-        about = [[texts.add(key), texts.add(value)] for key, value in found.about]
-        files = [texts.add(found.folder.rpartition("/")[0]), found.sha256]
-        before = runs.add(found.starts_from) if found.starts_from else -1
-        state = texts.add(found.state)
-        yield [*head, found.seed, *files, about, found.site, before, found.patch, state]
+        about = [[texts.add(key), texts.add(value)] for key, value in evidence.about]
+        files = [texts.add(evidence.folder.rpartition("/")[0]), evidence.sha256]
+        before = runs.add(evidence.starts_from) if evidence.starts_from else -1
+        state = texts.add(evidence.state)
+        yield [*head, evidence.seed, *files, about, evidence.site, before, evidence.patch, state]
 
 
 def _curves(report: Report) -> list[Any]:
