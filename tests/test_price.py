@@ -176,6 +176,23 @@ def test_done_seeds_come_before_everything(tmp_path: Path) -> None:
     assert price.price(tmp_path, replace(NEST, seed=1), "h100").gpu_hours == (0.0, 0.0)
 
 
+def test_a_run_that_costs_the_same_prices_another_rate(tmp_path: Path) -> None:
+    """A search of rates is priced by its first run, another length is not; seeds come first."""
+    recipe = RUN.recipe
+    cpu: dict[str, Any] = {"device": "CPU x86_64 AVX2, 1 threads", "ranks": 1}
+    save_result(tmp_path, RUN, seconds=1800.0, **cpu)
+    rate = replace(RUN, seed=3, recipe=replace(recipe, lr=7 * recipe.lr))
+    found = price.price(tmp_path, rate, "cpu")
+    assert (found.gpu_hours, found.origin) == ((0.5, 0.5), "runs of equal cost done here")
+    longer = replace(RUN, recipe=replace(recipe, epochs=recipe.epochs + 1))
+    wider = replace(RUN, recipe=replace(recipe, batch_size=2 * recipe.batch_size))
+    for other in (longer, wider):
+        assert price.price(tmp_path, other, "cpu").gpu_hours is None
+    save_result(tmp_path, replace(rate, seed=4), seconds=3600.0, **cpu)
+    found = price.price(tmp_path, rate, "cpu")
+    assert (found.gpu_hours, found.origin) == ((1.0, 1.0), "seeds done here")
+
+
 def test_hours_of_a_cpu_are_not_those_of_a_gpu(tmp_path: Path) -> None:
     save_result(tmp_path, RUN, seconds=1800.0, ranks=1, device="CPU x86_64 AVX512, 1 threads")
     other = replace(RUN, seed=1)

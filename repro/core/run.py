@@ -119,6 +119,11 @@ class Run(ABC):
         return False
 
     @property
+    def cost_class(self) -> Run:
+        """One run that stands for all that cost the same: at seed 0, without what only tunes."""
+        return replace(self, seed=0)
+
+    @property
     def length(self) -> Length | None:
         """How long the training is; None if it is not a training."""
         return None

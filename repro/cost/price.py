@@ -1,7 +1,8 @@
 """The price of runs: GPU-hours, hours and disk, as ranges with their origin.
 
-Sources, the best first: finished seeds; a measured rate of the model; its multiply-adds with an
-assumption about the GPU. Without any, the price is unknown, and names the run that would show it.
+Sources, the best first: finished seeds; finished runs that cost the same; a measured rate of the
+model; its multiply-adds with an assumption about the GPU. Without any, the price is unknown, and
+names the run that would show it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,6 @@ Range = tuple[float, float]  # low, high
 UTILISATION = (0.06, 0.30)  # our assumption: fraction of the peak, of eager and of good code
 ALLOWANCE = 1.25  # our assumption: factor on a measured rate for loading, evaluation and saving
 LAUNCH_SECONDS = 6e-6  # our assumption: time to launch an operation eagerly, 5 to 8 µs
-MAX_SEEDS = 8  # that are searched for finished runs
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def prices(
     """The price of each run on `count` GPUs of this name.
 
     `gpu` is a site's name or NVIDIA's, such as 'a100' or 'NVIDIA H100 80GB HBM3'; 'cpu'; or '' for
-    any, which only finished seeds can price.
+    any, which only finished runs can price.
     """
     measurements = _read(root)
     return {run: _price(measurements, run, gpu, count(run)) for run in runs}
@@ -109,10 +110,11 @@ def _hours(
     measurements: _Measurements, run: Run, work: ModelWork | UnknownWork, gpu: str
 ) -> tuple[Range | None, str]:
     """The hours of an unfinished run, and their origin."""
-    seeds = [f for f in measurements.seeds(run) if is_device(gpu, f["device"])]
-    if seeds:
-        hours = [f["seconds"] * f.get("ranks", 1) / 3600 for f in seeds]
-        return (min(hours), max(hours)), "seeds done here"
+    for origin, finished in measurements.finished(run).items():
+        facts = [f for f in finished if is_device(gpu, f["device"])]
+        if facts:
+            hours = [f["seconds"] * f.get("ranks", 1) / 3600 for f in facts]
+            return (min(hours), max(hours)), origin
     if isinstance(work, UnknownWork):
         return None, work.reason
     return (
@@ -182,7 +184,7 @@ class _Measurements:
     ids: frozenset[str]
     counts: dict[Profiling, dict[str, Any]] = field(default_factory=dict)
     rates: dict[Profiling, list[tuple[Profiling, dict[str, Any]]]] = field(default_factory=dict)
-    _seeds: dict[Run, list[dict[str, Any]]] = field(default_factory=dict)
+    _finished: dict[str, tuple[Run, dict[str, Any]] | None] = field(default_factory=dict)
 
     def rate(self, model: Profiling, gpu: str) -> tuple[Profiling, dict[str, Any]] | None:
         """The measurement on this GPU that is closest to training: bf16 if any, largest batch."""
@@ -190,17 +192,46 @@ class _Measurements:
         best = max(on_gpu, key=lambda f: (f[0].precision == "bf16", f[0].batch_size), default=None)
         return best if gpu else None
 
-    def seeds(self, run: Run) -> list[dict[str, Any]]:
-        """The provenance of the run's finished seeds, if it has time and device."""
-        base = replace(run, seed=0)
-        if base not in self._seeds:
-            seeds = (replace(run, seed=seed) for seed in range(MAX_SEEDS))
-            outcomes = [results.outcome(self.root, s) for s in seeds if s.id in self.ids]
-            facts = [
-                o.result.get("provenance", {}) for o in outcomes if o.result and o.state == "done"
-            ]
-            self._seeds[base] = [f for f in facts if {"seconds", "device"} <= f.keys()]
-        return self._seeds[base]
+    def finished(self, run: Run) -> dict[str, list[dict[str, Any]]]:
+        """Provenances with time and device by origin: of the run's seeds, of runs that cost the
+        same."""
+        equal, seeds = self.equal(run), replace(run, seed=0)
+        return {
+            "seeds done here": [f for other, f in equal if replace(other, seed=0) == seeds],
+            "runs of equal cost done here": [facts for _, facts in equal],
+        }
+
+    def equal(self, run: Run) -> list[tuple[Run, dict[str, Any]]]:
+        """The finished runs that cost the same, with their provenances."""
+        names = self.by_slug.get(_without_seed(run.slug), ())
+        return [
+            (other, facts)
+            for other, facts in filter(None, map(self._provenance, names))
+            if other.cost_class == run.cost_class and {"seconds", "device"} <= facts.keys()
+        ]
+
+    def _provenance(self, name: str) -> tuple[Run, dict[str, Any]] | None:
+        """A finished run and its provenance; None for unfinished and damaged runs."""
+        if name not in self._finished:
+            self._finished[name] = None
+            with suppress(results.ResultsError):
+                run = results.stored_run(self.root / name)
+                outcome = results.outcome(self.root, run)
+                if outcome.result and outcome.state == "done":
+                    self._finished[name] = run, outcome.result.get("provenance", {})
+        return self._finished[name]
+
+    @cached_property
+    def by_slug(self) -> dict[str, list[str]]:
+        """The ids of all results by slug, whatever their seed."""
+        by_slug = dict[str, list[str]]()
+        for name in sorted(self.ids):
+            by_slug.setdefault(_without_seed(name.rpartition("-")[0]), []).append(name)
+        return by_slug
+
+
+def _without_seed(slug: str) -> str:
+    return re.sub(r"-s\d+$", "", slug)
 
 
 def _read(root: Path) -> _Measurements:
@@ -232,7 +263,7 @@ def _disk_bytes(measurements: _Measurements, run: Run) -> tuple[int | None, int 
     """Bytes of the trained weights in fp32, without and with the two newest checkpoints."""
     if (footprint := run.footprint) is None:
         return 0, 0
-    counts = [f["parameters"] for f in measurements.seeds(run) if "parameters" in f]
+    counts = [f["parameters"] for _, f in measurements.equal(run) if "parameters" in f]
     counts += _parameters(measurements, footprint.model)
     if not counts:
         return None, None

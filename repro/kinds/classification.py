@@ -112,6 +112,10 @@ class Classification(Run):
         return TRAINING_OPTIONS | {"compiled"} | ({"decode"} if is_decoded else set())
 
     @property
+    def cost_class(self) -> Classification:
+        return replace(self, seed=0, recipe=replace(self.recipe, lr=0.0))
+
+    @property
     def length(self) -> Length | None:
         return Length(self.recipe.epochs, "epochs") if self.is_training else None
 

@@ -74,6 +74,10 @@ class Generation(Run):
         return True
 
     @property
+    def cost_class(self) -> Generation:
+        return replace(self, seed=0, recipe=replace(self.recipe, lr=0.0))
+
+    @property
     def length(self) -> Length:
         return Length(self.recipe.steps, "steps")
 
