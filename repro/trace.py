@@ -166,4 +166,6 @@ def command(experiment: Experiment, cell: Cell, scale: Scale) -> str:
     """The command that makes the number again, from nothing."""
     words = ["repro", experiment.name, "--only", cell.row]
     words += [] if scale == "paper" else ["--scale", scale]
-    return shlex.join([*words, "--launch", "slurm" if scale == "paper" else "local"])
+    profile = cell.run.as_profile
+    runs_here = scale != "paper" or (profile is not None and profile.device in ("", "cpu"))
+    return shlex.join([*words, "--launch", "local" if runs_here else "slurm"])

@@ -15,7 +15,7 @@ import pytest
 from repro import cli, paper, results
 from repro.core.scales import runs_at_scale
 from repro.spec import SCALES
-from repro.trace import addresses, trace
+from repro.trace import addresses, command, trace
 
 ROOT = Path(__file__).parents[1]
 Capture = pytest.CaptureFixture[str]
@@ -77,6 +77,16 @@ def test_the_chain_is_printed(capsys: Capture) -> None:
     again = text.strip().splitlines()[-1].strip()
     assert again == "repro search_rates --only NesT-T --scale proxy --launch local"
     assert cli.main([*shlex.split(again)[1:], "--dry-run"]) == 0
+
+
+def test_only_what_needs_a_cluster_is_launched_on_one() -> None:
+    def repeat(item: str, row: str) -> str:
+        experiment = paper.current().get(item)
+        cell = next(cell for cell in experiment.cells if cell.row.startswith(row))
+        return command(experiment, cell, "paper")
+
+    assert repeat("table_a1", "NesT-T").endswith("--launch local")
+    assert repeat("table1", "NesT-T").endswith("--launch slurm")
 
 
 def test_a_row_is_all_of_its_cells(capsys: Capture) -> None:
