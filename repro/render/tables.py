@@ -63,7 +63,8 @@ def _seeds_of(cell: Row) -> Iterator[dict[str, Any]]:
 
 
 def markdown(experiment: Experiment, frame: pd.DataFrame, scale: Scale) -> str:
-    """Markdown, with cells padded to be legible as source; the best of a column in bold."""
+    """Markdown, with cells padded to be legible as source; the best of a column in bold, except
+    at smoke scale, where numbers say only that it runs."""
     shown = Style(output.markdown, output.markdown, "**{}**".format)
     columns, body = grid(experiment, frame, scale, shown)
     titles = [*headings(experiment), *(c.title for c in columns)]
@@ -195,7 +196,7 @@ def _columns(
 
     def here(cell: Row) -> str:
         text = escape(format_measured(cell))  # equal text is a tie
-        rival = cell["n"] and cell["metric"] == kind
+        rival = scale != "smoke" and cell["n"] and cell["metric"] == kind
         return style.best(text) if rival and number(cell["mean"], kind) == best(cell) else text
 
     columns = [Column(names[0], "paper", paper)] if has_paper else []
