@@ -18,6 +18,7 @@ from repro.commands.values import (
     number,
     path_of,
     real,
+    recipient,
     weights_folder,
 )
 from repro.execution import Decode, ExecutionOptions, Speed
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from repro.core.plan import Request
+    from repro.launch.slurm.cluster import Notify
     from repro.launch.start import Site
     from repro.launch.state import RunState
 
@@ -83,6 +85,10 @@ class LaunchOptions:
         "images per device and pass; gradients are accumulated over the whole batch (default: as "
         "many as fit)",
         read=number("--micro-batch", 2**20), metavar="N",
+    )  # fmt: skip
+    notify: Notify | None = option(
+        "a mail address, or a command, that gets a note at the end",
+        read=recipient, metavar="WHO",
     )  # fmt: skip
     dry_run: bool = switch("print what would be trained, submitted and rendered")
     per_gpu: int | None = option(
@@ -152,7 +158,7 @@ _OF_LAUNCH: Mapping[str, tuple[str, ...]] = {
     "yes": ("slurm",),
     **dict.fromkeys(
         ("only", "budget", "data", "checkpoint_seconds", "micro_batch", "weights", "decode",
-         "per_gpu", "speed"),
+         "notify", "per_gpu", "speed"),
         ("local", "slurm"),
     ),
 }  # fmt: skip
@@ -231,6 +237,8 @@ def _launch(request: Request, root: Path, settings: Launch) -> Outcome:
     site = (
         start.load_site(settings.site_file, settings.args.per_gpu) if settings.site_file else None
     )
+    if site and settings.args.notify:
+        site = start.with_notify(site, settings.args.notify)
     states = state.query(root, request.runs)
     start.check_repaired(states)
     if settings.args.budget is not None:
@@ -250,7 +258,13 @@ def _train(request: Request, states: Sequence[RunState], root: Path, settings: L
     start.check_per_gpu(args.jobs, ranks, args.per_gpu)
     if not args.dry_run:
         succeeded = start.local(
-            request, root, settings.options, jobs=args.jobs, ranks=ranks, per_gpu=args.per_gpu
+            request,
+            root,
+            settings.options,
+            jobs=args.jobs,
+            ranks=ranks,
+            per_gpu=args.per_gpu,
+            notify=args.notify,
         )
         return Outcome(0 if succeeded else 1, True)
     to_do = request.only(s.run for s in states if not s.is_settled)

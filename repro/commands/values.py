@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from repro.commands.usage import UsageError
+
+if TYPE_CHECKING:
+    from repro.launch.slurm.cluster import Notify
 
 MAX_GPU_HOURS = 1e9  # 114 GPUs for a thousand years
 RESULTS = Path("results")  # the default results folder
@@ -70,6 +75,26 @@ def real(option: str, most: float, least: float = 0.0) -> Callable[[str | float]
         return number
 
     return read
+
+
+def recipient(value: str | Notify) -> Notify:
+    """Who gets a note: a mail address, or else a command, which must exist."""
+    from repro.launch.slurm.cluster import ClusterError, Notify
+
+    if isinstance(value, Notify):  # jsonargparse calls it again with its result
+        return value
+    try:
+        if "@" in value and "/" not in value:
+            return Notify(mail=value)
+        program = shutil.which(value)
+        if not program:
+            raise UsageError(
+                f"--notify: {value!a} is neither an address nor a program; correct it, or make it "
+                "executable"
+            )
+        return Notify(command=(str(Path(program).absolute()),))
+    except ClusterError as error:
+        raise UsageError(f"--notify: {error}") from None
 
 
 def from_environment(variable: str, read: Callable[[str], Path], default: str = "") -> Path | None:

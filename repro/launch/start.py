@@ -11,10 +11,11 @@ under way: repeating a call is a no-op, and repeating an interrupted call comple
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from repro.core import output
 from repro.core.plan import Request
 from repro.execution import ExecutionOptions
 from repro.launch import budget, data, state, trained_models
@@ -22,7 +23,7 @@ from repro.launch.state import RunState
 
 if TYPE_CHECKING:
     from repro.launch.local import Event
-    from repro.launch.slurm.cluster import Cluster
+    from repro.launch.slurm.cluster import Cluster, Notify
 
 Report = Callable[[str], object]
 
@@ -53,6 +54,13 @@ def load_site(path: Path, per_gpu: int | None = None) -> Site:
     return Site(cluster.shared(config, per_gpu) if per_gpu else config, text)
 
 
+def with_notify(site: Site, notify: Notify) -> Site:
+    """The site with someone else who gets the note; the partition of its job stays."""
+    own = site.cluster.notify
+    notify = replace(notify, partition=own.partition if own else None)
+    return replace(site, cluster=replace(site.cluster, notify=notify))
+
+
 def check_repaired(states: Sequence[RunState]) -> None:
     """Raise LaunchError if a run has damaged files, or another spec under its id."""
     for each in states:
@@ -81,6 +89,7 @@ def local(
     ranks: int = 1,
     per_gpu: int | None = None,
     report: Callable[[Event], None] | None = None,
+    notify: Notify | None = None,
 ) -> bool:
     """Train the runs without a result on this machine; returns whether every run has one.
 
@@ -89,6 +98,7 @@ def local(
         ranks: processes per run, with one GPU each.
         per_gpu: runs that share a GPU.
         report: called with every event; None: progress is shown on standard error.
+        notify: who gets a note when the runs have ended, if there were any.
 
     Raises LaunchError, and the errors of `repro.launch.local.launch`.
     """
@@ -104,7 +114,20 @@ def local(
     trained_models.require_released(runs, options.weights)
     at_once = min(jobs or processes.default_jobs(ranks, per_gpu or 1), len(runs))
     report = report or Progress(len(runs), at_once).show
-    return processes.launch(runs, root, options.absolute(), at_once, report, ranks)
+    succeeded = processes.launch(runs, root, options.absolute(), at_once, report, ranks)
+    if notify:
+        _notify(notify, request.only(runs), root.absolute(), ranks, per_gpu or 1)
+    return succeeded
+
+
+def _notify(notify: Notify, request: Request, root: Path, ranks: int, per_gpu: int) -> None:
+    """Send the note about runs that have ended here; a warning if it fails."""
+    from repro.launch import local as processes
+    from repro.launch import note
+
+    about = note.About.of(request, ranks / per_gpu, bool(processes.gpus()))
+    for line in note.send(notify, about, request, root):
+        output.warn(line)
 
 
 def check_per_gpu(jobs: int | None, ranks: int, per_gpu: int | None) -> None:
@@ -137,6 +160,8 @@ def preview(request: Request, root: Path, options: ExecutionOptions, site: Site)
     yield from budget.price_lines(root, to_do, site.cluster)
     if not site.has_data:
         yield from data.missing(to_do.runs, options.data)
+    if to_do.runs and site.cluster.notify:
+        yield f"a note at the end to {site.cluster.notify.recipients}"
     yield f"would submit {len(to_do.runs)} of {len(request.runs)} runs"
 
 
@@ -151,7 +176,7 @@ def submit(
 
     Raises LaunchError, and the errors of `repro.launch.slurm.arrays.submit`.
     """
-    from repro.launch.slurm import arrays, queue, submission
+    from repro.launch.slurm import arrays, note_job, queue, submission
 
     root = root.absolute()
     with arrays.submission_lock(root):  # no other launch submits between query and submission
@@ -179,6 +204,10 @@ def submit(
             numbers = ", ".join(array.job for array in new_submission.arrays)
             number = f"{len(to_do)} run{'s' * (len(to_do) > 1)}"
             report(f"submitted {number}: SLURM job {numbers}")
+            if notify := site.cluster.notify:
+                report(
+                    note_job.submit(site.cluster, notify, new_submission, request.only(to_do), root)
+                )
             # Jobs that can never start have been replaced.
             stuck = [s.job for s in states if s.name == "never started" and s.run in to_do]
             queue.cancel([job for job in stuck if job])

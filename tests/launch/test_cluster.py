@@ -14,7 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from repro.launch.slurm import cluster
-from repro.launch.slurm.cluster import Cluster, ClusterError, Gpus, Resources, dump, load, minutes
+from repro.launch.slurm.cluster import (
+    Cluster,
+    ClusterError,
+    Gpus,
+    Notify,
+    Resources,
+    dump,
+    load,
+    minutes,
+)
 
 SITES = Path(__file__).parents[2] / "slurm"
 EXAMPLES = sorted((SITES / "examples").glob("*.yaml"))
@@ -152,9 +161,15 @@ RESOURCES = settings_of(
 )
 RESOURCES |= settings_of(Resources, time=TIMES, gpus=st.just(0), per_gpu=st.just(1))
 RESOURCES |= settings_of(Resources, time=TIMES, nodes=st.just(1), gpus=st.just(1), tasks=st.none())
+NOTIFY = settings_of(
+    Notify,
+    mail=st.sampled_from(["me@example.org", "a.b+c_d@localhost", "'x'@a-b.c"]),
+    command=st.lists(LINES.map("/".__add__), max_size=2).map(tuple),
+)
 CLUSTERS = settings_of(
     Cluster,
     gpus=GPUS,
+    notify=st.none() | NOTIFY,
     resources=st.lists(RESOURCES, min_size=1, max_size=3)
     .filter(lambda entries: all(entry.runs != "*" for entry in entries[:-1]))
     .map(tuple),
@@ -191,6 +206,18 @@ def test_a_site_whose_jobs_of_one_gpu_are_shared() -> None:
 # --- refusals ------------------------------------------------------------------------------------
 
 REFUSED = {  # what the file says: how the refusal goes, after the file's name
+    "notify: me@example.org": "notify: must be a mapping; its keys are mail, command, partition",
+    "notify: {}": "notify.mail: no address, and no command; set one of them, or both",
+    "notify: {partition: cpu}": "notify.mail: no address, and no command;",
+    "notify: {mail: me}": "notify.mail: 'me' is not one address; write it like me@example.org",
+    "notify: {mail: -oQ/tmp@example.org}": "notify.mail: '-oQ/tmp@example.org' is not one address",
+    "notify: {mail: 'a@b.org, c@d.org'}": "notify.mail: 'a@b.org, c@d.org' is not one address",
+    'notify: {mail: "a@b.org\\nBcc: c@d.org"}': "notify.mail: 'a@b.org\\nBcc: c@d.org' has a line",
+    "notify: {command: note.sh me}": "notify.command: must be a list",
+    "notify: {command: [./note.sh]}": "notify.command: './note.sh' is relative; begin it with /",
+    "notify: {command: [-x]}": "notify.command: '-x' is relative",
+    "notify: {command: ['']}": "notify.command: an empty text",
+    "notify: {command: [a], to: b}": "notify.to: unknown key; ",
     # keys
     "partion: gpu": "partion: unknown key; did you mean partition?",
     "PARTITION: gpu": "PARTITION: unknown key; did you mean partition?",

@@ -430,15 +430,15 @@ def _sbatch(
     script.write_text(_script(jobs, python, settings, len(payloads)))
     for payload, path in zip(payloads, pickles, strict=True):
         DelayedSubmission(payload).dump(path)
-    job = _submit_array(script, name)
+    job = submit_script(script, name)
     for index, path in enumerate(pickles):
         element = f"{job}_{index}" if len(payloads) > 1 else job
         path.rename(JobPaths(jobs, element).submitted_pickle)  # the job waits up to a minute for it
     return job
 
 
-def _submit_array(script: Path, name: str) -> str:
-    """Submit a script with sbatch; the job's ID.
+def submit_script(script: Path, name: str) -> str:
+    """Submit a script with sbatch; the ID of its job, which has this name.
 
     A site may wrap sbatch. If the output is not the ID of a job with this name, the queue is
     searched for the name: SLURM may have accepted the job, whatever the output says.

@@ -94,6 +94,40 @@ class Gpus:
         return {self.request: by_name[self.request]} if count else {}
 
 
+_ADDRESS = re.compile(
+    r"[A-Za-z0-9_.+=/~%&'*!?#$^`{|}][A-Za-z0-9_.+=/~%&'*!?#$^`{|}-]*@[A-Za-z0-9][A-Za-z0-9.-]*"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notify:
+    """Who gets a note at the end of a launch: an address, a command, or both."""
+
+    mail: str | None = None
+    command: tuple[str, ...] = ()  # with its arguments; it gets the note on its standard input
+    partition: str | None = None  # of the job that sends it; default: that of the runs
+
+    def __post_init__(self) -> None:
+        _check_values(self)
+        _require(
+            self.mail or self.command, "mail: no address, and no command; set one of them, or both"
+        )
+        _require(
+            self.mail is None or _ADDRESS.fullmatch(self.mail),
+            f"mail: {self.mail!r:.80} is not one address; write it like me@example.org",
+        )
+        program = self.command[0] if self.command else "/"
+        _require(
+            program.startswith("/") or not re.search("^-|/", program),
+            f"command: {program!r:.80} is relative; begin it with /, or name a program on PATH",
+        )
+
+    @property
+    def recipients(self) -> str:
+        """The address and the program, in words."""
+        return " and ".join(each for each in (self.mail, *self.command[:1]) if each)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
     """One site. Fields without a value are not sent, so that the site's default applies."""
@@ -119,6 +153,7 @@ class Cluster:
     setup: tuple[str, ...] = ()  # shell lines on the first node, before srun: modules, staging
     environment: dict[str, str] = field(default_factory=dict)  # of the run
     python: str | None = None  # on the nodes; default: the one that launches
+    notify: Notify | None = None  # who gets a note at the end of a launch
     srun: tuple[str, ...] = ()  # further arguments, e.g. --container-image=...
     sbatch: dict[str, str] = field(default_factory=dict)  # other options by long name, without
     # dashes; `true` for one that takes no value
@@ -307,6 +342,8 @@ def _leaf(hint: Any, content: Any, key: str) -> Any:
 
 def _content(value: Any) -> Any:
     """A dataclass as plain lists and mappings, without defaults."""
+    if isinstance(value, Notify):
+        return {k: _content(v) for k, v in vars(value).items() if v}
     if isinstance(value, Cluster | Gpus | Resources):
         defaults = vars(type(value)())
         return {k: _content(v) for k, v in vars(value).items() if v != defaults[k]}

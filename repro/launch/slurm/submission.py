@@ -3,6 +3,7 @@
 <results>/submissions/<token>/
   submission.json   the runs by array, the user, the code and the site parameters
   jobs/             submitit's scripts and pickles, and the output of SLURM's steps
+  note.*            of the job that sends a note at the end (`repro.launch.slurm.note_job`)
 <results>/submissions/code/<digest>/   the code of the jobs (`repro.launch.code`)
 
 An array is named `repro-<token>-<number>`, and its elements are its runs in order. So squeue alone
@@ -30,10 +31,12 @@ from repro.launch.slurm import queue
 
 FOLDER = "submissions"
 _RECORD = "submission.json"
+NOTE, SENT = "note.json", "note.txt"  # what the note job needs, and what it sent
 _Run = Annotated[str, Meta(pattern=r"^[a-z0-9-]+\Z", max_length=255)]  # a folder's name
 _Number = Annotated[str, Meta(pattern=r"^[0-9]*\Z", max_length=20)]
 _Hexadecimal = Annotated[str, Meta(pattern=r"^[0-9a-f]+\Z", max_length=64)]
 _MIN_AGE_SECONDS = 3600.0  # a job needs its files shortly after its result
+_MAX_NOTE_SECONDS = 30 * 86400.0  # for the note job to be started
 
 
 @dataclass
@@ -159,7 +162,16 @@ def prunable(root: Path) -> list[Path]:
 
 def _is_finished(root: Path, submission: Submission) -> bool:
     runs = (run for array in submission.arrays for run in array.runs)
-    return all((root / run / results.RESULT).exists() for run in runs)
+    return not _awaits_note(root, submission) and all(
+        (root / run / results.RESULT).exists() for run in runs
+    )
+
+
+def _awaits_note(root: Path, submission: Submission) -> bool:
+    """Whether its note job may still need the files."""
+    path = folder(root, submission.token)
+    is_pending = (path / NOTE).exists() and not (path / SENT).exists()
+    return is_pending and submission.created > time.time() - _MAX_NOTE_SECONDS
 
 
 def read(path: Path) -> Submission:
