@@ -39,7 +39,8 @@ def main(root: Path) -> None:
     missing = [run for run in grid.values() if results.outcome(root, run).result is None]
     if missing:
         jobs = local.default_jobs()
-        local.launch(missing, root, ExecutionOptions(), jobs, Progress(len(missing), jobs).show)
+        with Progress(len(missing), jobs) as progress:
+            local.launch(missing, root, ExecutionOptions(), jobs, progress.show)
 
     print("validation top-1 (%) on Fashion-MNIST-6k by learning rate, one seed")
     print(f"{'lr':>7}" + "".join(f"{method:>11}" for method in METHODS) + f"{'mean':>8}")

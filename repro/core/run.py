@@ -72,6 +72,11 @@ class Run(ABC):
         return ()
 
     @property
+    def evaluation_steps(self) -> tuple[int, ...]:
+        """The steps, in order, after which a training is evaluated; () if unknown."""
+        return tuple(self.evaluations)
+
+    @property
     def starts_from(self) -> Run | None:
         """The run whose weights this one needs: as its initial weights, or to measure with."""
         return None

@@ -127,6 +127,22 @@ class Classification(Run):
         images = train_images(self.dataset, self.train_split)
         return epochs if images is None else f"{epochs} of {images:,.0f} images"
 
+    @property
+    def evaluation_steps(self) -> tuple[int, ...]:
+        """At the ends of epochs, if the recipe says so, and after the last step."""
+        images = train_images(self.dataset, self.train_split)
+        if images is None or not self.is_training or self.test_split == "none":
+            return ()
+        size, batch, every = (
+            round(images),
+            self.recipe.batch_size,
+            self.recipe.evaluate_every_epochs,
+        )
+        last = size * self.recipe.epochs // batch
+        epochs = range(every, self.recipe.epochs, every) if every else ()
+        ends = (-(-epoch * size // batch) for epoch in epochs)
+        return (*(step for step in dict.fromkeys(ends) if step < last), last)
+
     def recipe_value(self, name: str) -> object:
         field = name.removeprefix("pretrained.")
         if field != name and self.starts_from:

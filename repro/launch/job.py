@@ -26,6 +26,7 @@ from repro.core import signals
 from repro.execution import ExecutionOptions
 from repro.launch import code, failures, lease, ranks
 from repro.launch.failures import Cause, Failure
+from repro.launch.pace import Pace
 from repro.outdated import current_source
 from repro.spec import Run
 
@@ -45,9 +46,7 @@ class _Job:
     stop_requested: bool = False
     cancelled: bool = False
     pending_metrics: Sequence[Mapping[str, Any]] = ()  # metrics that a full disk refused
-    _first_step: tuple[int, float] | None = (
-        None  # first reported step of this attempt, and its time
-    )
+    pace: Pace = field(default_factory=Pace)
 
     @property
     def halvings(self) -> int:
@@ -80,13 +79,12 @@ class _Job:
     def report_progress(self, step: int, steps: int, line: Mapping[str, Any]) -> None:
         if not self.own_lease:
             return
-        now = time.monotonic()
-        self._first_step = self._first_step or (step, now)
-        first, began = self._first_step
-        rate = {"rate": (step - first) / (now - began)} if step > first else {}  # steps per second
-        self.own_lease.facts = {"step": step, "steps": steps, **rate, **line}
+        pace = self.pace.report(step, steps, time.monotonic())
+        self.own_lease.facts = {"step": step, "steps": steps, **pace, **line}
 
     def write_metrics(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        if self.own_lease:
+            self.own_lease.facts |= self.pace.write_metrics(time.monotonic())
         if self.still_owner():
             self.pending_metrics = lines
             try:
@@ -140,7 +138,7 @@ def execute(run: Run, root: Path, options: ExecutionOptions) -> str:
         timeout = options.silence_seconds + _FIRST_RANK_MARGIN_SECONDS
         if not lease.wait_for_attempt(folder, options.attempt, timeout):
             raise results.ResultsError(f"rank 0 did not start within {timeout:.0f} s")
-    job = _Job(root, folder, options, own_lease)
+    job = _Job(root, folder, options, own_lease, pace=Pace.of(run))
     stops = (*signals.unignored(), signal.SIGUSR2)
     previous_handlers = {number: signal.signal(number, job.request_stop) for number in stops}
     signal.pthread_sigmask(signal.SIG_UNBLOCK, stops)  # blocked until here

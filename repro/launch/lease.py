@@ -61,7 +61,9 @@ class LeaseContent(TypedDict, total=False):
     note: str
     step: _Count
     steps: _Count
-    rate: Annotated[float, Meta(ge=0, le=1e12)]  # steps per second
+    rate: Annotated[float, Meta(ge=0, le=1e12)]  # steps per second, without evaluations
+    seconds_left: _Seconds  # our estimate, evaluations included
+    seconds_whole: _Seconds  # likewise, of all steps and evaluations
     epoch: Annotated[float, Meta(ge=0, le=1e12)] | None
     loss: float | None
     runs: list[_Name]  # of a local launcher: its unfinished runs

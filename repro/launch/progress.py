@@ -1,69 +1,129 @@
-"""Launch progress: lines that stay as runs start and end, and on a terminal a live block."""
+"""Launch progress: lines that stay as runs start and end, and below them the runs under way."""
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
-from repro.core import output
+from repro.core import output, terminal
 from repro.launch.local import Event
 from repro.spec import Run
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
 _MAX_ETA_SECONDS = 1e9  # a longer estimate is meaningless
 _PLAIN_INTERVAL_SECONDS = 30.0  # between reports without a terminal
+_NARROW_COLUMNS = 60  # of a terminal without space for bars
+_MAX_BAR_COLUMNS = 20
+
+Facts = Mapping[str, Any]  # of a run's lease
 
 
 class Screen:
-    """Standard error: permanent lines, and below them, on a terminal, a block that is redrawn."""
+    """Standard error: permanent lines, and below them, on a terminal, a bar for each active run.
+
+    Elsewhere the active runs are printed every `_PLAIN_INTERVAL_SECONDS`. A context manager.
+    """
 
     def __init__(self) -> None:
-        self.terminal = sys.stderr.isatty()
-        self.height = 0  # of the block, in lines
-        self.last_report = time.monotonic()
+        self._stack = ExitStack()
+        self._block: terminal.Block | None = None
+        self._last_report = time.monotonic()
 
-    def print(self, *lines: str) -> None:
-        """Print permanent lines."""
-        self._clear()
-        for line in lines:
+    def __enter__(self) -> Self:
+        if terminal.is_terminal(sys.stderr):
+            self._block = self._stack.enter_context(terminal.Block(sys.stderr))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._block = None
+        self._stack.close()
+
+    def print(self, line: str) -> None:
+        """Print a permanent line."""
+        if self._block:
+            self._block.print(line)
+        else:
             print(output.line(line), file=sys.stderr, flush=True)
 
-    def live(self, lines: Sequence[str]) -> None:
-        """Redraw the block; without a terminal, print it every `_PLAIN_INTERVAL_SECONDS`."""
-        if not self.terminal:
-            if time.monotonic() - self.last_report >= _PLAIN_INTERVAL_SECONDS:
-                self.print(*lines)
-                self.last_report = time.monotonic()
-            return
-        self._clear()
-        size = shutil.get_terminal_size()
-        visible = [
-            output.terminal(line)[: size.columns - 1] for line in lines
-        ]  # a wrapped line could not be cleared
-        if len(visible) > size.lines - 2:
-            visible = [*visible[: size.lines - 3], f"  ... and {len(lines) - size.lines + 3} more"]
-        print("\n".join(visible), file=sys.stderr, flush=True)
-        self.height = len(visible)
+    def show(self, runs: Sequence[tuple[str, Facts]], summary: str) -> None:
+        """Show the active runs, by name and facts, and a line about all runs."""
+        if self._block:
+            columns, lines = self._block.size
+            shown = runs if len(runs) <= lines - 2 else runs[: max(0, lines - 3)]
+            more = len(runs) - len(shown)
+            parts = [_bars(shown, columns)] if shown else []
+            self._block.draw(*parts, *([f"and {more} more"] if more else []), summary)
+        elif time.monotonic() - self._last_report >= _PLAIN_INTERVAL_SECONDS:
+            for line in (*(progress_line(name, facts) for name, facts in runs), f"  {summary}"):
+                self.print(line)
+            self._last_report = time.monotonic()
 
-    def _clear(self) -> None:
-        if self.height:
-            print(f"\033[{self.height}A\033[J", end="", file=sys.stderr)
-            self.height = 0
+
+def _bars(runs: Sequence[tuple[str, Facts]], columns: int) -> Table:
+    """A line for each run: its bar, percentage, epoch, loss and name, as far as they fit."""
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 2, 0, 0), pad_edge=False, expand=True)
+    wide = columns >= _NARROW_COLUMNS
+    for _ in range(4 if wide else 1):
+        table.add_column(no_wrap=True, justify="right")
+    table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)  # what is left
+    width = min(_MAX_BAR_COLUMNS, columns // 8)
+    for name, facts in runs:
+        fraction = fraction_done(facts)
+        cells = [terminal.text(text) for text in (*_details(facts), name)]
+        bar = ProgressBar(total=1, completed=fraction or 0, width=width)
+        table.add_row(*([bar, *cells] if wide else [cells[0], cells[-1]]))
+    return table
+
+
+def _details(facts: Facts) -> tuple[str, str, str]:
+    """The percentage, the epoch and the loss of a run as text; '' where there is none."""
+    fraction, epoch, loss = fraction_done(facts), facts.get("epoch"), facts.get("loss")
+    if fraction is None:
+        return "starting", "", ""
+    return (
+        f"{fraction:.0%}",
+        "" if epoch is None else f"epoch {epoch:.1f}",
+        "" if loss is None else f"loss {loss:{'.3f' if abs(loss) < 1e5 else '.1e'}}",
+    )
 
 
 class Progress:
-    """Prints the events of a launch of `total` runs, `jobs` at a time."""
+    """Prints the events of a launch of `total` runs, `jobs` at a time. A context manager."""
 
     def __init__(self, total: int, jobs: int) -> None:
         self.total, self.ended, self.failed = total, 0, 0
         self.began = time.monotonic()
-        self.running: dict[Run, Mapping[str, Any]] = {}
+        self.running: dict[Run, Facts] = {}
         self.pace = _Pace()
         self.screen = Screen()
         self.heading = f"training {total} run{'s' * (total > 1)}, {min(jobs, total)} at a time"
+
+    def __enter__(self) -> Self:
+        self.screen.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.screen.__exit__(kind, error, traceback)
 
     def show(self, event: Event) -> None:
         """Handle an event and show what it changes."""
@@ -82,22 +142,22 @@ class Progress:
                 self.failed, self.pace = self.failed + 1, _Pace()
             note = f": {event.note}" if event.note else ""
             self.screen.print(f"[{self.ended}/{self.total}] {event.run.id} {event.kind}{note}")
-        eta = self._eta_line()
-        lines = [progress_line(run.id, facts) for run, facts in self.running.items()]
-        self.screen.live(lines + ([f"  {eta}"] if eta else []))
+        self.screen.show([(run.id, facts) for run, facts in self.running.items()], self._summary())
 
-    def _eta_line(self) -> str:
-        """Time spent and time left, as if all runs were alike; '' before there is an estimate."""
+    def _summary(self) -> str:
+        """Time spent, and once there is an estimate time left, as if all runs were alike."""
         now = time.monotonic()
-        fractions = {run: fraction_done(facts) for run, facts in self.running.items()}
-        shares = {run: fraction for run, fraction in fractions.items() if fraction is not None}
+        shares = dict(self._shares())
         ended, total = self.ended - self.failed, self.total - self.failed
         eta = self.pace.eta_seconds(shares, set(self.running), ended, total, now)
-        return (
-            ""
-            if eta is None
-            else f"{format_duration(now - self.began)} spent, about {format_duration(eta)} to go"
-        )
+        spent = f"{format_duration(now - self.began)} spent"
+        return spent if eta is None else f"{spent}, about {format_duration(eta)} to go"
+
+    def _shares(self) -> Iterator[tuple[Run, float]]:
+        """The share of its time that each active run has spent, if it is known."""
+        for run, facts in self.running.items():
+            if (share := share_of_time(facts)) is not None:
+                yield run, share
 
 
 @dataclass
@@ -131,31 +191,31 @@ class _Pace:
         return max(0.0, (total - runs_done) * (at - self.since) / counted - (now - at))
 
 
-def fraction_done(facts: Mapping[str, Any]) -> float | None:
+def fraction_done(facts: Facts) -> float | None:
     """The fraction of its steps that a run has made; None if unknown."""
     steps = facts.get("steps")
     return min(1.0, facts.get("step", 0) / steps) if steps else None
 
 
-def progress_line(name: str, facts: Mapping[str, Any]) -> str:
-    """A line about an active run: its progress, and if it trains, its epoch and loss."""
-    fraction, epoch, loss = fraction_done(facts), facts.get("epoch"), facts.get("loss")
-    if fraction is None:
-        return f"  {'starting':47} {name}"
-    filled = "█" * round(20 * fraction) + "░" * (20 - round(20 * fraction))
-    details = ""
-    if epoch is not None and loss is not None:
-        details = f"epoch {epoch:5.1f} loss {loss:{'7.3f' if abs(loss) < 1e5 else '7.1e'}}"
-    return f"  {filled} {fraction:4.0%} {details:24} {name}"
+def share_of_time(facts: Facts) -> float | None:
+    """The share of a run's time, evaluations included, that is over; None if unknown.
+
+    Start-up is no part of it. Before there is a pace, it is the fraction of steps.
+    """
+    left, whole = facts.get("seconds_left", 0.0), facts.get("seconds_whole")
+    return min(1.0, max(0.0, 1 - float(left) / whole)) if whole else fraction_done(facts)
 
 
-def eta_seconds(facts: Mapping[str, Any]) -> float | None:
-    """Seconds until a run makes its last step, at its current rate; None if unknown."""
-    fraction, rate = fraction_done(facts), facts.get("rate")
-    if fraction is None or not rate:
-        return None
-    seconds = float((1 - fraction) * facts["steps"] / rate)
-    return seconds if seconds < _MAX_ETA_SECONDS else None
+def progress_line(name: str, facts: Facts) -> str:
+    """A plain line about an active run: its progress, and if it trains, its epoch and loss."""
+    percentage, epoch, loss = _details(facts)
+    return f"  {percentage:>8}  {epoch:>11}  {loss:>12}  {name}"
+
+
+def eta_seconds(facts: Facts) -> float | None:
+    """Seconds until a run ends, at its pace so far; None if unknown."""
+    seconds: float | None = facts.get("seconds_left")
+    return seconds if seconds is not None and seconds < _MAX_ETA_SECONDS else None
 
 
 def format_duration(seconds: float) -> str:

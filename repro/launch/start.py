@@ -11,6 +11,7 @@ under way: repeating a call is a no-op, and repeating an interrupted call comple
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -113,8 +114,9 @@ def local(
         return True
     trained_models.require_released(runs, options.weights)
     at_once = min(jobs or processes.default_jobs(ranks, per_gpu or 1), len(runs))
-    report = report or Progress(len(runs), at_once).show
-    succeeded = processes.launch(runs, root, options.absolute(), at_once, report, ranks)
+    with ExitStack() as stack:
+        show = report or stack.enter_context(Progress(len(runs), at_once)).show
+        succeeded = processes.launch(runs, root, options.absolute(), at_once, show, ranks)
     if notify:
         _notify(notify, request.only(runs), root.absolute(), ranks, per_gpu or 1)
     return succeeded

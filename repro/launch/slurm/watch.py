@@ -9,7 +9,7 @@ from pathlib import Path
 
 from repro.core import output
 from repro.launch import state
-from repro.launch.progress import Screen, eta_seconds, format_duration, fraction_done, progress_line
+from repro.launch.progress import Screen, eta_seconds, format_duration, fraction_done
 from repro.launch.state import RunState
 from repro.spec import Run
 
@@ -25,7 +25,14 @@ def watch_until_settled(
 
     A stopped run that its node could not requeue is submitted again.
     """
-    screen, last_names, resubmissions = Screen(), dict[Run, str](), Counter[Run]()
+    with Screen() as screen:
+        _watch(root, runs, submit, screen)
+
+
+def _watch(
+    root: Path, runs: Sequence[Run], submit: Callable[[Sequence[Run]], object], screen: Screen
+) -> None:
+    last_names, resubmissions = dict[Run, str](), Counter[Run]()
     while True:
         states = state.query(root, runs)
         ended = [s for s in states if not s.is_under_way]
@@ -46,15 +53,14 @@ def watch_until_settled(
             continue
         if not any(s.is_under_way for s in states):
             return
-        screen.live(_block(states))
+        running = [(s.run.id, s.facts) for s in states if s.name == "running"]
+        screen.show(running, _summary(states))
         time.sleep(REFRESH_SECONDS)
 
 
-def _block(states: Sequence[RunState]) -> list[str]:
-    running = [s for s in states if s.name == "running"]
-    counts = Counter(s.name for s in states)
-    summary = ", ".join(f"{n} {name}" for name, n in counts.most_common())
-    return [f"{summary} of {len(states)}", *(progress_line(s.run.id, s.facts) for s in running)]
+def _summary(states: Sequence[RunState]) -> str:
+    counts = Counter(s.name for s in states).most_common()
+    return f"{', '.join(f'{number} {name}' for name, number in counts)} of {len(states)}"
 
 
 def describe(run_state: RunState) -> str:
