@@ -205,11 +205,15 @@ def test_list(capsys: Capture) -> None:
     assert list(found)[:3] == ["table1", "table2", "table3"]
     table1 = found["table1"]
     assert (table1["name"], table1["place"], len(table1["rows"])) == ("table1", "Table 1", 16)
-    text = " ".join(stdout_of(capsys, "list").split())
-    assert "CCT-7/3×1" in text
-    more = len(found["table_a1"]["rows"]) - 24
-    assert text.count("more (--json has all)") == 1
-    assert f"; and {more} more (--json has all)" in text
+    lines = stdout_of(capsys, "list").splitlines()
+    assert lines[0].split() == ["item", "rows", "in", "the", "paper"]
+    assert len(lines) == 1 + len(found)
+    assert re.match(r"table1 +16  Table 1\. ", lines[1])
+    heading, *rows = stdout_of(capsys, "list table_a1").splitlines()
+    assert heading.startswith("table_a1  Table A1. ")
+    assert rows == [f"  {row}" for row in found["table_a1"]["rows"]]
+    (chosen,) = json.loads(stdout_of(capsys, "list table1 --json"))
+    assert chosen == table1
 
 
 def plan_rows(capsys: Capture, options: str) -> list[dict[str, Any]]:
@@ -231,9 +235,10 @@ def test_a_gpu_of_unknown_speed_is_named(
 
 def test_plan(capsys: Capture, here: Path) -> None:
     lines = stdout_of(capsys, "plan table1").splitlines()
-    heading, *methods, counts, price, _disk, memory, peak, ten, hundred = lines
+    heading, columns, *methods, counts, price, _disk, memory, peak, ten, hundred = lines
     assert heading == "table1"
-    assert methods[0].split() == ["Pyramid-164-48", "6", "missing", "price", "unknown"]
+    assert columns.split() == ["row", "missing", "price"]
+    assert methods[0].split() == ["Pyramid-164-48", "6", "price", "unknown"]
     assert len(methods) == 16
     assert counts == "96 runs: 96 missing"
     assert price.startswith("price: 96 runs unpriced: ")
@@ -245,6 +250,12 @@ def test_plan(capsys: Capture, here: Path) -> None:
     assert len(re.findall(r"^    [\w-]+-s0-[0-9a-f]{8} +missing", out, re.MULTILINE)) == 32
     assert "data:" not in out  # smoke datasets are generated
     rows = plan_rows(capsys, "")
+    lines = stdout_of(capsys, "plan table1 figure7").splitlines()
+    assert [line.split()[:3] for line in lines[:3]] == [
+        ["item", "scale", "missing"], ["table1", "paper", "96"], ["figure7", "paper", "36"],
+    ]  # fmt: skip
+    lines = stdout_of(capsys, "plan table_a1").splitlines()
+    assert "  and 48 more rows (--runs lists the runs of all)" in lines
     assert len({row["run"] for row in rows}) == 96
     assert {row["state"] for row in rows} == {"missing"}
     assert list(here.iterdir()) == []

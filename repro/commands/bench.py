@@ -10,6 +10,7 @@ from repro.bench import AGAINST_COMMITS, BENCHMARKS, OF_MODELS, UNTIMED, BenchOp
 from repro.commands.parsing import arguments, option, switch
 from repro.commands.usage import UsageError, hint
 from repro.commands.values import folder_of, number, path_of
+from repro.core import terminal
 
 RECORDS = Path("benchmarks/records")
 ROUNDS, MAX_ROUNDS = 5, 1000
@@ -42,7 +43,8 @@ class Bench:
     def execute(self) -> int:
         names = _selected(self)
         if self.list:
-            print(*(f"{name:14} {BENCHMARKS[name]}" for name in names or BENCHMARKS), sep="\n")
+            rows = [(name, BENCHMARKS[name]) for name in names or BENCHMARKS]
+            terminal.show(terminal.Table(("benchmark", "what it measures"), rows))
             return 0
         _check_file(self.write)
         missed = _measure(names, self) if names else 0

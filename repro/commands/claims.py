@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,8 @@ from repro import paper
 from repro.commands.parsing import option, switch
 from repro.commands.selection import awaited_search, item_names, seeds_to_show
 from repro.commands.shared import WithItems, WithResults, WithSeeds
-from repro.core import output, records
+from repro.core import output, records, terminal
+from repro.core.terminal import Prose
 from repro.spec import VERDICT_SCALES, Experiment, Scale
 
 if TYPE_CHECKING:
@@ -44,15 +44,14 @@ class Claims(WithItems, WithSeeds, WithResults):
             return 0
         for experiment, judgements in by_item:
             if judgements:
-                print(*_lines(experiment, judgements, self.scale), "", sep="\n")
-        print(
-            *_summary([judgement for _, judgements in by_item for judgement in judgements]),
-            sep="\n",
+                terminal.show(*_parts(experiment, judgements, self.scale), "")
+        terminal.show(
+            *_summary([judgement for _, judgements in by_item for judgement in judgements])
         )
         if later := awaited_search(
             [item.name for item, judgements in by_item if not judgements], self.scale
         ):
-            print(_indent(f"No claims yet of {later}.", 0))
+            terminal.show(Prose(f"No claims yet of {later}."))
         return 0
 
 
@@ -89,23 +88,19 @@ def _row(experiment: Experiment, judgement: JudgedClaim) -> dict[str, object]:
     }
 
 
-def _lines(experiment: Experiment, judgements: Sequence[JudgedClaim], scale: Scale) -> list[str]:
-    """A heading, then every quotation with a line for each test of it."""
+def _parts(
+    experiment: Experiment, judgements: Sequence[JudgedClaim], scale: Scale
+) -> Iterator[terminal.Part]:
+    """A heading, then every quotation with a paragraph for each test of it."""
     from repro.render.claims import by_quote
 
-    lines = [f"{experiment.name}  {experiment.place}. {experiment.title}"]
+    yield f"{experiment.name}  {experiment.place}. {experiment.title}"
     for quote, tests in by_quote(judgements, scale):
-        lines += [_indent(quote, 2), *(_indent(f"- {test}", 4) for test in tests)]
-    return lines
+        yield Prose(quote, 2)
+        yield from (Prose(f"- {test}", 4) for test in tests)
 
 
-def _indent(text: str, by: int) -> str:
-    margin = " " * by
-    return textwrap.fill(text, 100, initial_indent=margin, subsequent_indent=margin + "  ",
-                         break_on_hyphens=False, break_long_words=False)  # fmt: skip
-
-
-def _summary(judgements: Sequence[JudgedClaim]) -> list[str]:
+def _summary(judgements: Sequence[JudgedClaim]) -> list[Prose]:
     from repro.render.claims import HEADING, summary
 
-    return [_indent(line, 0) for line in (HEADING, *summary(judgements))]
+    return [Prose(line) for line in (HEADING, *summary(judgements))]

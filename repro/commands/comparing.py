@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ from repro.commands.selection import stored_run
 from repro.commands.shared import WithResults
 from repro.commands.usage import DIFFERS, UsageError
 from repro.commands.values import folder_of
-from repro.core import output, records
+from repro.core import records, terminal
 
 if TYPE_CHECKING:
     from repro.comparison import Comparison, Field, Repetition
@@ -47,7 +47,7 @@ class Compare(WithResults):
         if self.json:
             print(records.encode(asdict(comparison), indent=1))
         else:
-            print(*map(output.line, _lines(comparison)), sep="\n")
+            terminal.show(*_parts(comparison))
         return 0
 
 
@@ -86,11 +86,13 @@ class Rerun(WithResults, LaunchOptions):
         if self.json:
             print(records.encode({"verdict": verdict, **asdict(comparison)}, indent=1))
         else:
-            print(*map(output.line, _verdict_lines(comparison, verdict, metric)), sep="\n")
+            terminal.show(*_verdict_parts(comparison, verdict, metric))
         return DIFFERS if verdict == "outside" else 0
 
 
-def _verdict_lines(comparison: Comparison, verdict: Repetition, metric: str) -> Iterator[str]:
+def _verdict_parts(
+    comparison: Comparison, verdict: Repetition, metric: str
+) -> Iterator[terminal.Part]:
     words: dict[Repetition, str] = {
         "equal": "equal to the byte: every metric, every line of the curve, every file",
         "within": f"not equal; {metric} is within the 95 % prediction interval of its seeds",
@@ -109,7 +111,7 @@ def _verdict_lines(comparison: Comparison, verdict: Repetition, metric: str) -> 
         yield "environment: the same"
 
 
-def _lines(comparison: Comparison) -> Iterator[str]:
+def _parts(comparison: Comparison) -> Iterator[terminal.Part]:
     yield f"first:  {comparison.first}"
     yield f"second: {comparison.second}"
     yield from _fields("spec", comparison.spec) if comparison.spec else iter(["spec: the same"])
@@ -126,12 +128,11 @@ def _lines(comparison: Comparison) -> Iterator[str]:
         yield f"predictions: not paired, as {comparison.unpaired}"
 
 
-def _fields(title: str, fields: tuple[Field, ...] | list[Field]) -> Iterator[str]:
+def _fields(title: str, fields: Sequence[Field]) -> Iterator[terminal.Part]:
     if fields:
+        rows = [(each.name, _shown(each.first), _shown(each.second)) for each in fields]
         yield f"{title}:"
-    width = max((len(each.name) for each in fields), default=0)
-    for each in fields:
-        yield f"  {each.name:{width}}  {_shown(each.first)}  {_shown(each.second)}"
+        yield terminal.Table(("", "first", "second"), rows, indent=2)
 
 
 def _shown(value: object) -> str:

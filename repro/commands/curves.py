@@ -6,6 +6,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +24,7 @@ from repro.commands.selection import (
 from repro.commands.shared import WithResults, WithSeeds
 from repro.commands.usage import UsageError, hint
 from repro.commands.values import folder_of
-from repro.core import output
+from repro.core import output, terminal
 from repro.spec import SCALES, Experiment, Run, Scale
 
 if TYPE_CHECKING:
@@ -158,20 +159,21 @@ class Curves(WithSeeds, WithResults):
         from repro.launch import state
         from repro.launch.slurm import watch
 
-        last = list[str]()
-        while True:
-            runs = [t.run for f in figures for c in f.curves for t in c.trainings]
-            ended = not any(run_state.is_under_way for run_state in state.query(self.results, runs))
-            figures = self._figures()  # what was written before they ended
-            is_screen = sys.stdout.isatty()
-            if (lines := _lines(figures, is_screen=is_screen)) != last:
-                if is_screen:
-                    print("\033[2J\033[H", end="")
-                print(*lines, sep="\n", flush=True)
-                last = lines
-            if ended:
-                return
-            time.sleep(watch.REFRESH_SECONDS)
+        with ExitStack() as stack:
+            block = None
+            if terminal.is_terminal(sys.stdout):
+                block = stack.enter_context(terminal.Block(sys.stdout, keep=True))
+            last = list[str]()
+            while True:
+                runs = [t.run for f in figures for c in f.curves for t in c.trainings]
+                states = state.query(self.results, runs)
+                figures = self._figures()  # what was written before they ended
+                if (lines := _lines(figures, is_screen=block is not None)) != last:
+                    (block.draw if block else terminal.show)(*lines)
+                    last = lines
+                if not any(run_state.is_under_way for run_state in states):
+                    return
+                time.sleep(watch.REFRESH_SECONDS)
 
 
 def _check_format(form: str) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
-import textwrap
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,9 +17,9 @@ from repro.commands.selection import (
     seeds_to_train,
     selected_experiments,
 )
-from repro.commands.shared import WithData, WithRows
+from repro.commands.shared import WithData, WithItems, WithRows
 from repro.commands.values import cluster_file, data_folder, gpu_hours, path_of
-from repro.core import records
+from repro.core import records, terminal
 from repro.spec import Experiment
 
 if TYPE_CHECKING:
@@ -28,44 +27,40 @@ if TYPE_CHECKING:
     from repro.cost.price import Price
     from repro.launch.state import RunState
 
-MAX_ROWS = 24  # listed per item
-
 
 @dataclass(frozen=True, kw_only=True)
-class List:
-    """the items and their methods
+class List(WithItems):
+    """the items; list ITEM...: their methods
 
-    What there is to reproduce.
+    What there is to reproduce: every item in a line, or the rows of some items.
     """
 
     json: bool = switch("for programs")
 
     def execute(self) -> int:
-        experiments = [paper.current().get(name) for name in paper.current().names()]
+        names = item_names(self.items)
+        experiments = [paper.current().get(name) for name in names or paper.current().names()]
         if self.json:
             rows = [{"name": e.name, "place": e.place, "title": e.title, "rows": e.rows}
                     for e in experiments]  # fmt: skip
             print(records.encode(rows, indent=1))
-            return 0
-        width = max(len(experiment.name) for experiment in experiments)
-        for experiment in experiments:
-            _print_item(experiment, width)
+        elif names:
+            for experiment in experiments:
+                terminal.show(*_rows_of(experiment))
+        else:
+            terminal.show(_items_table(experiments))
         return 0
 
 
-def _print_item(experiment: Experiment, width: int) -> None:
-    _print_beside(f"{experiment.name:{width}}  ", f"{experiment.place}. {experiment.title}")
-    more = len(experiment.rows) - MAX_ROWS
-    rows = [*experiment.rows[:MAX_ROWS], *([f"and {more} more (--json has all)"] * (more > 0))]
-    _print_beside(" " * (width + 2), "; ".join(rows))
+def _items_table(experiments: Sequence[Experiment]) -> terminal.Table:
+    rows = [(e.name, str(len(e.rows)), f"{e.place}. {e.title}") for e in experiments]
+    return terminal.Table(("item", "rows", "in the paper"), rows, numbers=(1,))
 
 
-def _print_beside(margin: str, text: str) -> None:
-    """Print a text beside a margin, wrapped to the terminal."""
-    width = max(40, shutil.get_terminal_size().columns)
-    indent = " " * len(margin)
-    print(textwrap.fill(text, width, initial_indent=margin, subsequent_indent=indent,
-                        break_on_hyphens=False, break_long_words=False))  # fmt: skip
+def _rows_of(experiment: Experiment) -> Iterator[terminal.Part]:
+    """A heading, and a line for each row."""
+    yield terminal.Prose(f"{experiment.name}  {experiment.place}. {experiment.title}")
+    yield from (f"  {row}" for row in experiment.rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,14 +112,11 @@ class Plan(WithRows, WithData):
             rows = [_plan_row(s, prices.get(s.run), memory_peaks.get(s.run), root) for s in states]
             print(records.encode(rows, indent=1))
             return 0
-        lines = overview.plan_lines(request, states, prices, {self.scale: gpu}, self.runs)
-        print(*lines, sep="\n")
-        if prices:
-            print(*price.summary([*prices.values()], gpu), sep="\n")
-        notes = (gpus.unknown(gpu), *peaks.lines(memory_peaks.values(), gpu),
-                 *data.missing(prices, root), about)  # fmt: skip
-        for line in filter(None, notes):
-            print(line)
+        parts = overview.plan_parts(request, states, prices, {self.scale: gpu}, self.runs)
+        notes = (*(price.summary([*prices.values()], gpu) if prices else ()), gpus.unknown(gpu),
+                 *peaks.lines(memory_peaks.values(), gpu), *data.missing(prices, root),
+                 about)  # fmt: skip
+        terminal.show(*parts, *filter(None, notes))
         return 0
 
 

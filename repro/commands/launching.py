@@ -21,6 +21,7 @@ from repro.commands.values import (
     recipient,
     weights_folder,
 )
+from repro.core import terminal
 from repro.execution import Decode, ExecutionOptions, Speed
 from repro.spec import Run
 
@@ -268,7 +269,7 @@ def _train(request: Request, states: Sequence[RunState], root: Path, settings: L
         )
         return Outcome(0 if succeeded else 1, True)
     to_do = request.only(s.run for s in states if not s.is_settled)
-    print(*overview.plan_lines(to_do, states), sep="\n")
+    terminal.show(*overview.plan_parts(to_do, states))
     for line in data.missing(to_do.runs, settings.options.data):
         print(line)
     return Outcome(0, True)

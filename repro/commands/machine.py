@@ -14,7 +14,7 @@ from repro.commands.selection import absence_of
 from repro.commands.shared import WithData, WithResults
 from repro.commands.usage import UsageError
 from repro.commands.values import data_folder, number, path_of
-from repro.core import output
+from repro.core import output, terminal
 from repro.data import catalogue
 
 
@@ -74,8 +74,9 @@ class Clean(WithResults):
         if line := absence_of(self.results):
             raise UsageError(line)
         leftovers = cleanup.find(self.results)
-        for each in leftovers:
-            print(output.line(f"{each.bytes / 1e6:>12,.1f} MB  {each.path}: {each.why}"))
+        if leftovers:
+            rows = [(f"{each.bytes / 1e6:,.1f} MB", str(each.path), each.why) for each in leftovers]
+            terminal.show(terminal.Table(("size", "place", "why"), rows, numbers=(0,)))
         total = (
             f"{sum(each.bytes for each in leftovers) / 1e9:,.2f} GB in {len(leftovers):,} places"
         )

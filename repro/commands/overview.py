@@ -1,12 +1,14 @@
-"""Many runs and their states as few lines, for a terminal: `plan`, `--dry-run` and `status`."""
+"""Many runs and their states as small tables: `plan`, `--dry-run` and `status`."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from repro.core.plan import Group, Request
+from repro.core.plan import Request
+from repro.core.terminal import Part, Table
 from repro.spec import Run, Scale
 
 if TYPE_CHECKING:
@@ -17,41 +19,109 @@ _QUIET = ("done", "missing", "queued", "started")  # only counted
 # The order of the columns of `status`; other states come between.
 _FIRST, _LAST = ("done", "running", "queued"), ("started", "missing")
 
+_MAX_ROWS = 24  # of an item, in a plan
+
 RunView = Mapping[tuple[str, Scale], Sequence["RunState"]]
 
 
-def plan_lines(
+def plan_parts(
     request: Request,
     states: Iterable[RunState],
     prices: Mapping[Run, Price] | None = None,
     gpus: Mapping[Scale, str] | None = None,
     every_run: bool = False,
-) -> Iterator[str]:
-    """A line per row of each item with its runs by state and their price; then the totals.
+) -> Iterator[Part]:
+    """The runs by state and their price: of several items, of the rows of one, or each run.
 
-    `gpus`: the GPU for the prices of each scale. `every_run`: also a line per run.
+    `gpus`: the GPU for the prices of each scale. `every_run`: a line per run, by item and row.
     """
+    costs = _Costs(prices or {}, gpus or {})
     by_run = {run_state.run: run_state for run_state in states}
-    rows = [
-        (group, [by_run[run] for run in group.runs if run in by_run]) for group in request.groups
-    ]
-    rows = [(group, row_states) for group, row_states in rows if row_states]
-    names = max((len(group.row) for group, _ in rows), default=0)
-    numbers = max((len(_counts(row_states)) for _, row_states in rows), default=0)
-    heading = ""
+    found = [(g, [by_run[run] for run in g.runs if run in by_run]) for g in request.groups]
+    rows = [(group, row_states) for group, row_states in found if row_states]
+    by_item: dict[tuple[str, Scale], list[_Row]] = {}
     for group, row_states in rows:
-        if heading != (heading := _heading(group)):
-            yield heading
-        cost = _cost(row_states, group, prices or {}, gpus or {})
-        yield f"  {group.row:{names}}  {_counts(row_states):{numbers}}  {cost}".rstrip()
-        yield from _run_lines(row_states, group, prices or {}, gpus or {}, every_run)
+        by_item.setdefault((group.item, group.scale), []).append((group.row, row_states))
     total = [run_state for _, row_states in rows for run_state in row_states]
+    if every_run:
+        for (item, scale), item_rows in by_item.items():
+            yield _heading(item, scale)
+            yield from _run_parts(item_rows, scale, costs)
+    elif len(by_item) > 1:
+        yield _items_table(by_item, costs)
+    else:
+        for (item, scale), item_rows in by_item.items():
+            yield _heading(item, scale)
+            yield _rows_table(item_rows[:_MAX_ROWS], scale, costs)
+            if (more := len(item_rows) - _MAX_ROWS) > 0:
+                yield f"  and {more} more rows (--runs lists the runs of all)"
+    if not every_run:
+        yield from _run_lines(total)
     number = f"{len(total)} run{'s' * (len(total) != 1)}"
     yield f"{number}: {_counts(total)}" if total else number
 
 
-def _heading(group: Group) -> str:
-    return group.item if group.scale == "paper" else f"{group.item}, {group.scale} scale"
+_Row = tuple[str, list["RunState"]]  # its name, and its runs
+
+
+@dataclass(frozen=True)
+class _Costs:
+    """The prices of runs, and the GPU that they are for at each scale."""
+
+    prices: Mapping[Run, Price]
+    gpus: Mapping[Scale, str]
+
+    def of_runs(self, states: Iterable[RunState], scale: Scale) -> str:
+        """The price of those without a result; '' if there is none."""
+        from repro.cost import price
+
+        costs = [self.prices[s.run] for s in states if s.run in self.prices]
+        return price.brief(costs, self.gpus[scale]) if costs else ""
+
+    def of_run(self, run: Run, scale: Scale) -> str:
+        """The price of a run and its origin; '' if it has none."""
+        from repro.cost import price
+
+        cost = self.prices.get(run)
+        return price.describe(cost, self.gpus[scale]) if cost else ""
+
+
+def _heading(item: str, scale: Scale) -> str:
+    return item if scale == "paper" else f"{item}, {scale} scale"
+
+
+def _items_table(by_item: Mapping[tuple[str, Scale], Sequence[_Row]], costs: _Costs) -> Table:
+    """A row for each item and scale."""
+    runs = {key: [s for _, states in rows for s in states] for key, rows in by_item.items()}
+    names = [[*key] for key in runs]
+    prices = [costs.of_runs(states, scale) for (_, scale), states in runs.items()]
+    return _states_table(("item", "scale"), names, list(runs.values()), prices)
+
+
+def _rows_table(rows: Sequence[_Row], scale: Scale, costs: _Costs) -> Table:
+    """A row for each row of an item."""
+    prices = [costs.of_runs(states, scale) for _, states in rows]
+    names = [[name] for name, _ in rows]
+    return _states_table(("row",), names, [states for _, states in rows], prices, indent=2)
+
+
+def _states_table(
+    headings: Sequence[str],
+    names: Sequence[Sequence[str]],
+    runs: Sequence[Sequence[RunState]],
+    prices: Sequence[str] = (),
+    indent: int = 0,
+) -> Table:
+    """A row for each of `names`: a column per state with the number of runs, and their price."""
+    states = list(_by_name(run_state for row_states in runs for run_state in row_states))
+    has_prices = any(prices)
+    rows = []
+    for place, (row, row_states) in enumerate(zip(names, runs, strict=True)):
+        counts = _by_name(row_states)
+        numbers = [str(counts.get(state, "")) for state in states]
+        rows.append([*row, *numbers, *([prices[place]] if has_prices else [])])
+    columns = range(len(headings), len(headings) + len(states))
+    return Table([*headings, *states, *(["price"] * has_prices)], rows, columns, indent=indent)
 
 
 def _counts(states: Iterable[RunState]) -> str:
@@ -66,36 +136,19 @@ def _by_name(states: Iterable[RunState]) -> dict[str, int]:
     return {name: counts[name] for name in (*_FIRST, *middle, *_LAST) if counts[name]}
 
 
-def _cost(
-    states: Sequence[RunState], group: Group, prices: Mapping[Run, Price], gpus: Mapping[Scale, str]
-) -> str:
-    from repro.cost import price
+def _run_parts(rows: Sequence[_Row], scale: Scale, costs: _Costs) -> Iterator[Part]:
+    """The runs of each row of an item, with their states and prices."""
+    for row, states in rows:
+        yield f"  {row}"
+        runs = [[s.run.id, _describe(s), costs.of_run(s.run, scale)] for s in states]
+        yield Table(("", "", ""), runs, indent=4)
 
-    costs = [prices[s.run] for s in states if s.run in prices]
-    return price.brief(costs, gpus[group.scale]) if costs else ""
 
-
-def _run_lines(
-    states: Sequence[RunState],
-    group: Group,
-    prices: Mapping[Run, Price],
-    gpus: Mapping[Scale, str],
-    every_run: bool,
-) -> Iterator[str]:
-    """Lines about running and failed runs; with `every_run` about all, with their prices."""
-    from repro.cost import price
-
-    width = max(len(run_state.run.id) for run_state in states)
-    for run_state in states:
-        if every_run:
-            cost = (
-                price.describe(prices[run_state.run], gpus[group.scale])
-                if run_state.run in prices
-                else ""
-            )
-            yield f"    {run_state.run.id:{width}}  {_describe(run_state)}  {cost}".rstrip()
-        elif not _is_quiet(run_state):
-            yield f"    {run_state.run.id}: {_describe(run_state)}"
+def _run_lines(states: Iterable[RunState]) -> Iterator[str]:
+    """A line about each run that needs one, once."""
+    for run_state in {s.run: s for s in states}.values():
+        if not _is_quiet(run_state):
+            yield f"  {run_state.run.id}: {_describe(run_state)}"
 
 
 def _is_quiet(run_state: RunState) -> bool:
@@ -112,8 +165,8 @@ def _describe(run_state: RunState) -> str:
 # --- status --------------------------------------------------------------------------------------
 
 
-def status_lines(view: RunView, of_all: bool) -> Iterator[str]:
-    """A table with a line per item and scale and a column per state, and lines about failed runs.
+def status_parts(view: RunView, of_all: bool) -> Iterator[Part]:
+    """A table with a row per item and scale and a column per state; lines about runs below it.
 
     With `of_all` items, those without any run are only counted in the last line.
     """
@@ -123,24 +176,11 @@ def status_lines(view: RunView, of_all: bool) -> Iterator[str]:
         if not of_all or any(run_state.name != "missing" for run_state in states)
     }
     if rows:
-        yield from _table(rows)
+        yield _states_table(("item", "scale"), [[*key] for key in rows], list(rows.values()))
+    for (item, scale), states in rows.items():
+        reasons = Counter(s.note for s in states if s.name == "queued" and s.note)
+        for reason, number in reasons.most_common(5):
+            yield f"  {item}, {scale} scale, queued: {number} × {reason}"
+    yield from _run_lines(run_state for states in rows.values() for run_state in states)
     if hidden := len(view) - len(rows):
         yield f"{hidden} of {len(view)} rows have no runs yet; name an item to see all of its rows"
-
-
-def _table(view: RunView) -> Iterator[str]:
-    states = list(_by_name(run_state for row_states in view.values() for run_state in row_states))
-    item = max(len("item"), *(len(name) for name, _ in view))
-    widths = [max(5, len(name)) for name in states]
-    heads = "  ".join(f"{name:>{width}}" for name, width in zip(states, widths, strict=True))
-    yield f"{'item':{item}}  scale  {heads}"
-    before = ""
-    for (name, scale), row_states in view.items():
-        label, before = "" if name == before else name, name
-        counts = _by_name(row_states)
-        cells = (str(counts.get(state, "")) for state in states)
-        numbers = "  ".join(f"{n:>{width}}" for n, width in zip(cells, widths, strict=True))
-        yield f"{label:{item}}  {scale:5}  {numbers}".rstrip()
-        reasons = Counter(s.note for s in row_states if s.name == "queued" and s.note)
-        yield from (f"  queued: {n} × {reason}" for reason, n in reasons.most_common(5))
-        yield from (f"  {s.run.id}: {_describe(s)}" for s in row_states if not _is_quiet(s))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from repro.commands.selection import (
 from repro.commands.shared import WithRows
 from repro.commands.usage import UsageError
 from repro.commands.values import folder_of
-from repro.core import output
+from repro.core import output, terminal
 from repro.spec import Experiment
 
 
@@ -72,19 +73,23 @@ def _may_render(args: Reproduce) -> bool:
 
 def _render(experiment: Experiment, args: Reproduce, seeds: int) -> None:
     """Render one item into tables/ and figures/, and print its table."""
+    from repro.render import tables
     from repro.render.item import render
 
     rendering = render(experiment, args.scale, args.results, seeds)
     for warning in rendering.warnings:
         output.warn(warning)
     files = {(args.out or Path()) / path: content for path, content in rendering.files.items()}
-    if args.dry_run:
+    if terminal.is_terminal(sys.stdout):
+        terminal.show(*tables.parts(experiment, rendering.frame, args.scale), "")
+    else:
         print(rendering.table)
+    if args.dry_run:
         print("would write " + " ".join(map(str, files)))
         return
     for path, content in files.items():
         _write(path, content)
-    print(rendering.table, *files, sep="\n")
+    print(*files, sep="\n")
 
 
 def _write(path: Path, content: str | bytes) -> None:

@@ -6,6 +6,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +26,7 @@ from repro.commands.selection import (
 from repro.commands.shared import Selection, WithItems, WithResults
 from repro.commands.usage import UsageError
 from repro.commands.values import number
-from repro.core import output, records
+from repro.core import output, records, terminal
 from repro.spec import SCALES, Experiment, Run, Scale
 
 if TYPE_CHECKING:
@@ -55,15 +56,17 @@ class Status(Selection, WithItems):
         if self.json:
             print(records.encode(_status_rows(experiments, self), indent=1))
             return 0
-        while True:
-            view = _query(experiments, self)
-            lines = map(output.line, overview.status_lines(view, of_all=not items))
-            if self.watch and sys.stdout.isatty():
-                print("\033[2J\033[H", end="")
-            print(*lines, sep="\n", flush=True)
-            if not self.watch:
-                return 0
-            time.sleep(watch.REFRESH_SECONDS)
+        if not self.watch:
+            terminal.show(*overview.status_parts(_query(experiments, self), of_all=not items))
+            return 0
+        with ExitStack() as stack:
+            block = None
+            if terminal.is_terminal(sys.stdout):
+                block = stack.enter_context(terminal.Block(sys.stdout, keep=True))
+            while True:
+                parts = overview.status_parts(_query(experiments, self), of_all=not items)
+                (block.draw if block else terminal.show)(*parts)
+                time.sleep(watch.REFRESH_SECONDS)
 
 
 def _warn_if_absent(results: Path) -> None:
@@ -251,8 +254,9 @@ class Cancel(Selection):
         _, states = _named_runs(self.names, self, "cancel")
         # A job that can never start is still in SLURM's queue.
         to_cancel = [s for s in states if s.is_under_way or (s.name == "never started" and s.job)]
-        for s in to_cancel:
-            print(f"{s.name:8} {s.run.id}" + (f"  job {s.job}" if s.job else ""))
+        if to_cancel:
+            rows = [(s.name, s.run.id, f"job {s.job}" if s.job else "") for s in to_cancel]
+            terminal.show(terminal.Table(("", "", ""), rows))
         if not to_cancel:
             print("nothing to cancel: none of these is queued or running")
             return 0

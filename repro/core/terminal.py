@@ -7,11 +7,13 @@ from files that anybody may have written: it is escaped here, and never read as 
 from __future__ import annotations
 
 import os
+import re
 import sys
+import textwrap
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TextIO
+from typing import TYPE_CHECKING, Literal, Self, TextIO
 
 from repro.core import output
 
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _DUMB = ("dumb", "unknown")  # values of TERM: no cursor movements
+_INTERVAL = re.compile(r" (?=\[)")  # before it a number may be broken
+_GAP = 2  # characters between columns
+_PROSE_COLUMNS = 100  # longer lines are hard to read
 
 
 def is_terminal(stream: TextIO) -> bool:
@@ -54,26 +59,110 @@ class Table:
         )
         return (" " * self.indent + "  ".join(aligned)).rstrip()
 
-    def drawn(self) -> RenderableType:
-        """The table of rich. A cell that is too wide is wrapped, never cut off."""
+    def drawn(self, width: int) -> RenderableType:
+        """What rich draws: a wide table in parts that fit, below each other, and nothing cut off.
+
+        Each part has all names and some of the numbers. Where one number does not fit beside the
+        names, the table stays whole, with breaks in words.
+        """
+        from rich.console import Group
+
+        parts = [*self._parts(width)]
+        fits = all(None not in part._widths(width) for part in parts)
+        first, *others = parts if fits else [self]
+        below = (each for part in others for each in (text(""), part._drawn(width)))
+        return Group(first._drawn(width), *below)
+
+    def _parts(self, width: int) -> Iterator[Table]:
+        """Tables with fewer numbers, as far as the width requires it."""
+        numbers = sorted(self.numbers)
+        if len(numbers) < 2 or None not in self._widths(width):
+            yield self
+            return
+        middle = len(numbers) // 2
+        for dropped in (numbers[middle:], numbers[:middle]):
+            kept = [place for place in range(len(self.headings)) if place not in dropped]
+            part = replace(
+                self,
+                headings=[self.headings[place] for place in kept],
+                rows=[[row[place] for place in kept] for row in self.rows],
+                numbers=[new for new, place in enumerate(kept) if place in self.numbers],
+                bold={(row, kept.index(place)) for row, place in self.bold if place in kept},
+            )
+            yield from part._parts(width)
+
+    def _drawn(self, width: int) -> RenderableType:
+        """The whole table. A cell that is too wide is wrapped."""
         from rich import box, padding, table
 
+        has_headings = any(self.headings)  # a line of the box is a part of the gap
         drawn = table.Table(
-            box=box.SIMPLE_HEAD if any(self.headings) else None,
-            show_header=any(self.headings), show_edge=False, pad_edge=False,
+            box=box.SIMPLE_HEAD if has_headings else None, show_header=has_headings,
+            show_edge=False, pad_edge=False, padding=(0, _GAP - has_headings, 0, 0),
         )  # fmt: skip
-        for place, heading in enumerate(self.headings):
-            right = place in self.numbers
-            drawn.add_column(text(heading), justify="right" if right else "left", overflow="fold")
+        widths = self._widths(width - self.indent)
+        for place, (heading, fitting) in enumerate(zip(self.headings, widths, strict=True)):
+            justify: Literal["right", "left"] = "right" if place in self.numbers else "left"
+            drawn.add_column(text(heading), justify=justify, overflow="fold", width=fitting)
         for number, row in enumerate(self.rows):
             drawn.add_row(*(
-                text(cell, "bold" if (number, place) in self.bold else "")
+                self._cell(cell, place, widths[place], is_bold=(number, place) in self.bold)
                 for place, cell in enumerate(row)
             ))  # fmt: skip
         return padding.Padding(drawn, (0, 0, 0, self.indent), expand=False)
 
+    def _cell(self, content: str, place: int, width: int | None, *, is_bold: bool) -> Text:
+        """A cell; a number whose interval does not fit beside it has it on the next line."""
+        from rich.text import Text
 
-Part = Table | str  # a string is a line of text
+        style = "bold" if is_bold else ""
+        if place in self.numbers and width and text(content).cell_len > width:
+            return Text("\n").join(text(part, style) for part in _INTERVAL.split(content))
+        return text(content, style)
+
+    def _widths(self, width: int) -> list[int | None]:
+        """The columns' widths, without breaks in words and numbers; of None if impossible.
+
+        Names have what they need before numbers; columns of one kind that are too narrow lack the
+        same number of characters.
+        """
+        natural, widths = list[int](), list[int]()
+        for place, heading in enumerate(self.headings):
+            cells = [row[place] for row in self.rows]
+            split = _INTERVAL.split if place in self.numbers else str.split
+            parts = [*heading.split(), *(part for cell in cells for part in split(cell))]
+            natural.append(max(text(cell).cell_len for cell in (heading, *cells)))
+            widths.append(max((text(part).cell_len for part in parts), default=0))
+        spare = width - _GAP * (len(widths) - 1) - sum(widths)
+        if spare < 0:
+            return [None] * len(widths)
+        names = [place for place in range(len(widths)) if place not in self.numbers]
+        for places in (names, [*self.numbers]):
+            while spare and (lacking := {natural[i] - widths[i]: i for i in places}):
+                if not (most := max(lacking)):
+                    break
+                widths[lacking[most]] += 1
+                spare -= 1
+        return [*widths]
+
+
+@dataclass(frozen=True)
+class Prose:
+    """A paragraph, wrapped between words; its lines after the first are indented by two more."""
+
+    content: str
+    indent: int = 0
+
+    def lines(self, width: int = _PROSE_COLUMNS) -> list[str]:
+        """Its lines, of `width` characters at most unless a word is longer."""
+        margin = " " * self.indent
+        return textwrap.wrap(
+            output.line(self.content), min(width, _PROSE_COLUMNS), initial_indent=margin,
+            subsequent_indent=margin + "  ", break_on_hyphens=False, break_long_words=False,
+        )  # fmt: skip
+
+
+Part = Table | Prose | str  # a string is a line of text
 
 
 def lines(parts: Sequence[Part]) -> Iterator[str]:
@@ -95,10 +184,11 @@ def show(*parts: Part) -> None:
 
 
 def _print(console: Console, part: Part) -> None:
-    if isinstance(part, str):
-        console.print(text(part), soft_wrap=True)  # a long line stays one line when it is copied
-    else:
-        console.print(part.drawn())
+    if isinstance(part, Table):
+        console.print(part.drawn(console.width))
+        return
+    for line in [part] if isinstance(part, str) else part.lines(console.width):
+        console.print(text(line), soft_wrap=True)  # a long line stays one line when it is copied
 
 
 def text(content: str, style: str = "") -> Text:
@@ -155,7 +245,7 @@ class Block:
         """Draw the block. What has no place on the terminal is left out."""
         from rich.console import Group
 
-        group = Group(*map(_drawn, parts))
+        group = Group(*(_drawn(part, self._console.width) for part in parts))
         if self._live:
             self._live.update(group, refresh=True)
         else:
@@ -173,7 +263,11 @@ class Block:
         return live
 
 
-def _drawn(part: Part | RenderableType) -> RenderableType:
+def _drawn(part: Part | RenderableType, width: int) -> RenderableType:
+    from rich.text import Text
+
     if isinstance(part, str):
         return text(part)
-    return part.drawn() if isinstance(part, Table) else part
+    if isinstance(part, Prose):
+        return Text("\n").join(map(text, part.lines(width)))
+    return part.drawn(width) if isinstance(part, Table) else part

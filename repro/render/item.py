@@ -21,6 +21,7 @@ class Rendered:
     """A rendered item."""
 
     table: str  # Markdown
+    frame: pd.DataFrame  # what it shows
     files: Mapping[Path, str | bytes]  # contents by path, relative to the output folder
     warnings: tuple[str, ...]  # about unusable results
 
@@ -48,7 +49,7 @@ def render(
         file_of(folder, experiment.name, scale, ending): content
         for (folder, ending), content in contents.items()
     }
-    return Rendered(table, files, tuple(warnings))
+    return Rendered(table, frame, files, tuple(warnings))
 
 
 def render_figure(

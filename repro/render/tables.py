@@ -14,6 +14,7 @@ from repro.core import output
 from repro.core.cells import HOLE, Row, value_of
 from repro.core.measures import ACCURACIES, measure
 from repro.core.numbers import exact, number, rounded
+from repro.core.terminal import Part, Prose, Table
 from repro.render.frame import MeasuredRun
 from repro.render.notes import MARK, notes
 from repro.render.text import (
@@ -86,6 +87,32 @@ def markdown(experiment: Experiment, frame: pd.DataFrame, scale: Scale) -> str:
         listed = "\n".join(f"- {output.markdown(item)}" for item in items)
         blocks += [output.markdown(text), *([listed] if items else [])]
     return "\n\n".join(blocks) + "\n"
+
+
+_BEST = "\0"  # before the best cell of a column; no text on a terminal has it
+
+
+def parts(experiment: Experiment, frame: pd.DataFrame, scale: Scale) -> Iterator[Part]:
+    """The same for a terminal: the heading, the table with the best in bold, and the notes."""
+    columns, body = grid(experiment, frame, scale, Style(str, str, _BEST.__add__))
+    names = headings(experiment)
+    yield Prose(heading(experiment, scale))
+    yield ""
+    yield Table(
+        headings=[*names, *(c.title for c in columns)],
+        rows=[[cell.removeprefix(_BEST) for cell in row] for row in body],
+        numbers=range(len(names), len(names) + len(columns)),
+        bold={
+            (row, place)
+            for row, cells in enumerate(body)
+            for place, cell in enumerate(cells)
+            if cell.startswith(_BEST)
+        },
+    )
+    for text, items in notes(experiment, frame, scale):
+        yield ""
+        yield Prose(text)
+        yield from (Prose(f"- {item}", 2) for item in items)
 
 
 # --- the grid ------------------------------------------------------------------------------------

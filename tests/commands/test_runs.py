@@ -65,8 +65,8 @@ def test_submitted_runs_are_queued_without_slurm(capsys: Capture) -> None:
     finish(SMALL, top1=10.0)
     out = stdout_of(capsys, "status table1")
     assert re.search(r"^item +scale +done +queued +missing$", out, re.MULTILINE)
-    assert re.search(r"^ +smoke +1 +1 +30$", out, re.MULTILINE)
-    assert "queued: 1 × as of its submission; SLURM does not respond" in out
+    assert re.search(r"^table1 +smoke +1 +1 +30$", out, re.MULTILINE)
+    assert "table1, smoke scale, queued: 1 × as of its submission; SLURM does not respond" in out
     rows = json.loads(stdout_of(capsys, "status table1 --json"))
     (smoke,) = (row for row in rows if row["scale"] == "smoke")
     (queued,) = (run for run in smoke["runs"] if run["state"] == "queued")
@@ -260,7 +260,7 @@ def test_a_run_in_training_here_is_asked_to_stop(capsys: Capture) -> None:
 def test_a_waiting_job_is_marked_even_if_slurm_does_not_answer(capsys: Capture) -> None:
     record_submission(TINY)
     status, out, err = run_command(capsys, "cancel table1")
-    assert (status, out) == (2, f"queued   {TINY.id}\n")
+    assert (status, out) == (2, f"queued  {TINY.id}\n")
     assert "SLURM does not answer: 1 stay in its queue" in err
     assert err.count("\n") == 1
     assert lease.is_cancel_requested(results.folder(ROOT, TINY))
