@@ -84,7 +84,8 @@ class _Job:
 
     def write_metrics(self, lines: Sequence[Mapping[str, Any]]) -> None:
         if self.own_lease:
-            self.own_lease.facts |= self.pace.write_metrics(time.monotonic())
+            news = self.pace.write_metrics(time.monotonic())
+            self.own_lease.facts = self.own_lease.facts | news  # the heartbeat may read the old one
         if self.still_owner():
             self.pending_metrics = lines
             try:
