@@ -59,24 +59,25 @@ class Table:
         )
         return (" " * self.indent + "  ".join(aligned)).rstrip()
 
-    def drawn(self, width: int) -> RenderableType:
+    def drawn(self, width: int) -> RenderableType | None:
         """What rich draws: a wide table in parts that fit, below each other, and nothing cut off.
 
-        Each part has all names and some of the numbers. Where one number does not fit beside the
-        names, the table stays whole, with breaks in words.
+        Each part has all names and some of the numbers. None if one number does not fit beside the
+        names.
         """
         from rich.console import Group
 
-        parts = [*self._parts(width)]
-        fits = all(None not in part._widths(width) for part in parts)
-        first, *others = parts if fits else [self]
-        below = (each for part in others for each in (text(""), part._drawn(width)))
-        return Group(first._drawn(width), *below)
+        drawn: list[RenderableType] = []
+        for part in self._parts(width):
+            if (widths := part._widths(width)) is None:
+                return None
+            drawn += [*([text("")] if drawn else []), part._drawn(widths)]
+        return Group(*drawn)
 
     def _parts(self, width: int) -> Iterator[Table]:
         """Tables with fewer numbers, as far as the width requires it."""
         numbers = sorted(self.numbers)
-        if len(numbers) < 2 or None not in self._widths(width):
+        if len(numbers) < 2 or self._widths(width):
             yield self
             return
         middle = len(numbers) // 2
@@ -91,8 +92,8 @@ class Table:
             )
             yield from part._parts(width)
 
-    def _drawn(self, width: int) -> RenderableType:
-        """The whole table. A cell that is too wide is wrapped."""
+    def _drawn(self, widths: Sequence[int]) -> RenderableType:
+        """The whole table, in columns of these widths."""
         from rich import box, padding, table
 
         has_headings = any(self.headings)  # a line of the box is a part of the gap
@@ -100,7 +101,6 @@ class Table:
             box=box.SIMPLE_HEAD if has_headings else None, show_header=has_headings,
             show_edge=False, pad_edge=False, padding=(0, _GAP - has_headings, 0, 0),
         )  # fmt: skip
-        widths = self._widths(width - self.indent)
         for place, (heading, fitting) in enumerate(zip(self.headings, widths, strict=True)):
             justify: Literal["right", "left"] = "right" if place in self.numbers else "left"
             drawn.add_column(text(heading), justify=justify, overflow="fold", width=fitting)
@@ -111,17 +111,17 @@ class Table:
             ))  # fmt: skip
         return padding.Padding(drawn, (0, 0, 0, self.indent), expand=False)
 
-    def _cell(self, content: str, place: int, width: int | None, *, is_bold: bool) -> Text:
+    def _cell(self, content: str, place: int, width: int, *, is_bold: bool) -> Text:
         """A cell; a number whose interval does not fit beside it has it on the next line."""
         from rich.text import Text
 
         style = "bold" if is_bold else ""
-        if place in self.numbers and width and text(content).cell_len > width:
+        if place in self.numbers and text(content).cell_len > width:
             return Text("\n").join(text(part, style) for part in _INTERVAL.split(content))
         return text(content, style)
 
-    def _widths(self, width: int) -> list[int | None]:
-        """The columns' widths, without breaks in words and numbers; of None if impossible.
+    def _widths(self, width: int) -> list[int] | None:
+        """The columns' widths, without breaks in words and numbers; None if impossible.
 
         Names have what they need before numbers; columns of one kind that are too narrow lack the
         same number of characters.
@@ -133,9 +133,9 @@ class Table:
             parts = [*heading.split(), *(part for cell in cells for part in split(cell))]
             natural.append(max(text(cell).cell_len for cell in (heading, *cells)))
             widths.append(max((text(part).cell_len for part in parts), default=0))
-        spare = width - _GAP * (len(widths) - 1) - sum(widths)
+        spare = width - self.indent - _GAP * (len(widths) - 1) - sum(widths)
         if spare < 0:
-            return [None] * len(widths)
+            return None
         names = [place for place in range(len(widths)) if place not in self.numbers]
         for places in (names, [*self.numbers]):
             while spare and (lacking := {natural[i] - widths[i]: i for i in places}):
@@ -143,7 +143,7 @@ class Table:
                     break
                 widths[lacking[most]] += 1
                 spare -= 1
-        return [*widths]
+        return widths
 
 
 @dataclass(frozen=True)
@@ -184,10 +184,11 @@ def show(*parts: Part) -> None:
 
 
 def _print(console: Console, part: Part) -> None:
-    if isinstance(part, Table):
-        console.print(part.drawn(console.width))
+    drawn = part.drawn(console.width) if isinstance(part, Table) else None
+    if drawn:
+        console.print(drawn)
         return
-    for line in [part] if isinstance(part, str) else part.lines(console.width):
+    for line in _lines(part, console.width):
         console.print(text(line), soft_wrap=True)  # a long line stays one line when it is copied
 
 
@@ -266,8 +267,15 @@ class Block:
 def _drawn(part: Part | RenderableType, width: int) -> RenderableType:
     from rich.text import Text
 
+    if isinstance(part, Table):
+        return part.drawn(width) or Text("\n").join(map(text, part.lines()))
+    if isinstance(part, Prose | str):
+        return Text("\n").join(map(text, _lines(part, width)))
+    return part
+
+
+def _lines(part: Part, width: int) -> list[str]:
+    """The part as lines of text, paragraphs in this width."""
     if isinstance(part, str):
-        return text(part)
-    if isinstance(part, Prose):
-        return Text("\n").join(map(text, part.lines(width)))
-    return part.drawn(width) if isinstance(part, Table) else part
+        return [part]
+    return part.lines(width) if isinstance(part, Prose) else part.lines()
