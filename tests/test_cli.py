@@ -252,10 +252,10 @@ def test_plan(capsys: Capture, here: Path) -> None:
     rows = plan_rows(capsys, "")
     lines = stdout_of(capsys, "plan table1 figure7").splitlines()
     assert [line.split()[:3] for line in lines[:3]] == [
-        ["item", "scale", "missing"], ["table1", "paper", "96"], ["figure7", "paper", "36"],
+        ["item", "scale", "missing"], ["table1", "paper", "96"], ["figure7", "paper", "39"],
     ]  # fmt: skip
     lines = stdout_of(capsys, "plan table_a1").splitlines()
-    assert "  and 48 more rows (--runs lists the runs of all)" in lines
+    assert "  and 60 more rows (--runs lists the runs of all)" in lines
     assert len({row["run"] for row in rows}) == 96
     assert {row["state"] for row in rows} == {"missing"}
     assert list(here.iterdir()) == []
