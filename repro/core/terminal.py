@@ -250,18 +250,17 @@ class Block:
         if self._live:
             self._live.update(group, refresh=True)
         else:
-            self._live = self._start(group)
+            self._start(group)
 
-    def _start(self, group: RenderableType) -> Live:
+    def _start(self, group: RenderableType) -> None:
         from rich.live import Live
 
-        live = Live(
+        self._live = Live(
             group, console=self._console, auto_refresh=False, transient=not self._keep,
             redirect_stdout=is_terminal(sys.stdout), redirect_stderr=is_terminal(sys.stderr),
         )  # fmt: skip
-        live.start(refresh=True)
+        self._live.start(refresh=True)
         self._console.show_cursor(True)  # rich hides it: a killed process would leave it hidden
-        return live
 
 
 def _drawn(part: Part | RenderableType, width: int) -> RenderableType:
