@@ -47,7 +47,7 @@ def plan_parts(
         for (item, scale), item_rows in by_item.items():
             yield _heading(item, scale)
             yield from _run_parts(item_rows, scale, costs)
-    elif len(by_item) > 1:
+    elif len({item for item, _ in by_item}) > 1:
         yield _items_table(by_item, costs)
     else:
         for (item, scale), item_rows in by_item.items():

@@ -283,8 +283,9 @@ def test_retry_starts_what_ended_badly_at_every_scale_where_it_ran(
     record_failure(SMALL, "interrupted")
     before = snapshot(here)
     out = stdout_of(capsys, "retry table1 --dry-run")  # here, where they were
-    assert re.search(r"^table1, demo scale\n  NesT-T  1 cancelled$", out, re.MULTILINE)
-    assert re.search(r"^  NesT-T  1 lost$", out, re.MULTILINE)
+    assert re.search(r"^table1, demo scale\n  row +cancelled\n  NesT-T +1$", out, re.MULTILINE)
+    assert re.search(r"^table1, smoke scale\n  row +interrupted +lost$", out, re.MULTILINE)
+    assert re.search(r"^  NesT-T {18}1$", out, re.MULTILINE)  # below 'lost'
     assert "3 runs: 1 cancelled, 1 interrupted, 1 lost" in out
     assert "2 runs: 1 interrupted, 1 lost" in stdout_of(
         capsys, "retry table1 --scale smoke --dry-run"
