@@ -52,13 +52,12 @@ def verify(
     Args:
         items: names of the items to check, with the runs that they show; none: all items, all runs,
             and that there is no other file. An item is checked at the scales at which it has a
-            file, or a run that verdicts are given on.
+            file, or a run for verdicts that these scales do not show.
         workers: processes; None: one a core, up to four.
     """
     ids = _run_folders(root)
     names = list(items) or paper.current().names()
-    shown = [(name, scale) for name in names for scale in SCALES
-             if _has_files(folder, name, scale) or _is_due(name, scale, ids)]  # fmt: skip
+    shown = [(name, scale) for name in names for scale in _scales(folder, name, ids)]
     seeds = [plan.seeds_shown(paper.current().get(name), scale, ids) for name, scale in shown]
     pairs = list(zip(shown, seeds, strict=True))
     needed = _shown(pairs) if items else ids
@@ -123,10 +122,16 @@ def _files(folder: Path, name: str, scale: Scale) -> list[Path]:
     return [folder / file_of(where, name, scale, ending) for where, ending in kinds]
 
 
-def _is_due(name: str, scale: Scale, ids: Container[str]) -> bool:
-    """Whether an item has a run at a scale with verdicts, so that it has to be rendered."""
-    runs = plan.runs(paper.current().get(name).cells, scale, 1) if scale in VERDICT_SCALES else ()
-    return any(run.id in ids for run in runs)
+def _scales(folder: Path, name: str, ids: set[str]) -> list[Scale]:
+    """The scales at which an item has to be rendered: see `verify`."""
+    cells = paper.current().get(name).cells
+    rendered = [scale for scale in SCALES if _has_files(folder, name, scale)]
+    due = [scale for scale in VERDICT_SCALES if scale not in rendered]
+    shown = {run.id for scale in rendered for run in plan.runs(cells, scale, 1)}
+    for scale in due:
+        if any(run.id in ids - shown for run in plan.runs(cells, scale, 1)):
+            rendered.append(scale)
+    return rendered
 
 
 def _shown(items: Iterable[tuple[tuple[str, Scale], int]]) -> set[str]:

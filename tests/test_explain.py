@@ -279,7 +279,7 @@ def lay_out_bad_files(here: Path) -> None:
         ("photo.jpg --run timm:nest_tiny_jx.goog_in1k --weights .", "nest_tiny_jx.goog_in1k.safet"),
         (
             "photo.jpg --run timm:nest_tiny_jx.goog_in1k --weights new.pth",
-            "new.pth is a file; name the folder that has nest_tiny_jx.goog_in1k.safetensors",
+            "new.pth is a file; name the folder of nest_tiny_jx.goog_in1k.safetensors",
         ),
     ],
 )

@@ -123,16 +123,24 @@ def change(root: Path, run: Run, **facts: str | None) -> None:
     path.write_text(json.dumps(result))
 
 
+def outdate(root: Path, run: Run) -> None:
+    """Make a result one of other code, of which the launch kept a snapshot."""
+    package = root / results.SNAPSHOTS / "c0de" / source.NAME
+    shutil.copytree(source.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    with (package / "core/run.py").open("a") as file:
+        file.write("\nANOTHER = 1\n")
+    change(root, run, source=None, code="c0de")
+
+
 def test_a_result_of_todays_code_is_current(root: Path) -> None:
     assert [(each.state, each.changed) for each in check(root, RUNS[:2])] == [("current", ())] * 2
 
 
 def test_changed_modules_are_named(root: Path) -> None:
-    """By the commit of the result, from before many modules were moved."""
-    change(root, RUNS[0], source=None)
+    """By the snapshot of the launch."""
+    outdate(root, RUNS[0])
     first, second = check(root, RUNS[:2])
-    assert first.state == "outdated"
-    assert "repro.core.run" in first.changed
+    assert (first.state, first.changed) == ("outdated", ("repro.core.run",))
     assert second.state == "current"
 
 
@@ -189,12 +197,11 @@ def test_a_damaged_file_of_waivers_is_one_line(root: Path, text: str) -> None:
 
 
 def test_the_commands(root: Path, capsys: Capture) -> None:
-    change(root, RUNS[0], source=None)
+    outdate(root, RUNS[0])
     words = ["--results", str(root)]
     assert cli.main(["outdated", *words]) == 0
     first, summary = capsys.readouterr().out.splitlines()
-    assert first.startswith(f"{RUNS[0].id}: outdated (repro.")
-    assert " more)" in first
+    assert first == f"{RUNS[0].id}: outdated (repro.core.run)"
     assert summary == "2 runs: 1 current, 1 outdated, 0 unknown; 0 accepted"
     assert cli.main(["accept", RUNS[0].id, "--because", "only names changed", *words]) == 0
     assert capsys.readouterr().out.startswith("1 of 1 runs were not current; ")

@@ -128,7 +128,7 @@ def test_every_training_of_the_paper_is_in_the_table() -> None:
 def test_a_smaller_memory_holds_fewer_images() -> None:
     """What fits does fit, two more would not, and a plan is what MicroBatches does."""
     step = next(s for i, s in steps.table().items() if i.startswith("nest-base-imagenet-224"))
-    entry = {name: step[name] for name in ("parameters", "bytes_an_image")}
+    entry = {"parameters": step["parameters"], "bytes_per_image": step["bytes_an_image"]}
     limits = [memory.images_that_fit(gb * 10**9, **entry) for gb in (16, 40, 80, 141)]
     assert all(few < more for few, more in pairwise(limits))
     assert memory.peak(limits[2], **entry) <= memory.USABLE * 80e9
