@@ -135,7 +135,7 @@ def finish(run: Run, **metrics: float) -> Path:
             for value in ("soon", "-1", "nan", "inf", "-inf", "1e300", "604801", "9" * 400, "")
         ),
         ("table1 --only", "--only"),
-        ("list table1", "unrecognized arguments: table1"),
+        ("list tabel1", "unknown item 'tabel1'; did you mean table1?"),
         ("prepare", "arguments are required: DATASET (repro prepare --help)"),
         ("prepare cifra10", "unknown dataset cifra10: did you mean cifar10?"),
         ("prepare imagenette", "unknown dataset imagenette: did you mean imagenet"),

@@ -80,16 +80,16 @@ def _render(experiment: Experiment, args: Reproduce, seeds: int) -> None:
     for warning in rendering.warnings:
         output.warn(warning)
     files = {(args.out or Path()) / path: content for path, content in rendering.files.items()}
+    for path, content in files.items() if not args.dry_run else ():
+        _write(path, content)
     if terminal.is_terminal(sys.stdout):
         terminal.show(*tables.parts(experiment, rendering.frame, args.scale), "")
     else:
         print(rendering.table)
     if args.dry_run:
         print("would write " + " ".join(map(str, files)))
-        return
-    for path, content in files.items():
-        _write(path, content)
-    print(*files, sep="\n")
+    else:
+        print(*files, sep="\n")
 
 
 def _write(path: Path, content: str | bytes) -> None:
