@@ -295,7 +295,7 @@ def test_images_256px(capsys: Capture) -> None:
     assert "nest-tiny-imagenet-imagenet-256px-300ep-s0-" in out
     out = stdout_of(capsys, "table2 --images 256px --dry-run --out .")
     assert "tables/table2_256px.md" in out
-    assert "from squares of 256 px" in out
+    assert "read from 256-px crops" in out
     assert "which the demo scale does not have" in error_of(
         capsys, "table2 --images 256px --scale demo"
     )

@@ -21,6 +21,6 @@ def on_256px_crops(experiment: Experiment) -> Experiment:
     return replace(
         experiment,
         name=f"{experiment.name}_{CROPS_256PX}",
-        title=f"{experiment.title}, from squares of 256 px",
+        title=f"{experiment.title}, read from 256-px crops",
         cells=cells,
     )
