@@ -196,6 +196,15 @@ def test_a_damaged_file_of_waivers_is_one_line(root: Path, text: str) -> None:
         read_waivers(root)
 
 
+def test_a_damaged_spec_is_a_warning(root: Path, capsys: Capture) -> None:
+    (root / RUNS[0].id / results.SPEC).write_text("{")
+    assert cli.main(["outdated", "--results", str(root)]) == 0
+    out, err = capsys.readouterr()
+    assert out == "1 runs: 1 current, 0 outdated, 0 unknown; 0 accepted\n"
+    assert f"{RUNS[0].id}/spec.json is damaged" in err
+    assert err.count("\n") == 1
+
+
 def test_the_commands(root: Path, capsys: Capture) -> None:
     outdate(root, RUNS[0])
     words = ["--results", str(root)]

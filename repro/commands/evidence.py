@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from repro import paper
 from repro.commands.parsing import arguments, option, switch
 from repro.commands.runs import selected_runs
-from repro.commands.selection import absence_of, item_names, seeds_to_show
+from repro.commands.selection import absence_of, item_names, seeds_to_show, stored_run
 from repro.commands.shared import Selection, WithItems, WithResults, WithSeeds
 from repro.commands.usage import DIFFERS, UsageError, hint
 from repro.commands.values import folder_of
@@ -230,7 +230,8 @@ class Outdated(Selection):
     def execute(self) -> int:
         from repro.outdated import STATES, check
 
-        checks = check(self.results, selected_runs(self.names or _finished(self.results), self))
+        runs = selected_runs(self.names, self) if self.names else _finished(self.results)
+        checks = check(self.results, runs)
         if self.json:
             print(records.encode([asdict(each) for each in checks], indent=1))
             return 0
@@ -271,12 +272,20 @@ class Accept(Selection):
         return 0
 
 
-def _finished(root: Path) -> list[str]:
-    """The runs that have a result."""
+def _finished(root: Path) -> list[Run]:
+    """The runs that have a result. A damaged spec, or another run's, is a warning."""
     from repro import results
 
-    ids = sorted(results.run_ids(root))
-    return [name for name in ids if (root / name / results.RESULT).exists()]
+    if line := absence_of(root):
+        raise UsageError(line)
+    runs = []
+    for name in sorted(results.run_ids(root)):
+        if (root / name / results.RESULT).exists():
+            try:
+                runs.append(stored_run(name, root))
+            except (results.ResultsError, UsageError) as error:
+                output.warn(str(error))
+    return runs
 
 
 def _some(names: Sequence[str]) -> str:
