@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 LEVEL = 0.05  # of the prediction interval in `judge_repetition`
 # In every result anew, so no reason for another number.
 _VOLATILE = ("seconds", "started", "earlier")
+_NO_CURVE = "neither has one"
 
 Repetition = Literal["equal", "within", "outside", "undecided"]
 
@@ -64,7 +65,7 @@ class Comparison:
     def is_equal(self) -> bool:
         """Whether all numbers, curves and files are equal."""
         same = all(each.first == each.second for each in self.metrics)
-        return same and self.curve == "equal" and not self.files
+        return same and self.curve in ("equal", _NO_CURVE) and not self.files
 
 
 def compare(first: tuple[Path, Run], second: tuple[Path, Run]) -> Comparison:
@@ -123,15 +124,15 @@ def _both(first: Mapping[str, object], second: Mapping[str, object]) -> Iterator
 
 
 def _curve(first: Path, second: Path) -> str:
-    """'equal', or the first step at which a value differs, with the value."""
+    """'equal', 'neither has one', or the first step at which a value differs, with the values."""
     lines = [results.read_metrics(folder) for folder in (first, second)]
     if not any(lines):
-        return "equal"
+        return _NO_CURVE
     for number, (one, other) in enumerate(zip(*lines, strict=False), start=1):
         for name in sorted({*one, *other}):
             if one.get(name) != other.get(name):
-                where = f"line {number}, step {one.get('step')}"
-                return f"{name} from {where}: {_apart(one.get(name), other.get(name))}"
+                where = f"line {number} (step {one.get('step')})"
+                return f"differ from {where}: {name} {_apart(one.get(name), other.get(name))}"
     counts = [len(each) for each in lines]
     return "equal" if counts[0] == counts[1] else f"{counts[0]} and {counts[1]} lines"
 

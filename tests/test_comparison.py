@@ -27,6 +27,8 @@ def stored(pattern: str, root: Path = ROOT) -> tuple[Path, Run]:
 SLOW = stored("nest-tiny-cifar-cifar10-validation-2ep-s0-f3e00c3e")
 FAST = stored("nest-tiny-cifar-cifar10-validation-2ep-s0-6177421f")
 CUES = stored("nest-small-imagenet-cues-local-plain-6ep-s0-*")
+TREES = stored("gradcat-ascent-input-nest-small-imagenet-cues-local-plain-s0-b2c34522")
+OTHER_TREES = stored("gradcat-ascent-input-nest-small-imagenet-cues-local-plain-s1-71ab2b0a")
 
 
 def test_a_run_is_equal_to_itself() -> None:
@@ -45,8 +47,13 @@ def test_what_differs_is_listed() -> None:
     ]
     metrics = {each.name: (each.first, each.second) for each in found.metrics}
     assert metrics["test_images"] == (8330, 8330)
-    assert found.curve == "lr from line 1, step 652: 0.000374535 and 0.00074907"
+    assert found.curve == "differ from line 1 (step 652): lr 0.000374535 and 0.00074907"
     assert {each.name for each in found.files} >= {"metrics.jsonl", "predictions.npz"}
+
+
+def test_runs_without_training_have_no_curves() -> None:
+    assert compare(TREES, TREES).is_equal
+    assert compare(TREES, OTHER_TREES).curve == "neither has one"
 
 
 def test_predictions_are_paired_by_image() -> None:
@@ -136,7 +143,7 @@ def test_a_run_is_trained_again(tmp_path: Path, capsys: Capture) -> None:
     assert cli.main(words) == 0
     text = capsys.readouterr().out
     assert "not equal; fewer than three seeds" in text
-    assert "curves: train_loss from line 1" in text
+    assert "curves: differ from line 1 (step" in text
     for refused, why in (
         (["--into", str(here)], "--into names the folder of the run itself"),
         (["--only", "NesT-T"], "--only and --budget choose among runs"),

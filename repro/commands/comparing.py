@@ -120,8 +120,9 @@ def _parts(comparison: Comparison) -> Iterator[terminal.Part]:
     yield f"curves: {comparison.curve}"
     for each in comparison.paired:
         yield (
-            f"predictions, {each.metric}: of {each.images:,} images {each.both:,} right by both, "
-            f"{each.only_first:,} only by the first, {each.only_second:,} only by the second; "
+            f"predictions, {each.metric}: of {each.images:,} images "
+            f"both have {each.both:,} right, only the first {each.only_first:,}, "
+            f"only the second {each.only_second:,}; "
             f"exact McNemar test p = {each.p:.2g}"
         )
     if comparison.unpaired:

@@ -77,7 +77,7 @@ def _marked(curves: Sequence[Curve], bands: Sequence[Band]) -> Iterator[tuple[st
 def _plot(
     bands: Sequence[tuple[str, Band]], x_range: _Range, width: int, height: int, unicode: bool
 ) -> list[str]:
-    """The rows of a plot, with the highest and the lowest value beside it."""
+    """The rows of a plot, with the highest and the lowest value beside them."""
     columns = width - _SCALE_WIDTH - 1
     values = [value for _, band in bands for value in band.mean]
     y_range = _Range(min(values), max(values))
@@ -87,8 +87,9 @@ def _plot(
         for index in {*range(0, len(band.x), step), len(band.x) - 1}:
             row = height - 1 - y_range.place(band.mean[index], height)
             rows[row][x_range.place(band.x[index], columns)] = mark
-    high, low = f"{y_range.high:.4g}", f"{y_range.low:.4g}"
-    scales = [high, *[""] * (height - 2), low if low != high else ""]
+    scales = [""] * height
+    for value in (y_range.low, y_range.high):
+        scales[height - 1 - y_range.place(value, height)] = f"{value:.4g}"
     return [
         f"{scale:>{_SCALE_WIDTH - 1}} |{''.join(row).rstrip()}"
         for scale, row in zip(scales, rows, strict=True)

@@ -179,7 +179,7 @@ def test_a_plot_of_equal_values_is_a_line(tmp_path: Path) -> None:
     found = curves.of_runs(tmp_path, [RUN])
     lines = curves_text.draw(found, ["train_loss"], "", width=30, height=5, unicode=False)
     assert [each for each in lines if "*" in each] == [
-        "         |*..................*", f"  * 2 -> 2  {RUN.slug}"[:27] + "..."
+        "       2 |*..................*", f"  * 2 -> 2  {RUN.slug}"[:27] + "..."
     ]  # fmt: skip
 
 
