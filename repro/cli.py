@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _end(status: int, line: str, before: str = "") -> int:
     """Print why a command ended; returns the status."""
     _print(sys.stdout)
-    _print(sys.stderr, f"{before}repro: {output.line(line)}\n")
+    _print(sys.stderr, f"{before}repro: {output.shortened(output.line(line))}\n")
     return status
 
 

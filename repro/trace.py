@@ -17,6 +17,8 @@ from repro.core.scales import metric_of, runs_at_scale, sources
 from repro.core.verdict import summarize
 from repro.spec import Cell, Claim, Decision, Experiment, Run, Scale, our_choices, with_seeds
 
+AGAIN = "again"  # a folder for what is made a second time
+
 
 @dataclass(frozen=True)
 class RunTrace:
@@ -103,7 +105,7 @@ def trace(
         recipe=tuple(recipe(cell, run, scale)),
         decisions=experiment.decisions,
         claims=tuple(claims(experiment, cell, scale)),
-        command=command(experiment, cell, scale),
+        command=command(experiment, cell, scale, again=summary.mean is not None),
     )
 
 
@@ -162,10 +164,11 @@ def claims(experiment: Experiment, cell: Cell, scale: Scale) -> Iterator[Claim]:
     )
 
 
-def command(experiment: Experiment, cell: Cell, scale: Scale) -> str:
-    """The command that makes the number again, from nothing."""
+def command(experiment: Experiment, cell: Cell, scale: Scale, *, again: bool) -> str:
+    """The command that makes the number from nothing; `again`: beside the present results."""
     words = ["repro", experiment.name, "--only", cell.row]
     words += [] if scale == "paper" else ["--scale", scale]
     profile = cell.run.as_profile
     runs_here = scale != "paper" or (profile is not None and profile.device in ("", "cpu"))
-    return shlex.join([*words, "--launch", "local" if runs_here else "slurm"])
+    words += ["--launch", "local" if runs_here else "slurm"]
+    return shlex.join([*words, *(("--results", AGAIN, "--out", AGAIN) if again else ())])

@@ -9,7 +9,8 @@ Figures in PDF are not compared: their bytes depend on the version of zlib, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+import re
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
@@ -25,6 +26,8 @@ from repro.spec import SCALES, VERDICT_SCALES, Scale
 FOLDERS = ("tables", "figures")
 _CHUNK = 50  # runs for a worker at a time
 _SHOWN = 60  # characters of a line that differs
+_SHA256 = re.compile(rb"\b[0-9a-f]{64}\b")
+_RUN_ID = re.compile(rb"(?<=,)[a-z0-9-]+-s?[0-9a-f]{8}(?=,)")
 
 
 @dataclass(frozen=True)
@@ -62,12 +65,13 @@ def verify(
     pairs = list(zip(shown, seeds, strict=True))
     needed = _shown(pairs) if items else ids
     runs = sorted(ids & needed)
-    tasks: list[Callable[[], list[Difference]]] = [
-        partial(_check_item, *item, root, folder, count) for item, count in pairs
+    of_items = [partial(_check_item, *item, root, folder, count) for item, count in pairs]
+    of_runs = [
+        partial(_check_runs, root, runs[i : i + _CHUNK], ids) for i in range(0, len(runs), _CHUNK)
     ]
-    tasks += [partial(_check_runs, root, runs[i : i + _CHUNK]) for i in range(0, len(runs), _CHUNK)]
-    with pool(len(tasks), workers) as executor:
-        pending = [executor.submit(task) for task in tasks]
+    with pool(len(of_items) + len(of_runs), workers) as executor:
+        pending = [executor.submit(task) for task in of_items]  # first, since figures take longest
+        pending = [executor.submit(task) for task in of_runs] + pending  # a run is a cause
     differences = [each for task in pending for each in task.result()]
     files = {path for item in shown for path in _files(folder, *item)}
     if not items:
@@ -86,11 +90,12 @@ def _run_folders(root: Path) -> set[str]:
     }
 
 
-def _check_runs(root: Path, names: Iterable[str]) -> list[Difference]:
-    return [difference for name in names for difference in _check_run(root, name)]
+def _check_runs(root: Path, names: Iterable[str], ids: Container[str]) -> list[Difference]:
+    return [difference for name in names for difference in _check_run(root, name, ids)]
 
 
-def _check_run(root: Path, name: str) -> Iterator[Difference]:
+def _check_run(root: Path, name: str, ids: Container[str]) -> Iterator[Difference]:
+    """What is wrong with a run. ids: of all runs."""
     path = root / name
     try:
         run = results.stored_run(path)
@@ -103,6 +108,9 @@ def _check_run(root: Path, name: str) -> Iterator[Difference]:
     outcome = results.outcome(root, run)
     if outcome.state in ("damaged", "stale"):
         yield Difference(str(path), outcome.note)
+    before = run.starts_from
+    if outcome.result and before and before.id not in ids:
+        yield Difference(str(root / before.id), f"it is missing, and {name} starts from it")
 
 
 # --- tables and figures --------------------------------------------------------------------------
@@ -148,11 +156,11 @@ def _check_item(name: str, scale: Scale, root: Path, folder: Path, seeds: int) -
     from repro.render.item import render
 
     expected = render(paper.current().get(name), scale, root, seeds, pdf=False).files
-    differences = [_compare(folder / path, content) for path, content in expected.items()]
+    differences = [_compare(folder / path, content, root) for path, content in expected.items()]
     return [each for each in differences if each]
 
 
-def _compare(path: Path, expected: str | bytes) -> Difference | None:
+def _compare(path: Path, expected: str | bytes, root: Path) -> Difference | None:
     """The first line in which a file differs from what is expected; None if none does."""
     data = expected.encode() if isinstance(expected, str) else expected
     try:
@@ -166,8 +174,18 @@ def _compare(path: Path, expected: str | bytes) -> Difference | None:
     lines, expected_lines = content.split(b"\n"), data.split(b"\n")
     pairs = zip_longest(lines, expected_lines)
     number, pair = next((n, pair) for n, pair in enumerate(pairs, 1) if pair[0] != pair[1])
+    if path.suffix == ".csv" and (run := _run_with_another_digest(*pair)):
+        what = f"the result of {run}, or of a run that it starts from, is not the one of this row"
+        return Difference(f"{path}:{number}", f"{what}; see {root / run}")
     here, there = (_excerpt(line, *pair) for line in pair)
     return Difference(f"{path}:{number}", f"{here} where the runs give {there}")
+
+
+def _run_with_another_digest(line: bytes | None, expected: bytes | None) -> str:
+    """The run of two rows of a CSV that differ in its digest alone; '' for others."""
+    rows = [_SHA256.split(each or b"") for each in (line, expected)]
+    run = _RUN_ID.search(line or b"")
+    return run[0].decode() if run and rows[0] == rows[1] and len(rows[0]) == 2 else ""
 
 
 def _excerpt(line: bytes | None, one: bytes | None, other: bytes | None) -> str:

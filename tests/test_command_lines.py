@@ -192,3 +192,46 @@ def test_a_fault_of_ours_has_a_status_of_its_own(
     assert err.endswith(
         "please report it with the command, repro list --json, and the traceback above\n"
     )
+
+
+OUTPUTS = (
+    "report table_a1 --out {}",
+    "report table_a1 --folder {}",
+    "export table_a1 {}",
+    "table_a1 --out {}",
+    "curves table_a1 --out {}",
+    "curves table_a1 --export csv {}",
+    "rerun nest --into {}",
+    "sample nest --out {}",
+    "explain a-file --run nest --out {}",
+)
+
+
+@pytest.mark.parametrize("line", OUTPUTS)
+def test_no_output_replaces_a_file_of_a_run_or_a_device(
+    line: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = here / "results" / "nest"
+    run.mkdir(parents=True)
+    (run / "spec.json").write_text("{}")
+    (run / "result.json").write_text("kept")
+    os.mkfifo(here / "pipe")
+    for target in ("results/nest", "results/nest/result.json", "results/nest/new", "pipe"):
+        assert cli.main(line.format(target).split()) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert "name another path" in error, (target, error)
+    assert sorted(path.name for path in run.iterdir()) == ["result.json", "spec.json"]
+    assert (run / "result.json").read_text() == "kept"
+    assert (here / "pipe").is_fifo()
+
+
+@pytest.mark.parametrize("command", ["why", "compare a", "rerun", "verify", "curves", "doctor"])
+def test_a_long_argument_is_not_echoed_whole(
+    command: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "results").mkdir()
+    assert cli.main([*command.split(), "x" * 100_000]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert len(error) < 2100

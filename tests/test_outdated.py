@@ -200,7 +200,7 @@ def test_a_damaged_spec_is_a_warning(root: Path, capsys: Capture) -> None:
     (root / RUNS[0].id / results.SPEC).write_text("{")
     assert cli.main(["outdated", "--results", str(root)]) == 0
     out, err = capsys.readouterr()
-    assert out == "1 runs: 1 current, 0 outdated, 0 unknown; 0 accepted\n"
+    assert out == "1 run: 1 current, 0 outdated, 0 unknown; 0 accepted\n"
     assert f"{RUNS[0].id}/spec.json is damaged" in err
     assert err.count("\n") == 1
 

@@ -75,7 +75,9 @@ def test_the_chain_is_printed(capsys: Capture) -> None:
     assert "train_fingerprint" in text
     assert "result sha256 " in text
     again = text.strip().splitlines()[-1].strip()
-    assert again == "repro search_rates --only NesT-T --scale proxy --launch local"
+    assert again == (
+        "repro search_rates --only NesT-T --scale proxy --launch local --results again --out again"
+    )
     assert cli.main([*shlex.split(again)[1:], "--dry-run"]) == 0
 
 
@@ -83,7 +85,7 @@ def test_only_what_needs_a_cluster_is_launched_on_one() -> None:
     def repeat(item: str, row: str) -> str:
         experiment = paper.current().get(item)
         cell = next(cell for cell in experiment.cells if cell.row.startswith(row))
-        return command(experiment, cell, "paper")
+        return command(experiment, cell, "paper", again=False)
 
     assert repeat("table_a1", "NesT-T").endswith("--launch local")
     assert repeat("table1", "NesT-T").endswith("--launch slurm")

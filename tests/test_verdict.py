@@ -189,6 +189,15 @@ def test_every_pair_has_to_hold_and_one_contradicts() -> None:
     assert judge([]).word == "undecided"
 
 
+def test_of_pairs_that_are_as_certain_the_one_with_the_smallest_effect_decides() -> None:
+    far, near = (Pair((Sample((x,), is_stochastic=False),), (Sample((1.0,), is_stochastic=False),))
+                 for x in (90.0, 50.0))  # fmt: skip
+    assert far.p_values() == near.p_values()
+    for pairs, place in (((far, near), 1), ((near, far), 0)):
+        judgement = judge(pairs)
+        assert (judgement.word, judgement.decisive) == ("holds", place)
+
+
 def test_a_contradiction_is_corrected_for_the_pairs() -> None:
     """One of four has to be four times as significant as one alone."""
     found = pair([50.0, 51.0, 52.0], [52.3, 53.3, 54.3])

@@ -140,6 +140,23 @@ def test_an_item_with_runs_must_have_its_files(home: Path) -> None:
     assert not [place for place in found if "table2" in place]
 
 
+def test_a_changed_training_is_named_where_it_counts(home: Path) -> None:
+    """Its digest is a part of the digests of the runs that start from it."""
+    attribution = a_run(home, files="maps.npz")
+    training = results.stored_run(attribution).starts_from
+    assert training
+    path = home / "results" / training.id / results.RESULT
+    path.write_text(path.read_text().replace('"torch": "', '"torch": "9'))
+    rows = [each for each in verify(home / "results", home, ["figure4"], workers=1).differences
+            if ".csv:" in each.place]  # fmt: skip
+    assert rows
+    assert all("or of a run that it starts from, is not the one" in each.what for each in rows)
+    shutil.rmtree(path.parent)
+    found = verify(home / "results", home, ["figure4"], workers=1).differences
+    assert Path(found[0].place).name == training.id
+    assert found[0].what.startswith("it is missing, and ")
+
+
 def test_a_run_under_another_name_is_named(home: Path) -> None:
     run = a_run(home, files="predictions.npz")
     run.rename(run.with_name("other"))

@@ -13,7 +13,7 @@ from repro.commands.parsing import argument, option, switch
 from repro.commands.selection import stored_run
 from repro.commands.shared import WithResults
 from repro.commands.usage import DIFFERS, UsageError
-from repro.commands.values import folder_of
+from repro.commands.values import folder_of, output_folder
 from repro.core import records, terminal
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Rerun(WithResults, LaunchOptions):
 
     run: str = argument("the id of a run, or a prefix of it")
     into: Path = option(f"the results folder of the repetition (default: {_RERUN})",
-                        default=_RERUN, read=folder_of, metavar="DIR")  # fmt: skip
+                        default=_RERUN, read=output_folder, metavar="DIR")  # fmt: skip
     json: bool = switch("for programs")
 
     def execute(self) -> int:

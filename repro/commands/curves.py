@@ -23,7 +23,7 @@ from repro.commands.selection import (
 )
 from repro.commands.shared import WithResults, WithSeeds
 from repro.commands.usage import UsageError, hint
-from repro.commands.values import folder_of
+from repro.commands.values import output_folder
 from repro.core import output, terminal
 from repro.spec import SCALES, Experiment, Run, Scale
 
@@ -59,8 +59,8 @@ class Curves(WithSeeds, WithResults):
     metric: tuple[str, ...] = repeated(
         "another metric of the runs, such as top5; may be repeated", metavar="NAME"
     )
-    out: Path | None = option("write SVG, PDF and PNG files there", read=folder_of, metavar="DIR",
-                              exclusive="output")  # fmt: skip
+    out: Path | None = option("write SVG, PDF and PNG files there", read=output_folder,
+                              metavar="DIR", exclusive="output")  # fmt: skip
     follow: bool = switch("refresh until the runs end", short="-f", exclusive="output")
     export: tuple[str, str] | None = pair(
         f"write the numbers of every step into a folder, as {', '.join(FORMATS)}",
@@ -71,7 +71,7 @@ class Curves(WithSeeds, WithResults):
         from repro import results
 
         if self.export:
-            form, folder = self.export[0], folder_of(self.export[1])
+            form, folder = self.export[0], output_folder(self.export[1])
             _check_format(form)
         figures = self._figures()
         if self.export:
@@ -133,7 +133,8 @@ class Curves(WithSeeds, WithResults):
                 if not (training.lines or (self.follow and training.run.is_training)):
                     raise UsageError(_absence_of_curve(training.run))
         title = f"Training curves of {curves.common_name(runs)}"
-        return _Figure("curves", title, run_curves, self.metric or curves.main_metrics(run_curves))
+        name = f"curves_{runs[0].id}" if len(runs) == 1 else "curves"
+        return _Figure(name, title, run_curves, self.metric or curves.main_metrics(run_curves))
 
     def _check_metrics(self, figures: Sequence[_Figure]) -> None:
         """Raise UsageError for a metric that a figure has no value of."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from repro.trace import CellTrace, RunTrace
 
 _MAX_CELLS = 12  # in a list
-_MAX_CHANGED = 3  # modules in a line
+_MAX_NAMES = 3  # modules or runs in a line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,7 +206,8 @@ class Verify(WithResults, WithItems):
             print(records.encode(asdict(outcome), indent=1))
         else:
             for each in outcome.differences:
-                print(f"{each.place}: {each.what}")
+                place = "" if each.what.startswith(each.place) else f"{each.place}: "
+                print(output.line(f"{place}{each.what}"))
             differences = (
                 f"{len(outcome.differences)} differ" if outcome.differences else "all agree"
             )
@@ -235,15 +236,18 @@ class Outdated(Selection):
         if self.json:
             print(records.encode([asdict(each) for each in checks], indent=1))
             return 0
+        groups = dict[str, list[str]]()
         for each in checks:
             if each.state != "current":
                 by = _some(each.changed) if each.changed else each.why
                 waiver = f"; accepted: {each.waiver}" if each.waiver else ""
-                print(output.line(f"{each.run}: {each.state} ({by}){waiver}"))
+                groups.setdefault(f"{each.state} ({by}){waiver}", []).append(each.run)
+        for about, runs_of_group in groups.items():
+            print(output.line(f"{_some(runs_of_group)}: {about}"))
         states = Counter(each.state for each in checks)
         accepted = sum(bool(each.waiver) for each in checks if each.state != "current")
         counts = ", ".join(f"{states[state]:,} {state}" for state in STATES)
-        print(f"{len(checks):,} runs: {counts}; {accepted:,} accepted")
+        print(f"{len(checks):,} run{'s' * (len(checks) != 1)}: {counts}; {accepted:,} accepted")
         return 0
 
 
@@ -290,5 +294,5 @@ def _finished(root: Path) -> list[Run]:
 
 def _some(names: Sequence[str]) -> str:
     """'repro.a, repro.b and 3 more'."""
-    more = len(names) - _MAX_CHANGED
-    return ", ".join(names[:_MAX_CHANGED]) + (f" and {more} more" if more > 0 else "")
+    more = len(names) - _MAX_NAMES
+    return ", ".join(names[:_MAX_NAMES]) + (f" and {more} more" if more > 0 else "")

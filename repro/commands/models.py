@@ -10,7 +10,7 @@ from repro.commands.parsing import argument, option
 from repro.commands.selection import run_named
 from repro.commands.shared import WithData, WithResults
 from repro.commands.usage import UsageError
-from repro.commands.values import data_folder, number, path_of, weights_folder
+from repro.commands.values import data_folder, number, output_path, path_of, weights_folder
 from repro.spec import TIMM
 
 MAX_CLASSES = 4  # that a figure can distinguish
@@ -29,7 +29,7 @@ class Sample(WithResults):
     n: int = option("default: 64", read=number("--n", MAX_SAMPLES), default=64, metavar="N")
     seed: int = option("default: 0", read=number("--seed", MAX_SEED, least=0), default=0,
                        metavar="N")  # fmt: skip
-    out: Path | None = option("default: <run>-<seed>.png, here", read=path_of, metavar="FILE")
+    out: Path | None = option("default: <run>-<seed>.png, here", read=output_path, metavar="FILE")
 
     def execute(self) -> int:
         from repro import results
@@ -67,7 +67,7 @@ class Explain(WithData, WithResults):
         "number of most probable classes (default and maximum: 4)",
         read=number("--top", MAX_CLASSES), metavar="N", exclusive="classes",
     )  # fmt: skip
-    out: Path = option("default: here", read=path_of, default=Path(), metavar="DIR")
+    out: Path = option("default: here", read=output_path, default=Path(), metavar="DIR")
 
     def execute(self) -> int:
         from repro.launch import explanation

@@ -10,7 +10,7 @@ from repro.commands.parsing import option, repeated
 from repro.commands.selection import absence_of, item_names, seeds_to_show
 from repro.commands.shared import WithItems, WithResults
 from repro.commands.usage import UsageError
-from repro.commands.values import folder_of, path_of
+from repro.commands.values import output_folder, output_path
 from repro.core import output
 from repro.spec import SCALES, Scale
 
@@ -30,10 +30,10 @@ class WriteReport(WithItems, WithResults):
     scale: tuple[str, ...] = repeated(
         f"may be repeated (default: {', '.join(_DEFAULT_SCALES)})", metavar="SCALE"
     )
-    out: Path | None = option(f"the file to write (default: {_DEFAULT_FILE})", read=path_of,
+    out: Path | None = option(f"the file to write (default: {_DEFAULT_FILE})", read=output_path,
                               metavar="FILE", exclusive="output")  # fmt: skip
     folder: Path | None = option("write a page with its figures and tables as files instead",
-                                 read=folder_of, metavar="DIR", exclusive="output")  # fmt: skip
+                                 read=output_folder, metavar="DIR", exclusive="output")  # fmt: skip
 
     def execute(self) -> int:
         if line := absence_of(self.results):

@@ -17,7 +17,7 @@ from repro.commands.selection import (
 )
 from repro.commands.shared import WithRows
 from repro.commands.usage import UsageError
-from repro.commands.values import folder_of
+from repro.commands.values import output_folder
 from repro.core import output, terminal
 from repro.spec import Experiment
 
@@ -32,7 +32,7 @@ class Reproduce(WithRows, LaunchOptions):
     launch: Where = option("where to train missing runs; none: only render (the default)",
                            default="none", choices=("none", "local", "slurm"))  # fmt: skip
     out: Path | None = option("where tables/ and figures/ are written (default: here)",
-                              read=folder_of, metavar="DIR")  # fmt: skip
+                              read=output_folder, metavar="DIR")  # fmt: skip
 
     def execute(self) -> int:
         from repro.core import plan

@@ -91,7 +91,7 @@ def awaited_search(names: Sequence[str], scale: Scale | None) -> str:
         return ""
     needed = list(dict.fromkeys(searches.values()))
     return (f"{', '.join(searches)}: not at {scale} scale until {' and '.join(needed)} "
-            f"{'is' if len(needed) == 1 else 'are'} done and the rates are chosen; "
+            f"{'is' if len(needed) == 1 else 'are'} done, and its best rates are recipes; "
             f"see `repro plan {' '.join(needed)} --scale {scale}`")  # fmt: skip
 
 

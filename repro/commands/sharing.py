@@ -13,7 +13,7 @@ from repro.commands.parsing import argument, arguments, option, repeated
 from repro.commands.runs import selected_runs
 from repro.commands.shared import Selection, WithResults
 from repro.commands.usage import UsageError
-from repro.commands.values import path_of
+from repro.commands.values import output_path, path_of
 from repro.core import output, records
 from repro.spec import Run
 
@@ -42,7 +42,7 @@ class Export(Selection):
 
     names: tuple[str, ...] = arguments("items, or runs by id or its prefix",
                                        metavar="ITEM|RUN")  # fmt: skip
-    file: Path = argument("the file to write", read=path_of, metavar="FILE")
+    file: Path = argument("the file to write", read=output_path, metavar="FILE")
     only: tuple[str, ...] = repeated(ONLY, metavar="METHOD")
     site: str | None = option("who computed the runs (default: a random name)",
                        read=site_name, metavar="TEXT")  # fmt: skip

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 MAX_GPU_HOURS = 1e9  # 114 GPUs for a thousand years
 RESULTS = Path("results")  # the default results folder
+SPEC = "spec.json"  # in the folder of a run; results.SPEC, without the import
 
 
 def path_of(text: str | Path) -> Path:
@@ -45,6 +46,28 @@ def folder_of(text: str | Path) -> Path:
     path = path_of(text)
     if path.exists() and not path.is_dir():
         raise UsageError(f"{path} is a file, where a folder is expected; name another path")
+    return path
+
+
+def output_folder(text: str | Path) -> Path:
+    """A path to a folder to write into, outside the folders of runs."""
+    return _outside_runs(folder_of(text))
+
+
+def output_path(text: str | Path) -> Path:
+    """A path to write to, outside the folders of runs; not a device or a pipe."""
+    path = path_of(text)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise UsageError(f"{path} is not a regular file; name another path")
+    return _outside_runs(path)
+
+
+def _outside_runs(path: Path) -> Path:
+    """The path. Raises UsageError in the folder of a run, whose files it could replace."""
+    absolute = path.absolute()
+    for folder in (absolute, *absolute.parents):
+        if (folder / SPEC).is_file():
+            raise UsageError(f"{path} is in the folder of the run {folder.name}; name another path")
     return path
 
 

@@ -203,7 +203,8 @@ def _refusals(path: Path) -> Iterator[None]:
         raise ResultsError(f"{path}: {what}; nothing was imported") from error
     except OSError as error:
         where = f" {error.filename}:" if error.filename not in (None, str(path)) else ""
-        raise ResultsError(f"cannot import {path}:{where} {error.strerror}") from error
+        what = f"cannot import {path}:{where} {error.strerror}"
+        raise ResultsError(f"{what}; mend that, and import it again") from error
 
 
 def _check_spelling(runs: Iterable[str], here: Iterable[str]) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 import sys
 
+_MAX_LINE = 2000  # characters of a message
+
 
 def terminal(text: str) -> str:
     """Text with escaped control characters, such as '\\x1b[2J'; line breaks and tabs stay."""
@@ -20,6 +22,13 @@ def terminal(text: str) -> str:
 def line(text: str) -> str:
     """Text as one line for a terminal."""
     return terminal(" ".join(text.splitlines()))
+
+
+def shortened(text: str) -> str:
+    """A long text without its middle, such as an argument of a million characters."""
+    if len(text) <= _MAX_LINE:
+        return text
+    return f"{text[: _MAX_LINE // 2]} … {text[-_MAX_LINE // 2 :]}"
 
 
 def markdown(text: str) -> str:

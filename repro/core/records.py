@@ -7,6 +7,7 @@ Damaged; a test enforces this. NaN is neither read from JSON nor written to it.
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -202,6 +203,8 @@ def atomic_file(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
     A reader sees the old file or the complete new one. `sync`: flush to disk before the rename.
     Raises OSError if it cannot be written; the old file is kept.
     """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
     scratch = path.with_name(f"{path.name}.{uuid4().hex}.tmp")  # unique across machines as well
     try:
         with scratch.open("wb") as file:

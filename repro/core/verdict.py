@@ -344,7 +344,10 @@ def judge(
     greater, less = [p[0] for p in both], [p[1] for p in both]
     if min(holm(less)) <= nominal:
         return Judgement("contradicted", less.index(min(less)))
-    weakest = greater.index(max(greater))
+    effects = [pair.effect(unit) if pair else None for pair in pairs]
+    weakest = max(range(len(pairs)), key=lambda place: (
+        greater[place], math.inf if (effect := effects[place]) is None else -effect
+    ))  # fmt: skip
     holds = greater[weakest] <= nominal
     return Judgement("holds" if holds else "undecided", weakest)
 

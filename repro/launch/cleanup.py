@@ -5,9 +5,12 @@ Results, logs and trained weights are never among it, nor is anything of a run t
 
 from __future__ import annotations
 
+import os
 import shutil
+import stat
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +46,8 @@ def remove(leftovers: list[Removable]) -> None:
                 shutil.rmtree(each.path)
             else:
                 each.path.unlink(missing_ok=True)
+        except FileNotFoundError:  # somebody else removes it
+            shutil.rmtree(each.path, ignore_errors=True)
         except OSError as error:
             failed.append(f"{each.path}: {error.strerror}")
     if failed:
@@ -74,8 +79,10 @@ def _temporary(root: Path) -> Iterator[Removable]:
     """Files that a killed process left half written."""
     oldest = time.time() - _MIN_AGE_SECONDS
     for path in root.glob("*/*.tmp"):
-        if path.is_file() and path.stat().st_mtime < oldest:
-            yield Removable(path, path.stat().st_size, "half written by a killed process")
+        with suppress(FileNotFoundError):  # renamed by its process meanwhile
+            status = path.lstat()
+            if stat.S_ISREG(status.st_mode) and status.st_mtime < oldest:
+                yield Removable(path, status.st_size, "half written by a killed process")
 
 
 def _submissions(root: Path) -> Iterator[Removable]:
@@ -87,6 +94,13 @@ def _submissions(root: Path) -> Iterator[Removable]:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of the files in a folder, or of a file."""
-    files = [path] if path.is_file() else path.rglob("*")
-    return sum(file.lstat().st_size for file in files if file.is_file() and not file.is_symlink())
+    """Bytes of the files in a folder, or of a file; of what vanishes meanwhile, none."""
+    files = [path] if path.is_file() else (
+        Path(folder, name) for folder, _, names in os.walk(path) for name in names
+    )  # fmt: skip
+    total = 0
+    for file in files:
+        with suppress(FileNotFoundError):
+            status = file.lstat()
+            total += status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return total

@@ -146,7 +146,7 @@ def _evidence(
             for each in trace.recipe(cell, run, scale)
         ),
         claims=tuple(dict.fromkeys(i for place in places for i in claimed.get(place, ()))),
-        command=trace.command(experiment, cell, scale),
+        command=trace.command(experiment, cell, scale, again=bool(row["n"])),
     )
 
 

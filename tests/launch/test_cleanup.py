@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -89,6 +90,24 @@ def test_it_is_removed_when_told_so(root: Path, capsys: Capture) -> None:
     assert (root / DONE.id / results.RESULT).exists()
     assert cli.main(["clean", "--yes", "--results", str(root)]) == 0
     assert "removed 0.00 GB in 0 places\n" in capsys.readouterr().out
+
+
+def test_what_vanishes_meanwhile_is_no_error(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another `repro clean`, or a run that renames its file, while this one looks and removes."""
+    found = cleanup.find(root)
+    lstat = Path.lstat
+
+    def remove_first(path: Path) -> os.stat_result:
+        if path.name.endswith(".tmp") or cleanup.CHECKPOINTS in path.parts:
+            path.unlink(missing_ok=True)
+        return lstat(path)
+
+    monkeypatch.setattr(Path, "lstat", remove_first)
+    checkpoints = [each for each in cleanup.find(root) if each.path.name == cleanup.CHECKPOINTS]
+    assert [each.bytes for each in checkpoints] == [0, 0, 0]
+    for each in found:
+        shutil.rmtree(each.path, ignore_errors=True)
+    cleanup.remove(found)
 
 
 def test_folders_that_nobody_knows_are_left(root: Path) -> None:

@@ -113,7 +113,7 @@ class Notify:
             self.mail or self.command, "mail: no address, and no command; set one of them, or both"
         )
         _require(
-            self.mail is None or _ADDRESS.fullmatch(self.mail),
+            self.mail is None or (len(self.mail) <= 254 and _ADDRESS.fullmatch(self.mail)),
             f"mail: {self.mail!r:.80} is not one address; write it like me@example.org",
         )
         program = self.command[0] if self.command else "/"

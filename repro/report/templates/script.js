@@ -69,7 +69,7 @@
     const line = ([name, chosen, source]) => [make("code", `${name} = ${chosen}`), ` ${source}`];
     parts.push(make("h3", "Choices"));
     if (ours.length) parts.push(listOf(ours.map(line)));
-    else parts.push(make("p", "Its recipe has no value that is our own choice."));
+    else parts.push(make("p", "No value of its own recipe is our choice; the decisions of the item apply."));
     const others = values.filter((each) => !each[3]);
     if (others.length) {
       const summary = make("summary", `${others.length} values from the paper and other sources`);
