@@ -369,7 +369,7 @@ def test_cancel_and_go_on(user: User) -> None:
 
     # One that waits.
     waiting = next(run for run in runs if run not in training)
-    assert f"queued   {waiting}" in user.stdout_of(f"cancel {waiting} --dry-run")
+    assert f"queued  {waiting}" in user.stdout_of(f"cancel {waiting} --dry-run")
     assert waiting in user.queued()
     assert "cancelled 1 run;" in user.stdout_of(f"cancel {waiting}")
     wait_until(lambda: waiting not in user.queued())
