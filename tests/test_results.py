@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import resource
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,6 +17,8 @@ import pytest
 
 from repro import experiments, results, spec
 from repro.core import artifacts
+from repro.interpret import box_accuracy, box_iou
+from repro.kinds import localization
 from repro.results import Result, ResultsError
 from repro.spec import Classification, Model, Profiling, Recipe, SpecError
 from tests.finished import ARRAYS, finish, npz
@@ -474,3 +477,43 @@ def test_a_tidy_frame_of_several_items_and_of_none(tmp_path: Path) -> None:
     assert {"item", "method", "seed", "status"} <= set(empty.columns)
     with pytest.raises(KeyError):
         results.frame("tabel1", root=tmp_path)
+
+
+# --- metrics that are recounted from predictions -------------------------------------------------
+
+RECOUNTED = {
+    "cam-nest-*-local-textured-s0-*": (
+        "gt_known", "gt_known_iou30", "max_box_acc", "max_box_acc_v2", "top1",
+        "top1_error", "top1_error_oracle",
+    ),
+    "ceiling-*": ("ceiling_gt_known", "ceiling_max_box_acc_v2"),
+    "gradcat-ascent-input-*-local-plain-s0-*": ("quadrant", "leaf", "leaf_most", "undecided"),
+    "nest-tiny-cifar-cifar10-*": ("top1", "top5"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("pattern", RECOUNTED)
+def test_metrics_are_recounted_from_predictions(pattern: str, tmp_path: Path) -> None:
+    source = min((Path(__file__).parents[1] / "results").glob(pattern))
+    path = shutil.copytree(source, tmp_path / source.name)
+    run = results.stored_run(path)
+    assert results.outcome(tmp_path, run).state == "done"
+    stored = json.loads((path / results.RESULT).read_text())
+    for name in RECOUNTED[pattern]:
+        value = stored["metrics"][name]
+        other = value + (0.5 if value < 50 else -0.5)
+        changed = {**stored, "metrics": {**stored["metrics"], name: other}}
+        (path / results.RESULT).write_text(json.dumps(changed))
+        outcome = results.outcome(tmp_path, run)
+        assert outcome.state == "damaged"
+        assert f"its predictions give {name} " in outcome.note
+    garbage = npz(a=np.zeros(3))
+    (path / results.PREDICTIONS).write_bytes(garbage)
+    stored["files"][results.PREDICTIONS] = hashlib.sha256(garbage).hexdigest()
+    (path / results.RESULT).write_text(json.dumps(stored))
+    assert results.outcome(tmp_path, run).state == "damaged"
+
+
+def test_predictions_have_the_units_of_the_boxes() -> None:
+    assert localization.IOU_UNITS == box_iou.IOU_UNITS
+    assert localization.IOUS_V2 == box_accuracy.IOUS_V2

@@ -203,7 +203,7 @@ def atomic_file(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
     A reader sees the old file or the complete new one. `sync`: flush to disk before the rename.
     Raises OSError if it cannot be written; the old file is kept.
     """
-    if path.exists() and not path.is_file():
+    if path.exists() and not (path.is_file() or path.is_dir()):  # a folder is refused below
         raise OSError(errno.EINVAL, "not a regular file", str(path))
     scratch = path.with_name(f"{path.name}.{uuid4().hex}.tmp")  # unique across machines as well
     try:

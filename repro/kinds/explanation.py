@@ -15,6 +15,7 @@ from repro.core.work import FixedWork, ModelWork, UnknownWork, Work
 from repro.kinds.classification import Classification
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 
@@ -84,6 +85,17 @@ class Explanation(Run):
     @property
     def footprint(self) -> None:
         return None
+
+
+def check_percentages(
+    metrics: Mapping[str, Any], flags: Mapping[str, NDArray[np.bool_]], prefix: str = ""
+) -> None:
+    """Raise Damaged unless metrics are the percentage of flags that are set, by name."""
+    for name, values in flags.items():
+        if (stored := metrics.get(prefix + name)) is not None:
+            percent = 100 * float(values.mean())
+            right = abs(stored - percent) <= 1e-6
+            require(right, f"its predictions give {prefix}{name} {percent:g}, not {stored!r}")
 
 
 def check_pictures(arrays: Mapping[str, NDArray[Any]], others: tuple[str, ...]) -> None:

@@ -9,17 +9,50 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from repro.core.datasets import DatasetSize, size_of
 from repro.core.recipe import Split
 from repro.core.records import read_typed_arrays, require
-from repro.core.run import FileCheck
-from repro.kinds.explanation import Explanation, check_pictures, with_ends
+from repro.core.run import PREDICTIONS, FileCheck
+from repro.kinds.explanation import Explanation, check_percentages, check_pictures, with_ends
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAPS = "maps.npz"
+IOU_UNITS = 10_000  # of an IoU of 1, in predictions
+IOUS_V2 = (0.3, 0.5, 0.7)  # that MaxBoxAccV2 requires, in turn
 
 Attribution = Literal["cam", "grad_cam_pp", "rollout", "gradient_rollout"]
 Baseline = Literal["whole image", "centre box"]
 Ceiling = Literal["ceiling"]
+
+
+def _recount(data: bytes, metrics: Mapping[str, Any]) -> None:
+    """Recompute the percentages of boxes from the IoU of each image. Raises Damaged."""
+    import numpy as np  # not needed by what only plans
+
+    kinds = {"iou": ("u", 1), "iou_oracle": ("u", 1), "iou_fixed": ("u", 1),
+             "iou_every_oracle": ("u", 2)}  # fmt: skip
+    if has_classes := "top1" in metrics:
+        kinds |= {"label": ("iu", 1), "predicted": ("iu", 1)}
+    arrays = read_typed_arrays(data, kinds)
+    fits = len({len(arrays[name]) for name in kinds}) == 1 and arrays["iou_every_oracle"].size
+    require(fits, "arrays of predictions that do not match")
+    ious, half = {name: arrays[name] for name in kinds}, round(0.5 * IOU_UNITS)
+    flags = {
+        "gt_known": ious["iou"] >= half,
+        "max_box_acc": ious["iou_oracle"] >= half,
+        "gt_known_fixed": ious["iou_fixed"] >= half,
+        "max_box_acc_v2": ious["iou_every_oracle"] >= IOU_UNITS * np.array(IOUS_V2),
+        **{f"gt_known_iou{iou}": ious["iou"] >= iou * IOU_UNITS // 100
+           for iou in range(10, 100, 10)},
+    }  # fmt: skip
+    check_percentages(metrics, flags)
+    check_percentages(metrics, flags, "ceiling_")
+    if has_classes:
+        right = ious["label"] == ious["predicted"]
+        check_percentages(metrics, {
+            "top1": right,
+            "top1_error": ~(right & flags["gt_known"]),
+            "top1_error_oracle": ~(right & flags["max_box_acc"]),
+        })  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +73,10 @@ class Localization(Explanation):
 
     kind: ClassVar[str] = "localization"
     task: ClassVar[str] = "repro.tasks.localization"
-    file_checks: ClassVar[Mapping[str, FileCheck]] = {MAPS: lambda data, _: read_maps(data)}
+    file_checks: ClassVar[Mapping[str, FileCheck]] = {
+        MAPS: lambda data, _: read_maps(data),
+        PREDICTIONS: _recount,
+    }
     attribution: Attribution | Baseline | Ceiling
     tuning: str = "imagenetv2"  # the dataset on which the threshold is chosen
     tuning_split: Split = "test"

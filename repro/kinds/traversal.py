@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from repro.core.datasets import DatasetSize
 from repro.core.records import read_typed_arrays, require
-from repro.core.run import FileCheck
-from repro.kinds.explanation import Explanation, check_pictures, with_ends
+from repro.core.run import PREDICTIONS, FileCheck
+from repro.kinds.explanation import Explanation, check_percentages, check_pictures, with_ends
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,6 +18,18 @@ TREES = "trees.npz"
 
 Sign = Literal["ascent", "literal"]
 TopTap = Literal["input", "norm"]
+
+
+def _recount(data: bytes, metrics: Mapping[str, Any]) -> None:
+    """Recompute the percentages of paths. Raises Damaged."""
+    import numpy as np  # not needed by what only plans
+
+    arrays = read_typed_arrays(data, {"label": ("iu", 2), "path": ("i", 3), "hits": ("u", 3)})
+    hits, path = arrays["hits"], arrays["path"]
+    fits = hits.shape[:2] == path.shape[:2] == arrays["label"].shape and hits.shape[2] == 3
+    require(fits and path.size and hits.max() <= 1, "labels, paths and hits do not match")
+    flags = dict(zip(("quadrant", "leaf", "leaf_most"), np.moveaxis(hits > 0, 2, 0), strict=True))
+    check_percentages(metrics, {**flags, "undecided": path[..., -1] < 0})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +47,10 @@ class Traversal(Explanation):
 
     kind: ClassVar[str] = "traversal"
     task: ClassVar[str] = "repro.tasks.traversal"
-    file_checks: ClassVar[Mapping[str, FileCheck]] = {TREES: lambda data, _: read_trees(data)}
+    file_checks: ClassVar[Mapping[str, FileCheck]] = {
+        TREES: lambda data, _: read_trees(data),
+        PREDICTIONS: _recount,
+    }
     objects: Literal[1, 4] = 4  # in a picture; four of them are composed, one a quadrant
     pictures: int = 0  # the first of them; 0: all, of one object each
     sign: Sign = "ascent"
