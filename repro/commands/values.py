@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 MAX_GPU_HOURS = 1e9  # 114 GPUs for a thousand years
 RESULTS = Path("results")  # the default results folder
-SPEC = "spec.json"  # in the folder of a run; results.SPEC, without the import
 
 
 def path_of(text: str | Path) -> Path:
@@ -64,6 +63,8 @@ def output_path(text: str | Path) -> Path:
 
 def _outside_runs(path: Path) -> Path:
     """The path. Raises UsageError in the folder of a run, whose files it could replace."""
+    from repro.results import SPEC  # not needed by what only looks
+
     absolute = path.absolute()
     for folder in (absolute, *absolute.parents):
         if (folder / SPEC).is_file():
