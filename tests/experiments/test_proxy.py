@@ -19,7 +19,14 @@ import repro.models  # noqa: F401  (registers our architectures with timm)
 from repro import experiments, results
 from repro.commands.selection import awaited_search
 from repro.core.scales import runs_at_scale
-from repro.experiments import figure6_bottom, figure6_top, figure_a1, proxy, search_rates
+from repro.experiments import (
+    adversarial_recipes,
+    figure6_bottom,
+    figure6_top,
+    figure_a1,
+    proxy,
+    search_rates,
+)
 from repro.experiments.table1 import METHODS
 from repro.render.text import heading
 from repro.spec import SCALES, Classification, Generation, Model, Profiling, Scale, dataset_of
@@ -110,6 +117,12 @@ def unsupported(chosen: Mapping[str, float]) -> list[str]:
     return found
 
 
+def test_rates_are_chosen_for_models_that_exist() -> None:
+    assert proxy.CHOSEN.keys() <= proxy.MODELS.keys()
+    generators = {model.name for model in adversarial_recipes.GENERATORS.values()}
+    assert proxy.GENERATOR_CHOSEN.keys() <= generators
+
+
 def test_chosen_rates_are_the_best_of_all_trials() -> None:
     assert unsupported(proxy.CHOSEN) == []
     assert unsupported({"nest_tiny_cifar": 4e-3, "swin_tiny_patch4_window7_224": 4e-3}) == []
@@ -137,7 +150,9 @@ def test_planes_differ_in_three_aggregations() -> None:
     assert differ == [True, True, True, False]
 
 
-def test_items_on_imagenet_are_asked_on_cifar_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_imagenet_items_at_proxy_scale_use_cifar_and_say_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(proxy, "CHOSEN", dict.fromkeys(proxy.MODELS, 1e-3))
     top = [figure6_top._cell("NesT-T", 30), figure6_top._cell("DeiT-S", 300)]
     bottom = [figure6_bottom._cell(m, "RandAugment", 0.0) for m in figure6_bottom.METHODS]
