@@ -848,7 +848,7 @@ def run_chaos(
     return report
 
 
-_ROOT = str(Path(results.__file__).parents[1])
+_ROOT = str(Path(results.__file__).parents[2])
 
 
 def _mount(disk: Path, stack: ExitStack) -> bool:

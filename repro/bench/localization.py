@@ -18,7 +18,8 @@ import torch
 from repro.bench import BenchError, BenchOptions
 from repro.bench.measure import interleave, seconds
 from repro.bench.record import Comparison
-from repro.interpret.box_iou import IOU_UNITS, TAUS, Maps, Scores, cuts_of, score, upsample
+from repro.core.iou import IOU_UNITS
+from repro.interpret.box_iou import TAUS, Maps, Scores, cuts_of, score, upsample
 from repro.interpret.boxes import Boxes
 
 MAPS = 10  # per round

@@ -5,25 +5,29 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 
 from repro.bench import BenchError
 from repro.core import records
 
+_WARM_UP = 2  # rounds: allocators and caches settle in the second
+
+K = TypeVar("K")
 Timer = Callable[[], float]  # does the work once and returns its time
 
 
-def interleave(timers: Mapping[str, Timer], rounds: int) -> dict[str, list[float]]:
-    """The result of each timer in each round, after a warm-up round.
+def interleave(timers: Mapping[K, Timer], rounds: int) -> dict[K, list[float]]:
+    """The result of each timer in each round, after two warm-up rounds.
 
     The timers alternate, in reverse order every other round, so that other load affects all alike.
     """
-    times: dict[str, list[float]] = {name: [] for name in timers}
-    for number in range(1 + rounds):
+    times: dict[K, list[float]] = {name: [] for name in timers}
+    for number in range(_WARM_UP + rounds):
         for name in list(timers)[:: -1 if number % 2 else 1]:
             value = timers[name]()
-            if number:
+            if number >= _WARM_UP:
                 times[name].append(value)
     return times
 

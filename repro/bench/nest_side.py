@@ -1,6 +1,7 @@
-"""One side of the benchmark `nest`, in its own process: `nest_side timm|ours MODEL BATCH FOLDER`.
+"""One side of the benchmark `nest`, in its own process: `nest_side SIDE MODEL BATCH FOLDER`.
 
-timm's side is timm's code, and imports none of our models; ours is configured as in a run.
+SIDE is 'timm', timm's code as a user runs it; 'timm-configured', the same with the torch settings
+of our runs; or 'ours'. timm's sides run none of our models.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from repro.bench.measure import device_here, seconds
 from repro.bench.side import serve
+from repro.models.attention import kernel
 from repro.train import device as devices
 
 
@@ -114,12 +116,18 @@ class _Bench:
     def _precision(self, bf16: bool) -> AbstractContextManager[object]:
         return torch.autocast(self.device.type, torch.bfloat16) if bf16 else nullcontext()
 
-    def flop(self) -> float:
-        """Floating-point operations of a forward pass per image: matrix products and
-        convolutions."""
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            self.net.eval()(self.images[:1])
-        return float(counter.get_total_flops())
+    def flop(self) -> dict[str, float]:
+        """Floating-point operations per image of matrix products and convolutions, by kind of work.
+
+        A training step computes no branch that stochastic depth drops, and always drops the same.
+        """
+        with kernel("plain"), FlopCounterMode(display=False) as counter:
+            self.infer(False)
+        inference = counter.get_total_flops()
+        with kernel("plain"), FlopCounterMode(display=False) as counter:
+            self.train(False)
+        flop = {"inference": inference, "training step": counter.get_total_flops()}
+        return {kind: count / self.batch for kind, count in flop.items()}
 
     def min_bytes(self) -> dict[str, float]:
         """Least bytes to read and write per image, by measurement.
@@ -148,9 +156,13 @@ class _Bench:
         }
 
 
-def timm_side(size: Size, batch: int, folder: Path) -> dict[str, Callable[[], object]]:
+def timm_side(
+    size: Size, batch: int, folder: Path, is_configured: bool = False
+) -> dict[str, Callable[[], object]]:
     from timm.optim import create_optimizer_v2
 
+    if is_configured:
+        devices.choose()
     bench = _Bench(timm_model(size), size, batch, device_here())
     bench.optimizer = create_optimizer_v2(bench.net, "adamw", lr=1e-6, weight_decay=0.05)
 
@@ -160,7 +172,7 @@ def timm_side(size: Size, batch: int, folder: Path) -> dict[str, Callable[[], ob
         save_file({"logits": bench.logits()}, folder / "logits.safetensors")
         return True
 
-    return {**bench.answers(), "flop": bench.flop, "save": save}
+    return {**bench.answers(), "save": save}
 
 
 def our_side(size: Size, batch: int, folder: Path) -> dict[str, Callable[[], object]]:
@@ -190,7 +202,7 @@ def our_side(size: Size, batch: int, folder: Path) -> dict[str, Callable[[], obj
     def difference() -> float:
         """The largest difference of outputs; enables the other measurements."""
         bench, min_bytes = prepare()
-        answers.update({**bench.answers(), "bytes": lambda: min_bytes})
+        answers.update({**bench.answers(), "bytes": lambda: min_bytes, "flop": bench.flop})
         expected = load_file(folder / "logits.safetensors")["logits"]
         return float((bench.logits() - expected).abs().max())
 
@@ -199,11 +211,11 @@ def our_side(size: Size, batch: int, folder: Path) -> dict[str, Callable[[], obj
 
 
 def main(side: str, model: str, batch: str, folder: str) -> None:
-    make = timm_side if side == "timm" else our_side
+    make = our_side if side == "ours" else partial(timm_side, is_configured=side != "timm")
     if device_here().type == "cpu":
         torch.set_num_threads(1)
     with ExitStack() as settings:
-        if side == "ours":
+        if side != "timm":
             settings.enter_context(devices.flush_denormals(device_here()))
         serve(make(SIZES[model], int(batch), Path(folder)))
 

@@ -14,7 +14,10 @@ from repro.bench import BENCHMARKS, BenchError
 from repro.bench.record import Comparison, Record
 from repro.core import output, records
 
-_HEADINGS = ("what", "ours", "peer", "ratio", "rate", "floor by operations", "by bytes", "share")
+_HEADINGS = ("what", "ours", "peer", "theirs", "ratio", "rate", "floor", "share",
+             "ratio at the floor")  # fmt: skip
+_NAMES = ("what", "peer", "device")  # columns of text
+_SIZES = ("tiny", "small", "base")
 _PLACEHOLDER = re.compile(r"^\{(\w+)\}$", re.MULTILINE)
 
 TEMPLATE = Path(repro.__file__).resolve().parents[1] / "benchmarks/performance.md.in"
@@ -23,7 +26,10 @@ Peaks = Mapping[tuple[str, str], float]  # (device, precision or 'bytes') -> rat
 
 
 def render(template: Path, all_records: Sequence[Record]) -> str:
-    """The page: the template, with each line '{benchmark}' replaced by that benchmark's tables."""
+    """The page: the template, with each line '{benchmark}' replaced by that benchmark's tables.
+
+    The line '{summary}' is replaced by a summary of the benchmark `nest`.
+    """
     try:
         text = records.read_bytes(template).decode()
     except (OSError, records.Damaged, UnicodeDecodeError) as error:
@@ -31,6 +37,8 @@ def render(template: Path, all_records: Sequence[Record]) -> str:
     peaks = _peaks(all_records)
 
     def tables(match: re.Match[str]) -> str:
+        if match[1] == "summary":
+            return _summary([r for r in all_records if r.benchmark == "nest"], peaks)
         selected = [record for record in all_records if record.benchmark == match[1]]
         if match[1] not in BENCHMARKS:
             raise BenchError(
@@ -58,18 +66,54 @@ def _rate(each: Comparison) -> float:
 
 
 def _table(record: Record, peaks: Peaks) -> str:
-    rows = [[output.markdown(cell) for cell in _row(each, record, peaks)]
-            for each in record.comparisons]  # fmt: skip
-    used = [i for i in range(len(_HEADINGS)) if any(row[i] for row in rows)]
-    lines = [[_HEADINGS[i] for i in used], *([row[i] for i in used] for row in rows)]
-    widths = [max(len(row[i]) for row in lines) for i in range(len(used))]
-    rule = ["-" * width if i == 0 else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
-    padded = [
-        "| " + " | ".join(cell.ljust(w) if i == 0 else cell.rjust(w)
-                          for i, (cell, w) in enumerate(zip(row, widths, strict=True))) + " |"
-        for row in (lines[0], rule, *lines[1:])
-    ]  # fmt: skip
-    return "\n".join([output.markdown(_describe(record)), "", *padded, *_mean(record)])
+    units = {each.unit for each in record.comparisons}
+    unit = next(iter(units)) if len(units) == 1 and record.benchmark != "machine" else ""
+    rows = [_row(each, record, peaks, is_in_heading=bool(unit)) for each in record.comparisons]
+    headings = [f"ours, {unit}" if unit and name == "ours" else name for name in _HEADINGS]
+    return "\n".join(
+        [output.markdown(_describe(record)), "", *_markdown(headings, rows), *_mean(record)]
+    )
+
+
+def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table without empty columns: names to the left, numbers to the right."""
+    used = [i for i in range(len(headings)) if any(row[i] for row in rows)]
+    lines = [[output.markdown(line[i]) for i in used] for line in (headings, *rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    is_name = [headings[i] in _NAMES for i in used]
+    rule = [
+        "-" * w if name else "-" * (w - 1) + ":" for w, name in zip(widths, is_name, strict=True)
+    ]
+
+    def padded(line: Sequence[str]) -> str:
+        cells = [cell.ljust(w) if name else cell.rjust(w)
+                 for cell, w, name in zip(line, widths, is_name, strict=True)]  # fmt: skip
+        return f"| {' | '.join(cells)} |"
+
+    return [padded(line) for line in (lines[0], rule, *lines[1:])]
+
+
+def _summary(nest_records: Sequence[Record], peaks: Peaks) -> str:
+    """By device, kind of work and peer: the ranges over T, S and B of the ratios."""
+    rows = []
+    for record in nest_records:
+        groups: dict[tuple[str, str], list[Comparison]] = {}
+        for each in record.comparisons:
+            model, _, work = each.name.partition(", ")
+            if model in _SIZES:
+                groups.setdefault((work, each.peer), []).append(each)
+        for (work, peer), group in groups.items():
+            ratios = [ratio(each.theirs, each.ours).median for each in group]
+            floors = [_ratio_at_floor(each, record, peaks) for each in group]
+            limits = [limit for limit in floors if limit]
+            rows.append((record.device, work, peer, _range(ratios), _range(limits)))
+    headings = ("device", "what", "peer", "ratio", "ratio at the floor")
+    return "\n".join(_markdown(headings, rows)) if rows else "Not measured yet: `repro bench nest`."
+
+
+def _range(values: Sequence[float]) -> str:
+    """Format '1.28 to 1.40'; '' for no values."""
+    return f"{_number(min(values))} to {_number(max(values))}" if values else ""
 
 
 def _describe(record: Record) -> str:
@@ -81,31 +125,41 @@ def _describe(record: Record) -> str:
     return f"{record.device}, {threads}; {versions}; {where}; {record.date}."
 
 
-def _row(each: Comparison, record: Record, peaks: Peaks) -> list[str]:
-    """The cells of a comparison, in the order of `_HEADINGS`."""
+def _row(
+    each: Comparison, record: Record, peaks: Peaks, *, is_in_heading: bool = False
+) -> list[str]:
+    """The cells of a comparison, in the order of `_HEADINGS`, with the unit unless it is there."""
     ours = statistics.median(each.ours)
-    theirs = f"{each.peer}: {_number(statistics.median(each.theirs))}" if each.peer else ""
-    ratio_text = spread(ratio(each.theirs, each.ours)) if each.peer else ""
-    ours_text = f"{_number(ours)} {each.unit}"
+    row = [
+        each.name,
+        _number(ours) if is_in_heading else f"{_number(ours)} {each.unit}",
+        each.peer,
+        _number(statistics.median(each.theirs)) if each.peer else "",
+        spread(ratio(each.theirs, each.ours)) if each.peer else "",
+    ]
     if record.benchmark == "machine":
         rate = f"{_number(_rate(each) / 1e9)} {'GFLOP' if each.flop else 'GB'}/s"
-        return [each.name, ours_text, theirs, ratio_text, rate, "", "", ""]
-    floors = [
+        return [*row, rate, "", "", ""]
+    if not (floor := _floor(each, record, peaks)):
+        return [*row, "", "", "", ""]
+    at_floor = _ratio_at_floor(each, record, peaks)
+    return [*row, "", _number(floor), f"{floor / ours:.0%}", _number(at_floor) if at_floor else ""]
+
+
+def _floor(each: Comparison, record: Record, peaks: Peaks) -> float:
+    """The least time for its operations, or for its bytes if that is more; 0: not known."""
+    return max(
         work / peaks[key] * each.per_second
         if work and (key := (record.device, kind)) in peaks
-        else 0
+        else 0.0
         for work, kind in ((each.flop, each.precision), (each.bytes, "bytes"))
-    ]
-    share = f"{max(floors) / ours:.0%}" if any(floors) else ""
-    return [
-        each.name,
-        ours_text,
-        theirs,
-        ratio_text,
-        "",
-        *(_number(f) if f else "" for f in floors),
-        share,
-    ]
+    )
+
+
+def _ratio_at_floor(each: Comparison, record: Record, peaks: Peaks) -> float:
+    """The peer's time over the floor; 0 without a peer or a floor."""
+    floor = _floor(each, record, peaks)
+    return statistics.median(each.theirs) / floor if floor and each.peer else 0.0
 
 
 def _mean(record: Record) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Measurements on file: one JSON per benchmark and kind of device, validated on reading."""
+"""Measurements on file: one JSON per benchmark and device, validated on reading."""
 
 from __future__ import annotations
 
@@ -70,23 +70,23 @@ def make(benchmark: str, device: str, threads: int, comparisons: list[Comparison
 
 
 def write(folder: Path, record: Record) -> Path:
-    """Store the record, replacing an older one of the same kind of device.
+    """Store the record, replacing an older one of the same device.
 
     ResultsError if it cannot be written.
     """
-    path = folder / f"{record.benchmark}-{_kind(record.device)}.json"
+    path = folder / f"{record.benchmark}-{_slug(record.device)}.json"
     results.require_writable(folder, "--records DIR")
     results.write(path, records.encode(asdict(record), indent=1) + "\n")
     return path
 
 
-def _kind(device: str) -> str:
-    """'cpu', or a GPU's name in the form for a file name.
+def _slug(device: str) -> str:
+    """The device's name in the form for a file name.
 
-    >>> _kind("CPU x86_64 AVX512"), _kind("NVIDIA H200")
-    ('cpu', 'nvidia-h200')
+    >>> _slug("CPU x86_64 AVX512, AMD EPYC"), _slug("NVIDIA H200")
+    ('cpu-x86-64-avx512-amd-epyc', 'nvidia-h200')
     """
-    return "cpu" if device.startswith("CPU") else re.sub("[^a-z0-9]+", "-", device.lower())
+    return re.sub("[^a-z0-9]+", "-", device.lower()).strip("-")
 
 
 def read(path: Path) -> Record:
