@@ -21,10 +21,8 @@ from repro import results
 from repro.core import records, source
 from repro.core.records import Damaged
 from repro.core.source import SourceError
-from repro.results import ResultsError
+from repro.results import WAIVERS, ResultsError
 from repro.spec import Run
-
-WAIVERS = "waivers.jsonl"  # in the results folder
 
 State = Literal["current", "outdated", "unknown"]
 STATES: tuple[State, ...] = ("current", "outdated", "unknown")

@@ -13,7 +13,7 @@ from typing import Any
 
 from repro import results
 from repro.core.measures import measure
-from repro.core.scales import metric_of, runs_at_scale, sources
+from repro.core.scales import home, metric_of, runs_at_scale, sources
 from repro.core.verdict import summarize
 from repro.spec import Cell, Claim, Decision, Experiment, Run, Scale, our_choices, with_seeds
 
@@ -64,6 +64,7 @@ class CellTrace:
     runs: tuple[RunTrace, ...]
     recipe: tuple[RecipeValue, ...]
     decisions: tuple[Decision, ...]
+    decisions_scale: Scale  # at which they hold
     claims: tuple[Claim, ...]
     command: str
 
@@ -104,6 +105,7 @@ def trace(
         runs=tuple(runs),
         recipe=tuple(recipe(cell, run, scale)),
         decisions=experiment.decisions,
+        decisions_scale=home(experiment),
         claims=tuple(claims(experiment, cell, scale)),
         command=command(experiment, cell, scale, again=summary.mean is not None),
     )

@@ -54,11 +54,11 @@ def verify(
 
     Args:
         items: names of the items to check, with the runs that they show; none: all items, all runs,
-            and that there is no other file. An item is checked at the scales at which it has a
+            and that there are no other files. An item is checked at the scales at which it has a
             file, or a run for verdicts that these scales do not show.
         workers: processes; None: one a core, up to four.
     """
-    ids = _run_folders(root)
+    ids = results.run_folders(root)
     names = list(items) or paper.current().names()
     shown = [(name, scale) for name in names for scale in _scales(folder, name, ids)]
     seeds = [plan.seeds_shown(paper.current().get(name), scale, ids) for name, scale in shown]
@@ -76,18 +76,12 @@ def verify(
     files = {path for item in shown for path in _files(folder, *item)}
     if not items:
         differences += _unknown(folder, files)
+        unknown = "it is no run; move it away"
+        differences += [Difference(str(path), unknown) for path in results.unknown_entries(root)]
     return Verification(len(runs), len(files), tuple(differences))
 
 
 # --- runs ----------------------------------------------------------------------------------------
-
-
-def _run_folders(root: Path) -> set[str]:
-    """The names of the folders that claim to be runs."""
-    files = (results.SPEC, results.RESULT)
-    return {
-        name for name in results.run_ids(root) if any((root / name / f).exists() for f in files)
-    }
 
 
 def _check_runs(root: Path, names: Iterable[str], ids: Container[str]) -> list[Difference]:
@@ -111,6 +105,9 @@ def _check_run(root: Path, name: str, ids: Container[str]) -> Iterator[Differenc
     before = run.starts_from
     if outcome.result and before and before.id not in ids:
         yield Difference(str(root / before.id), f"it is missing, and {name} starts from it")
+    if outcome.result:
+        for file in results.unknown_files(path, outcome.result.get("files", {})):
+            yield Difference(str(file), "its digest is not in the result; move it away")
 
 
 # --- tables and figures --------------------------------------------------------------------------

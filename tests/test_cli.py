@@ -64,6 +64,7 @@ def finish(run: Run, **metrics: float) -> Path:
         ("--seeds 1 tabel1", "did you mean table1?"),
         ("plan", "plan which item? Name one: table1"),
         ("plan --json", "plan which item? Name one: table1"),
+        ("plan table1 --only NesT/C11", "table1 has no column 'C11' of NesT; did you mean C10?"),
         ("plan table1 --only nset-t", "table1 has no method 'nset-t'; did you mean NesT-T?"),
         (
             "plan table1 --only VGG",

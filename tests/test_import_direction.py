@@ -18,7 +18,7 @@ PAPER = {"cli", "commands", "core", "cost", "experiments", "paper", "render", "r
 TORCH = {"tasks", "models", "data", "interpret", "train", "fidelity"}
 ALONE = {"models", "data", "interpret", "fidelity"}  # usable with SHARED alone of the rest
 # Both halves import these; they import nothing.
-SHARED = {"core.records", "cost.memory", "data.catalogue"}
+SHARED = {"core.iou", "core.records", "cost.memory", "data.catalogue"}
 CORE = {"core.datasets", "core.identity", "core.recipe", "core.run", "core.work"}
 SPEC = {"spec", "kinds", *CORE}  # where both halves meet
 HIGHER = {  # package -> packages of a higher layer, which it never imports

@@ -45,7 +45,7 @@ def test_values_are_those_of_the_runs() -> None:
                 assert getattr(run.recipe, name.removeprefix("pretrained.")) == value
 
 
-def test_what_the_paper_leaves_open_is_told(capsys: Capture) -> None:
+def test_values_the_paper_does_not_state_are_listed(capsys: Capture) -> None:
     """The questions of a re-implementer: each is answered, with what was not chosen."""
     assert main(["why", "--decisions"]) == 0
     out = capsys.readouterr().out

@@ -12,7 +12,8 @@ import pytest
 from repro import cli, results
 from repro.core import source
 from repro.core.source import SourceError
-from repro.outdated import WAIVERS, accept, check, current_source, read_waivers
+from repro.outdated import accept, check, current_source, read_waivers
+from repro.results import WAIVERS
 from repro.spec import Run
 
 ROOT = Path(__file__).parents[1]

@@ -17,8 +17,6 @@ import pytest
 
 from repro import experiments, results, spec
 from repro.core import artifacts
-from repro.interpret import box_accuracy, box_iou
-from repro.kinds import localization
 from repro.results import Result, ResultsError
 from repro.spec import Classification, Model, Profiling, Recipe, SpecError
 from tests.finished import ARRAYS, finish, npz
@@ -175,6 +173,9 @@ DAMAGED = {
     ),
     "a column's name": json.dumps(DONE | {"metrics": {"seed": 7}}),
     "no provenance": json.dumps(DONE | {"provenance": None}),
+    "a list for a commit": json.dumps(DONE | {"provenance": {"commit": ["abc"]}}),
+    "an option for a commit": json.dumps(DONE | {"provenance": {"commit": "--output=x"}}),
+    "a time without a date": json.dumps(DONE | {"provenance": {"started": "noon"}}),
     "a text for seconds": json.dumps(DONE | {"provenance": {"seconds": "1"}}),
     "markup for a reference": json.dumps(DONE | {"provenance": {"reference": "<script>"}}),
     "a file outside": json.dumps(DONE | {"files": {"../x": "0" * 64}}),
@@ -291,9 +292,9 @@ def test_a_folder_s_place_is_taken_by_a_file(tmp_path: Path) -> None:
 def test_a_number_that_is_none_is_not_written(tmp_path: Path) -> None:
     folder = results.begin(tmp_path, RUN)
     before = tree(tmp_path)
-    with pytest.raises(ResultsError, match="a number that is none"):
+    with pytest.raises(ResultsError, match="a number that is not finite"):
         results.write_metrics(folder, [{"step": 1, "train_loss": math.nan}])
-    with pytest.raises(ResultsError, match="a number that is none"):
+    with pytest.raises(ResultsError, match="a number that is not finite"):
         results.finish(folder, {"status": "done", "metrics": {"top1": math.inf}}, {"a": b"b"})
     assert tree(tmp_path) == before
 
@@ -383,7 +384,7 @@ def test_a_result_is_written_once(tmp_path: Path) -> None:
     path = save_result(tmp_path)
     before = path.read_bytes()
     assert json.loads(before) == DONE
-    with pytest.raises(ResultsError, match=rf"{path} is there already"):
+    with pytest.raises(ResultsError, match=rf"{path} exists already"):
         results.finish(path.parent, DIVERGED)
     assert path.read_bytes() == before
 
@@ -512,8 +513,3 @@ def test_metrics_are_recounted_from_predictions(pattern: str, tmp_path: Path) ->
     stored["files"][results.PREDICTIONS] = hashlib.sha256(garbage).hexdigest()
     (path / results.RESULT).write_text(json.dumps(stored))
     assert results.outcome(tmp_path, run).state == "damaged"
-
-
-def test_predictions_have_the_units_of_the_boxes() -> None:
-    assert localization.IOU_UNITS == box_iou.IOU_UNITS
-    assert localization.IOUS_V2 == box_accuracy.IOUS_V2

@@ -52,7 +52,7 @@ def test_speed_is_measured(out: tuple[Path, str]) -> None:
         assert (folder / "figures" / "smoke" / f"{item}.svg").read_text().startswith("<?xml")
 
 
-def test_asked_again_there_is_nothing_to_do(out: tuple[Path, str]) -> None:
+def test_a_second_launch_has_nothing_to_do(out: tuple[Path, str]) -> None:
     folder, _ = out
     before = {path: path.stat().st_mtime_ns for path in folder.glob("results/*/result.json")}
     only = [word for name in ROWS for word in ("--only", name)]

@@ -130,6 +130,25 @@ def test_a_file_of_no_item_is_named(home: Path, path: str) -> None:
     assert places(home) == []
 
 
+@pytest.mark.parametrize("path", ["results/notes.txt", "results/a/b.txt"])
+def test_a_file_of_no_run_is_named(home: Path, path: str) -> None:
+    (home / path).parent.mkdir(exist_ok=True)
+    (home / path).write_text("1\n")
+    assert "/".join(path.split("/")[:2]) in places(home, ())
+    assert places(home) == []
+
+
+@pytest.mark.parametrize("name", ["predictions.csv", "samples/extra.png"])
+def test_a_file_without_a_digest_is_named(home: Path, name: str) -> None:
+    path = a_run(home, files="metrics.jsonl")
+    for known in ("log.txt", "log-1.txt", "lease-1.json", "checkpoints/step1.pt", "x.0f.tmp", name):
+        (path / known).parent.mkdir(exist_ok=True)
+        (path / known).write_text("1\n")
+    assert [place for place in places(home, ()) if "/checkpoints/" in place or name in place] == [
+        f"results/{path.name}/{name}"
+    ]
+
+
 def test_an_item_with_runs_must_have_its_files(home: Path) -> None:
     """Figure 3, right, has runs of Figure 4, and was not rendered; Figure 4 is removed."""
     for path in [*home.glob("*/proxy/figure4.*")]:

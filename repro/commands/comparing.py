@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -116,7 +116,7 @@ def _parts(comparison: Comparison) -> Iterator[terminal.Part]:
     yield f"second: {comparison.second}"
     yield from _fields("spec", comparison.spec) if comparison.spec else iter(["spec: the same"])
     yield from _fields("environment", comparison.environment)
-    yield from _fields("metrics", comparison.metrics)
+    yield from _fields("metrics", _with_intervals(comparison.metrics))
     yield f"curves: {comparison.curve}"
     for each in comparison.paired:
         yield (
@@ -127,6 +127,30 @@ def _parts(comparison: Comparison) -> Iterator[terminal.Part]:
         )
     if comparison.unpaired:
         yield f"predictions: not paired, as {comparison.unpaired}"
+
+
+def _with_intervals(metrics: Sequence[Field]) -> list[Field]:
+    """The metrics, each with its interval in brackets instead of as two further metrics."""
+    by_name = {each.name: each for each in metrics}
+    ends = {f"{name}_{end}" for name in by_name for end in ("low", "high")}
+    return [
+        _with_interval(each, by_name.get(f"{each.name}_low"), by_name.get(f"{each.name}_high"))
+        for each in metrics
+        if each.name not in ends
+    ]
+
+
+def _with_interval(metric: Field, low: Field | None, high: Field | None) -> Field:
+    if low is None or high is None:
+        return metric
+    first = _interval(metric.first, low.first, high.first)
+    return replace(metric, first=first, second=_interval(metric.second, low.second, high.second))
+
+
+def _interval(value: object, low: object, high: object) -> object:
+    return (
+        value if None in (value, low, high) else f"{_shown(value)} [{_shown(low)}, {_shown(high)}]"
+    )
 
 
 def _fields(title: str, fields: Sequence[Field]) -> Iterator[terminal.Part]:

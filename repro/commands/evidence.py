@@ -135,7 +135,8 @@ def _trace_lines(trace: CellTrace) -> Iterator[str]:
     ])  # fmt: skip
     if others := len(trace.recipe) - len(ours):
         yield f"recipe, {others} other values: from the paper and other sources, see --json"
-    yield from _section("decisions", [
+    of_scale = "" if trace.decisions_scale == trace.scale else f" at {trace.decisions_scale} scale"
+    yield from _section(f"decisions{of_scale}", [
         f"{each.question}: {each.chosen} (instead of {each.instead})" for each in trace.decisions
     ])  # fmt: skip
     yield from _section("claims", [
@@ -263,7 +264,8 @@ class Accept(Selection):
     because: str = option("the reason, in one line", is_required=True, metavar="TEXT")
 
     def execute(self) -> int:
-        from repro.outdated import WAIVERS, accept
+        from repro.outdated import accept
+        from repro.results import WAIVERS
 
         if not self.because.strip() or not self.because.isprintable() or len(self.because) > 1000:
             raise UsageError("--because: one printable line of at most 1,000 characters")

@@ -47,8 +47,8 @@ class Outcome(NamedTuple):
     is_over: bool
 
 
-ONLY = ("a method, the name of a family, or a pattern with * and ?; may be repeated; 'showcase' is "
-        "one method of every family")  # fmt: skip
+ONLY = ("a method, the name of a family, METHOD/COLUMN, or a pattern with * and ?; may be "
+        "repeated; 'showcase' is one method of every family")  # fmt: skip
 BUDGET = ("only the runs that decide the most claims within this budget; a run without a known "
           "price is left out, and so are all runs of its claims")  # fmt: skip
 

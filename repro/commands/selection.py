@@ -108,14 +108,19 @@ def _on_256px_crops(experiments: list[Experiment], scale: Scale | None) -> list[
 
 
 def check_rows(experiments: Sequence[Experiment], only: Sequence[str]) -> None:
-    """Raise UsageError for a pattern that matches no row of the items."""
+    """Raise UsageError for a pattern that matches no row of the items, or no column of a row."""
     from repro.core import plan
 
     rows = list(dict.fromkeys(row for experiment in experiments for row in experiment.rows))
     for pattern in only:
-        if not any(plan.select(experiment, [pattern]) for experiment in experiments):
-            items = ", ".join(experiment.name for experiment in experiments)
-            raise UsageError(f"{items} has no method {pattern!r}; {hint(pattern, rows)}")
+        if any(plan.select(experiment, [pattern]) for experiment in experiments):
+            continue
+        items = ", ".join(experiment.name for experiment in experiments)
+        row, _, column = pattern.rpartition("/")
+        cells = [cell for e in experiments for cell in (plan.select(e, [row]) if row else ())]
+        if columns := list(dict.fromkeys(cell.column for cell in cells)):
+            raise UsageError(f"{items} has no column {column!r} of {row}; {hint(column, columns)}")
+        raise UsageError(f"{items} has no method {pattern!r}; {hint(pattern, rows)}")
 
 
 def run_named(name: str, results: Path) -> str:

@@ -13,17 +13,24 @@ from repro.spec import Cell, Experiment, Place, Run, Scale, with_seeds
 
 
 def select(experiment: Experiment, patterns: Sequence[str]) -> tuple[Cell, ...]:
-    """The cells whose row matches one of the patterns; all cells without patterns.
+    """The cells that match one of the patterns, 'ROW' or 'ROW/COLUMN'; all cells without patterns.
 
     The pattern 'showcase' selects the experiment's representative rows.
     """
-    rows = [
-        row
-        for p in patterns
-        for row in (experiment.representative_rows if p == "showcase" else (p,))
+    each = [
+        part
+        for pattern in patterns
+        for part in (experiment.representative_rows if pattern == "showcase" else (pattern,))
     ]
-    selected = {row for pattern in rows for row in matching(experiment.rows, pattern)}
-    return tuple(c for c in experiment.cells if not patterns or c.row in selected)
+    return tuple(c for c in experiment.cells if not patterns or any(_selects(p, c) for p in each))
+
+
+def _selects(pattern: str, cell: Cell) -> bool:
+    """Whether the pattern matches the cell's row, or its row and column; rows may contain '/'."""
+    row, slash, column = pattern.rpartition("/")
+    return _matches(cell.row, pattern) or (
+        bool(slash) and _matches(cell.row, row) and _matches(cell.column, column)
+    )
 
 
 def matching(rows: Iterable[str], pattern: str) -> list[str]:

@@ -49,18 +49,25 @@ def at_commit(commit: str, package: Path = PACKAGE) -> Tree:
     """The package at a commit of its checkout. SourceError if git does not have it."""
     if not commit or not all(digit in "0123456789abcdef" for digit in commit):
         raise SourceError(f"{commit or 'nothing'!r} is no commit")
-    command = ["git", "-C", str(package.parent), "archive", "--format=tar", commit, package.name]
-    try:
-        process = subprocess.run(command, capture_output=True, check=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise SourceError(f"git has no commit {commit} here") from error
+    if (data := _archive(commit, package)) is None:
+        raise SourceError(f"git has no commit {commit} here")
     tree = dict[str, bytes]()
-    with tarfile.open(fileobj=io.BytesIO(process.stdout)) as archive:
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         for member in archive:
             path = Path(member.name)
             if path.suffix == ".py" and (file := archive.extractfile(member)):
                 tree[_module(path.relative_to(package.name))] = file.read()
     return tree
+
+
+@cache
+def _archive(commit: str, package: Path) -> bytes | None:
+    """The package at a commit as a tar file; None if git does not have the commit."""
+    command = ["git", "-C", str(package.parent), "archive", "--format=tar", commit, package.name]
+    try:
+        return subprocess.run(command, capture_output=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def _module(path: Path) -> str:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from repro.core.iou import IOUS_V2
 from repro.interpret.bootstrap import Estimate, Resamples, estimate
 from repro.interpret.box_iou import TAUS, Contours, Flags, Scores
 
 IOU = 0.5  # of MaxBoxAcc, GT-known and top-1
-IOUS_V2 = (0.3, 0.5, 0.7)
 CURVE = tuple(round(0.1 * tenth, 1) for tenth in range(1, 10))
 
 

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from repro.core.iou import IOU_UNITS
 from repro.data.imagenet.ground_truth import GroundTruth
 from repro.interpret.boxes import SIDE, Boxes, MapBoxes, boxes_of, overlap, scale_boxes
 
@@ -25,7 +26,6 @@ Flags = npt.NDArray[np.bool_]
 
 TAUS = np.arange(0, 1, 0.001)  # of a map's largest value
 CUTS = 256
-IOU_UNITS = 10_000  # an IoU is stored in ten-thousandths, rounded down: exact at every .0001
 
 Scaling = Literal["range", "max"]  # of a map, before it is thresholded
 Contours = Literal["largest", "every"]  # whose boxes count: MaxBoxAcc's, MaxBoxAccV2's

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from repro.core.datasets import DatasetSize, size_of
+from repro.core.iou import IOU_UNITS, IOUS_V2
 from repro.core.recipe import Split
 from repro.core.records import read_typed_arrays, require
 from repro.core.run import PREDICTIONS, FileCheck
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAPS = "maps.npz"
-IOU_UNITS = 10_000  # of an IoU of 1, in predictions
-IOUS_V2 = (0.3, 0.5, 0.7)  # that MaxBoxAccV2 requires, in turn
 
 Attribution = Literal["cam", "grad_cam_pp", "rollout", "gradient_rollout"]
 Baseline = Literal["whole image", "centre box"]

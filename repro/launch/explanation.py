@@ -69,9 +69,9 @@ def explain(
     import torch
 
     from repro.data.augment import augment
-    from repro.interpret.gradcat import NoTree, has_tree
+    from repro.interpret.gradcat import has_tree
     from repro.interpret.taps import InterpretError
-    from repro.tasks import NotFinite, explanation, traversal
+    from repro.tasks import NotFinite, explanation
     from repro.train import device
 
     about = _training_data(run, data)
@@ -86,15 +86,8 @@ def explain(
         indices = _class_indices(class_words, names, about.classes)
         top = probable.topk(min(count, len(names))).indices[0].tolist()
         classes = torch.tensor([indices or top], device=here)
-        trees, note = None, ""
         common = {"pixels": pixels.permute(0, 2, 3, 1).numpy(), "names": names}
-        if has_tree(net):
-            reading = Traversal(classifier=run, dataset=run.dataset)
-            try:
-                arrays = traversal.tree_arrays(reading, net, x, classes, probable)
-                trees = common | {"shows": [[]], **arrays}
-            except NoTree as error:
-                note = f"no tree: {error}"
+        tree, note = _tree(run, net, x, classes, probable) if has_tree(net) else (None, "")
         method, maps = _maps(net, x, classes[0])
     except (InterpretError, NotFinite) as error:
         raise ResultsError(f"{run.id} cannot be explained: {error}") from error
@@ -103,7 +96,22 @@ def explain(
     map_arrays = [
         common | {"maps": one, "shows": [""], "predicted": [best], **no_boxes} for one in maps
     ]
+    trees = tree and common | {"shows": [[]], **tree}
     return Explained(trees, note, map_arrays, method, tuple(names[c] for c in classes[0].tolist()))
+
+
+def _tree(
+    run: Classification, net: nn.Module, x: Tensor, classes: Tensor, probable: Tensor
+) -> tuple[dict[str, Any] | None, str]:
+    """The arrays of GradCAT's tree of each class; None and the reason if there is none."""
+    from repro.interpret.gradcat import NoTree
+    from repro.tasks import traversal
+
+    reading = Traversal(classifier=run, dataset=run.dataset)
+    try:
+        return traversal.tree_arrays(reading, net, x, classes, probable), ""
+    except NoTree as error:
+        return None, f"no tree: {error}"
 
 
 def _maps(net: nn.Module, x: Tensor, classes: Tensor) -> tuple[str, list[Any]]:

@@ -9,10 +9,11 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from timm.layers import DropPath, Mlp, calculate_drop_path_rates, trunc_normal_
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
+
+from repro.models.attention import attend
 
 
 class Tokenizer(nn.Sequential):
@@ -49,7 +50,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         qkv = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        x = F.scaled_dot_product_attention(*qkv)
+        x = attend(*qkv)
         out: Tensor = self.proj(x.transpose(1, 2).flatten(2))
         return out
 

@@ -13,10 +13,11 @@ from itertools import islice
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from timm.layers import DropPath, Mlp, calculate_drop_path_rates, trunc_normal_
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
+
+from repro.models.attention import attend
 
 
 def to_map(x: Tensor) -> Tensor:
@@ -61,7 +62,7 @@ class SpatialReductionAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         k, v = self.kv(self.reduce(x)).chunk(2, dim=2)
-        x = F.scaled_dot_product_attention(self.heads(self.q(x)), self.heads(k), self.heads(v))
+        x = attend(self.heads(self.q(x)), self.heads(k), self.heads(v))
         out: Tensor = self.proj(x.transpose(1, 2).flatten(2))
         return out
 

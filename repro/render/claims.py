@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from repro.core.cells import HOLE
-from repro.core.claims import JudgedClaim, Side
+from repro.core.claims import VERDICTS, JudgedClaim, Side
 from repro.core.measures import measure
 from repro.core.numbers import number, rounded
 from repro.core.verdict import LEVEL
@@ -31,15 +32,17 @@ def by_quote(claims: Sequence[JudgedClaim], scale: Scale) -> list[Note]:
 
 
 def summary(claims: Sequence[JudgedClaim]) -> list[str]:
-    """The number of tested claims and the expected number of false verdicts."""
+    """The number of tested claims, their verdicts, and the expected number of false ones."""
     tested = sum(each.is_tested for each in claims)
     total = f"{len(claims)} claim{'s' * (len(claims) != 1)}"
     if not tested:
         return [f"{total}; none tested yet."]
     wrong = rounded(tested * LEVEL, 2).rstrip("0").rstrip(".")
+    counts = Counter(each.verdict for each in claims if each.is_tested)
+    verdicts = ", ".join(f"{verdict} {counts[verdict]}" for verdict in VERDICTS if counts[verdict])
     return [
-        f"{total}, {tested} tested. At most {100 * LEVEL:g} % of tests give a false verdict: up to "
-        f"{wrong} false verdicts are expected.",
+        f"{total}, {tested} tested: {verdicts}. At most {100 * LEVEL:g} % of tests give a false "
+        f"verdict: up to {wrong} false verdicts are expected.",
         "Brackets: intervals of at least 90 %.",
     ]
 

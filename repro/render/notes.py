@@ -33,7 +33,9 @@ def notes(experiment: Experiment, frame: pd.DataFrame, scale: Scale) -> list[Not
     if scale in VERDICT_SCALES:
         paragraphs += claims.notes(judge_claims(experiment, frame, scale), scale)
     if scale != "smoke":
-        paragraphs += _list_note("Decisions where the paper is silent:", _decisions(experiment))
+        of_scale = "" if scale == home(experiment) else f" at {home(experiment)} scale"
+        title = f"Decisions{of_scale} where the paper is silent:"
+        paragraphs += _list_note(title, _decisions(experiment))
     return paragraphs
 
 

@@ -57,14 +57,7 @@ def collect(
         workers: processes; None: one a core, up to four; 1: this one alone.
     """
     experiments = [paper.current().get(name) for name in names]
-    items = [
-        (experiment, scale, seeds(experiment, scale))
-        for experiment in experiments
-        for scale in scales
-        if runs_at_scale(experiment.cells, scale)
-    ]
-    stored_ids = results.run_ids(root)
-    shown = [item for item in items if item[1] == home(item[0]) or _has_run(item, stored_ids)]
+    shown = _items_with_runs(experiments, scales, seeds, results.run_ids(root))
     with pool(len(shown), workers) as executor:
         pending = _submit(executor, shown, root, with_csv)
         request = _request(shown)
@@ -100,6 +93,22 @@ def collect(
         runs=runs,
         warnings=tuple(dict.fromkeys(warnings)),
     )
+
+
+def _items_with_runs(
+    experiments: Sequence[Experiment],
+    scales: Sequence[Scale],
+    seeds: Seeds,
+    stored_ids: Container[str],
+) -> list[Item]:
+    """The items at these scales that are specified there or have a run in the results folder."""
+    items = [
+        (experiment, scale, seeds(experiment, scale))
+        for experiment in experiments
+        for scale in scales
+        if runs_at_scale(experiment.cells, scale)
+    ]
+    return [item for item in items if item[1] == home(item[0]) or _has_run(item, stored_ids)]
 
 
 # --- blocks --------------------------------------------------------------------------------------

@@ -407,18 +407,22 @@ def evaluate(
     top, losses = ranks.sum(top).cpu(), ranks.sum(losses).cpu()
     if count := int((~losses.isfinite()).sum()):
         raise NotFinite(f"the logits of {count:,} of {size:,} test images are not finite")
-    hits = top == test.labels[:, None]
+    return _test_metrics(test.labels, top, losses), {
+        "label": test.labels.numpy().astype(np.uint16),
+        "top5": top.numpy().astype(np.uint16),
+    }
+
+
+def _test_metrics(labels: Tensor, top: Tensor, losses: Tensor) -> dict[str, float | int]:
+    """The metrics of `evaluate`, from each image's label, most probable classes and loss."""
+    size, hits = len(labels), top == labels[:, None]
     unreadable = int((top[:, 0] == NO_CLASS).sum())
-    metrics = {
+    return {
         "top1": 100 * int(hits[:, 0].sum()) / size,
         "top5": 100 * int(hits.sum()) / size,
         "loss": float(losses.sum()) / max(1, size - unreadable),
         "test_images": size,
         **({"unreadable": unreadable} if unreadable else {}),
-    }
-    return metrics, {
-        "label": test.labels.numpy().astype(np.uint16),
-        "top5": top.numpy().astype(np.uint16),
     }
 
 

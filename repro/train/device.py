@@ -58,13 +58,19 @@ def configure_fp32(device: torch.device) -> None:
     only switch for it is 'medium', which permits bf16; oneDNN uses bf16 for fp32 operands only on
     AMX (`bf32_dt` in its brgemm_matmul_utils.cpp), so without AMX the products remain fp32.
 
+    timm's attention uses torch's fused kernel except with oneDNN, where that is slow; so do ours
+    (`repro.models.attention`).
+
     Only torch's older switches are set: after the newer `fp32_precision` is set, reading the older
     ones is an error.
     """
+    from timm.layers import set_fused_attn  # slow to import
+
     torch.backends.cudnn.allow_tf32 = False
     onednn_is_fp32 = platform.machine() == "x86_64" and not torch.cpu._is_amx_tile_supported()
     medium = device.type == "cpu" and onednn_is_fp32
     torch.set_float32_matmul_precision("medium" if medium else "highest")
+    set_fused_attn(not medium)
 
 
 def has_bf16(device: torch.device) -> bool:

@@ -87,7 +87,7 @@ def test_a_verdict_has_an_effect_and_an_interval(capsys: Capture) -> None:
     text = stdout_of(capsys, "claims table1")
     assert "- Holds: NesT-T above Swin-T on C10. NesT-T: 96.00, 96.10, 96.20 against" in text
     heading = "Claims of the paper (rules: docs/verdicts.md)."
-    assert f"\n{heading}\n{len(rows)} claims, 2 tested." in text
+    assert f"\n{heading}\n{len(rows)} claims, 2 tested: " in text
 
 
 @pytest.mark.parametrize("scale", ["demo", "smoke"])

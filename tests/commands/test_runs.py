@@ -244,7 +244,7 @@ def test_cancel_needs_something_to_cancel(capsys: Capture) -> None:
     assert f"did you mean {TINY.id}?" in error_of(capsys, f"cancel {TINY.id}x")
 
 
-def test_a_run_in_training_here_is_asked_to_stop(capsys: Capture) -> None:
+def test_cancel_stops_a_run_on_this_machine(capsys: Capture) -> None:
     own_lease = lease.acquire(results.begin(ROOT, TINY))
     folder = results.folder(ROOT, TINY)
     out = stdout_of(capsys, "cancel table1 --dry-run")

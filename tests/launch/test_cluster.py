@@ -411,7 +411,7 @@ def test_a_task_a_gpu(resources: Resources, tasks: int) -> None:
         (Gpus(request="gres", type="h100"), {"gres": "gpu:h100:2"}),
     ],
 )
-def test_how_gpus_are_asked_for(gpus: Gpus, option: dict[str, str]) -> None:
+def test_requests_for_gpus(gpus: Gpus, option: dict[str, str]) -> None:
     assert gpus.option(2) == option
     assert gpus.option(0) == {}
 

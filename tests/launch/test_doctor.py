@@ -34,7 +34,7 @@ def test_it_imports_nothing_heavy(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", COMMAND], cwd=tmp_path, check=True, capture_output=True)
 
 
-def test_free_space_is_told(tmp_path: Path) -> None:
+def test_free_space_is_reported(tmp_path: Path) -> None:
     with full_disk(tmp_path / "disk", kib=2**20) as disk:
         found = lines(tmp_path / "data", disk / "later" / "results")
         mark, text = line(found, f"results and checkpoints in {disk}/later/results: ")
@@ -52,7 +52,7 @@ def test_a_full_disk_is_missing_space(tmp_path: Path) -> None:
         assert line(lines(disk, disk), "data in")[0] == "--"  # a set that is there needs none
 
 
-def test_the_last_inodes_are_told(tmp_path: Path) -> None:
+def test_few_free_inodes_are_reported(tmp_path: Path) -> None:
     with full_disk(tmp_path / "disk", kib=2**24) as disk:
         subprocess.run(["mount", "-o", "remount,nr_inodes=100", str(disk)], check=True)
         mark, text = line(lines(tmp_path, disk), "results")

@@ -38,7 +38,7 @@ def holder(folder: Path) -> subprocess.Popen[str]:
     return process
 
 
-def test_a_second_one_is_told_who_holds_it(tmp_path: Path) -> None:
+def test_a_second_process_names_the_owner_of_the_lock(tmp_path: Path) -> None:
     with holder(tmp_path) as process:
         with pytest.raises(lease.RunLocked, match=rf"process {process.pid} on "):
             lease.acquire(tmp_path)

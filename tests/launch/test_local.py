@@ -200,7 +200,7 @@ def test_a_run_that_fails_leaves_the_others_alone(
     assert results.outcome(root, BROKEN).state == "started"
 
 
-def test_asked_again_it_trains_nothing(
+def test_a_second_launch_trains_nothing(
     undisturbed: tuple[Path, list[list[str]], object],
 ) -> None:
     root = undisturbed[0]
@@ -329,7 +329,7 @@ def test_a_run_whose_server_was_killed_says_how_it_ended(tmp_path: Path) -> None
     assert "stopped after step" in of_kind(events, "interrupted")[RUN.id]
 
 
-def test_a_run_that_was_killed_often_goes_on_as_often_as_it_is_asked(
+def test_a_run_that_was_killed_often_resumes_at_every_launch(
     tmp_path: Path, undisturbed: tuple[Path, list[list[str]], object]
 ) -> None:
     """SLURM would start it again without end, and is refused; here somebody has asked."""
@@ -344,7 +344,7 @@ def test_a_run_that_was_killed_often_goes_on_as_often_as_it_is_asked(
     assert outputs(tmp_path, RUN) == outputs(undisturbed[0], RUN)
 
 
-def test_a_second_launcher_is_told_who_holds_the_run(
+def test_a_second_launcher_names_the_owner_of_the_lock(
     tmp_path: Path, undisturbed: tuple[Path, list[list[str]], object]
 ) -> None:
     with launcher(tmp_path, RUN) as first:

@@ -244,7 +244,7 @@ def test_a_job_sends_it_after_the_runs(user: User) -> None:
     )
 
 
-def test_cancelled_runs_are_told_and_failures_of_a_note_are_lines(user: User) -> None:
+def test_cancelled_runs_are_noted_and_failures_of_a_note_are_lines(user: User) -> None:
     program(user.here / "bin/sendmail", "echo no relay; exit 75")
     mail = program(user.here / "mail.sh", 'echo "$@" >"$0.part" && mv "$0.part" "$0.arguments"')
     configuration = user.bed.root / "slurm.conf"

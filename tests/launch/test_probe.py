@@ -187,7 +187,7 @@ def test_an_unknown_partition(place: Path) -> None:
     ]
 
 
-def test_what_slurm_refuses_is_told_in_its_words(place: Path) -> None:
+def test_a_refusal_by_slurm_is_quoted(place: Path) -> None:
     file = site(place, sbatch={"nonsense": "3"})
     found = examine(place, file)
     assert len(found["MISS"]) == 1
@@ -256,7 +256,7 @@ def test_a_site_without_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.resources == (Resources(gpus=0, cpus=12, time="12h"),)
 
 
-def test_an_older_slurm_is_asked_by_gres(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_older_slurm_gets_gres_options(monkeypatch: pytest.MonkeyPatch) -> None:
     part = partition("batch", {"": 4}, default=True)
     assert first_site(monkeypatch, part, select="select/cons_res").gpus == Gpus(request="gres")
 

@@ -176,7 +176,7 @@ def test_a_killed_process_leaves_the_cursor() -> None:
     assert pseudo_terminal.is_usable(terminal.finish())
 
 
-def test_no_colour_is_drawn_where_none_is_wanted() -> None:
+def test_without_colour_none_is_drawn() -> None:
     output = launch(RUNNING + ENDING, 3, NO_COLOR="1").finish()
     assert "━" in output
     assert not re.search(r"\x1b\[[\d;]*m", output)

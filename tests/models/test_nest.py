@@ -720,7 +720,7 @@ def test_a_faulty_flax_entry_is_named(path: str) -> None:
         assert message in str(error.value)
 
 
-def test_depths_that_no_shape_tells_are_asked_for() -> None:
+def test_depths_that_no_shape_determines_are_required() -> None:
     params = flax_tree(**{**CIFAR_LIKE, "depths": (1, 1, 2)})
     with pytest.raises(ValueError, match="4 layers of one width in 3 hierarchies: pass depths="):
         from_flax(params)

@@ -129,7 +129,7 @@ def test_where_one_may_look_twice_each_look_has_half_the_level() -> None:
     assert once.interval[0] < once.interval[1] < twice.interval[1]
 
 
-def test_of_many_pairs_the_one_that_decides_is_told() -> None:
+def test_of_many_pairs_the_decisive_one_is_shown() -> None:
     (line,) = lines_of(order("high", "low", "middle"))
     assert line.startswith("Undecided: ")
     assert "high: 71.50, 80.00, 81.00 against middle: 70.00" in line
@@ -240,8 +240,8 @@ def test_the_summary_counts_tested_claims() -> None:
     )
     assert [each.is_tested for each in tested] == [True, True, False]
     assert claims.summary(tested)[0] == (
-        "3 claims, 2 tested. At most 5 % of tests give a false verdict: up to 0.1 false verdicts "
-        "are expected."
+        "3 claims, 2 tested: holds 1, undecided 1. At most 5 % of tests give a false "
+        "verdict: up to 0.1 false verdicts are expected."
     )
     assert claims.summary(tested[2:]) == ["1 claim; none tested yet."]
 
@@ -274,7 +274,7 @@ def test_a_claim_about_no_cell_is_refused() -> None:
         lines_of(order("nowhere", "low"))
 
 
-def test_a_claim_about_cells_of_paper_scale_is_not_told_in_small() -> None:
+def test_a_claim_about_cells_of_paper_scale_is_not_judged_in_small() -> None:
     released = cell("weights", "x", epochs=0)
     experiment = replace(
         EXPERIMENT, cells=(*EXPERIMENT.cells, released), claims=(order("weights", "low"),)

@@ -241,7 +241,7 @@ def test_a_figure_for_latex_has_no_date_and_fonts_that_conferences_take() -> Non
         assert b"/Type3" not in content
 
 
-def test_bars_and_lines_are_told_apart_in_grey() -> None:
+def test_bars_and_lines_are_distinct_in_grey() -> None:
     """Also without a hue: no two of a kind have the same hatch, or the same mark."""
     assert len(set(plots.HATCHES)) == len(plots.HATCHES) > 5
     assert len(set(plots.MARKS)) == len(plots.MARKS) > 5

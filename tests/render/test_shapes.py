@@ -105,7 +105,7 @@ def test_the_measures_are_named_and_only_accuracies_have_a_best() -> None:
     assert "**" not in markdown
 
 
-def test_others_numbers_are_told_at_paper_scale_only() -> None:
+def test_published_numbers_are_shown_at_paper_scale_only() -> None:
     text = tables.markdown(LIKE_TABLE_2, fill_frame(LIKE_TABLE_2, VALUES, "smoke"), "smoke")
     assert "timm" not in text
     assert "81.426" not in text
@@ -203,7 +203,7 @@ AUTHORS = "nest_tiny_jx.goog_in1k, 224 px, crop 0.875, aliased, rounded as in Te
         (AUTHORS, table2.AUTHORS_TEST, 81.61, "Differs: 81.61, README 81.5."),
     ],
 )
-def test_released_weights_are_told_with_their_preprocessing(
+def test_released_weights_are_noted_with_their_preprocessing(
     test: str, column: str, mean: float | None, text: str
 ) -> None:
     """A number that was printed with one decimal may be half of that off."""

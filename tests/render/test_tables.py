@@ -232,7 +232,7 @@ def table_with_provenance(root: Path, facts: dict[tuple[str, str], dict[str, str
     return render(root)[1]
 
 
-def test_runs_of_other_devices_and_precisions_are_told(tmp_path: Path) -> None:
+def test_mixed_devices_and_precisions_are_noted(tmp_path: Path) -> None:
     bf16 = {"device": "NVIDIA <H100>", "precision": "bf16 autocast"}
     fp32 = {"device": "CPU x86_64 AVX2, 1 threads", "precision": "fp32"}
     alike = {
@@ -257,7 +257,7 @@ def test_scales_do_not_mix(tmp_path: Path) -> None:
     assert render(tmp_path / "only", "smoke")[0]["n"].sum() == 0
 
 
-def test_only_the_seeds_asked_for_count(root: Path) -> None:
+def test_only_the_requested_seeds_count(root: Path) -> None:
     frame, _, _ = render(root, seeds=1)
     assert frame["n"].max() == 1
     assert frame_row(frame, "NesT-T", "C100")["mean"] == 10.0

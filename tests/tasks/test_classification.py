@@ -114,7 +114,7 @@ def _checkpoint_count(folder: Path) -> list[str]:
     return sorted(p.name for p in (folder / "checkpoints").glob("step*.pt"))
 
 
-def test_asked_to_stop_it_saves_and_goes_on(
+def test_a_stop_request_saves_a_checkpoint_to_resume_from(
     tmp_path: Path, undisturbed: tuple[object, ...]
 ) -> None:
     command = [*JOB, spec_file(tmp_path, RUN), "--checkpoint-seconds", "0"]

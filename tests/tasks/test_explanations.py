@@ -16,13 +16,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from repro.core.iou import IOU_UNITS
 from repro.data import composed, cues, datasets, prepare
 from repro.data.imagenet import ground_truth
 from repro.data.images import DataError
 from repro.data.loading import loader
 from repro.execution import ExecutionOptions
 from repro.interpret import box_accuracy
-from repro.interpret.box_iou import IOU_UNITS, score, targets, upsample
+from repro.interpret.box_iou import score, targets, upsample
 from repro.interpret.boxes import centre_box, overlap
 from repro.interpret.cam import cam
 from repro.interpret.gradcat import gradcat
@@ -279,7 +280,7 @@ def test_the_seed_is_the_classifiers(job: Job) -> None:
     assert metrics[0] != metrics[1]
 
 
-def test_a_run_that_is_asked_to_stop_stops(job: Job) -> None:
+def test_a_stop_request_stops_a_run(job: Job) -> None:
     job.stop = True
     with pytest.raises(Interrupted):
         localization.execute(located("cam"), job)
@@ -320,7 +321,7 @@ def test_paths_are_counted_as_they_are(sign: Any, top_tap: Any, job: Job) -> Non
     )
 
 
-def test_a_leaf_that_is_taken_away_is_asked_of_the_model(job: Job) -> None:
+def test_the_model_scores_an_image_without_a_leaf(job: Job) -> None:
     """Of the first picture of twelve: the fall of the logit without each leaf, by hand."""
     run = followed(pictures=12, ablated=1)
     metrics = traversal.execute(run, job).metrics

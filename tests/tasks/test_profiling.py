@@ -226,7 +226,7 @@ def test_the_slowest_model_is_measured_three_times(clock: list[float]) -> None:
     assert rates == [1 / 60] * 3
 
 
-def test_asked_to_stop_it_stops_before_the_next_block(clock: list[float]) -> None:
+def test_a_stop_request_takes_effect_before_the_next_block(clock: list[float]) -> None:
     with pytest.raises(Interrupted):
         profiling.block_rates(ticking(clock, lambda _: 60.0), 1, CPU, Notebook(stops_at=2))
     assert clock[0] == 120.0  # the warm-up and one block
@@ -322,7 +322,7 @@ def test_a_generator_is_counted_by_its_latent() -> None:
 
 
 @pytest.mark.usefixtures("hasty")
-def test_a_generator_is_measured_with_the_attention_asked_for() -> None:
+def test_a_generator_is_measured_with_the_specified_attention() -> None:
     kernels = {}
     for attention in ("fused", "plain"):
         run = replace(GENERATOR, attention=attention)

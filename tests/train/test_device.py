@@ -1,14 +1,20 @@
-"""Precision: fp32 is fp32 everywhere, and only a GPU computes in bf16."""
+"""Precision: fp32 is fp32 everywhere, and only a GPU computes in bf16. Kernels follow from it."""
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from repro.experiments import proxy
+from repro.tasks import classification
 from repro.train import device as devices
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
@@ -16,9 +22,10 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
 @pytest.fixture(autouse=True)
 def _switches() -> Iterator[None]:
-    """Torch's own switches before and after."""
+    """The switches of torch and timm before and after."""
     before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
     yield
+    timm.layers.set_fused_attn(True)
     torch.backends.cudnn.allow_tf32 = before[0]
     torch.set_float32_matmul_precision(before[1])
 
@@ -37,6 +44,36 @@ def test_fp32_is_no_tf32_and_every_switch_can_be_read(
     assert not permits_bf16 or (device == CPU and not amx)
     if device == GPU:
         assert torch.backends.cuda.matmul.allow_tf32 is False
+
+
+class _Operations(TorchDispatchMode):
+    """The names of the operations within the context."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names = set[str]()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.names.add(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("amx", [False, True])
+@pytest.mark.parametrize("name", sorted(proxy.MODELS))
+def test_the_fused_attention_kernel_is_used_where_it_is_fast(
+    monkeypatch: pytest.MonkeyPatch, name: str, amx: bool
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    devices.configure_fp32(CPU)
+    net = classification.create(proxy.MODELS[name], 10, 0.0, 0)
+    with _Operations() as operations:
+        net(torch.randn(2, 3, 32, 32)).sum().backward()
+    is_fused = any("scaled_dot_product" in operation for operation in operations.names)
+    has_fused = not name.startswith(("swin", "wrn", "pyramid"))  # timm's Swin opts in to it
+    assert is_fused == (has_fused and amx)
 
 
 def test_denormals_are_flushed_on_a_cpu_and_only_within() -> None:

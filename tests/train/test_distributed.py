@@ -225,7 +225,7 @@ def apart(monkeypatch: pytest.MonkeyPatch, rank: int, address: str = "127.0.0.1"
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_ranks_that_do_not_meet_are_told(monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
+def test_ranks_that_do_not_meet_are_reported(monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
     """The first waits for the second, or the second for the first."""
     apart(monkeypatch, rank)
 
