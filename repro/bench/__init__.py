@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 BENCHMARKS: Mapping[str, str] = {
     "machine": "this machine's peak rates: matrix products and memory",
@@ -23,6 +24,8 @@ BENCHMARKS: Mapping[str, str] = {
 OF_MODELS = ("nest", "small")  # those that `--only` selects models of
 AGAINST_COMMITS = ("small",)  # those that can compare with another commit
 UNTIMED = ("memory",)  # no round differs from another
+RECORDS = Path("benchmarks/records")
+ROUNDS = 5  # by default, and at least for a committed record
 
 
 class BenchError(Exception):
@@ -33,6 +36,6 @@ class BenchError(Exception):
 class BenchOptions:
     """How to measure."""
 
-    rounds: int = 5
+    rounds: int = ROUNDS
     only: tuple[str, ...] = ()  # of OF_MODELS; empty: all
     against: str = ""  # the commit that AGAINST_COMMITS compare with

@@ -12,7 +12,7 @@ import torch
 from repro.bench import BenchError
 from repro.core import records
 
-_WARM_UP = 2  # rounds: allocators and caches settle in the second
+WARM_UP = 2  # rounds: allocators and caches settle in the second
 
 K = TypeVar("K")
 Timer = Callable[[], float]  # does the work once and returns its time
@@ -24,10 +24,10 @@ def interleave(timers: Mapping[K, Timer], rounds: int) -> dict[K, list[float]]:
     The timers alternate, in reverse order every other round, so that other load affects all alike.
     """
     times: dict[K, list[float]] = {name: [] for name in timers}
-    for number in range(_WARM_UP + rounds):
+    for number in range(WARM_UP + rounds):
         for name in list(timers)[:: -1 if number % 2 else 1]:
             value = timers[name]()
-            if number >= _WARM_UP:
+            if number >= WARM_UP:
                 times[name].append(value)
     return times
 

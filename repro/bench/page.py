@@ -11,7 +11,7 @@ from pathlib import Path
 
 import repro
 from repro.bench import BENCHMARKS, BenchError
-from repro.bench.record import Comparison, Record
+from repro.bench.record import Comparison, Record, rate
 from repro.core import output, records
 
 _HEADINGS = ("what", "ours", "peer", "theirs", "ratio", "rate", "floor", "share",
@@ -56,13 +56,8 @@ def _peaks(all_records: Sequence[Record]) -> Peaks:
     for record in all_records:
         for each in record.comparisons if record.benchmark == "machine" else ():
             key = record.device, each.precision if each.flop else "bytes"
-            best[key] = max(_rate(each), best.get(key, 0.0))
+            best[key] = max(rate(each), best.get(key, 0.0))
     return best
-
-
-def _rate(each: Comparison) -> float:
-    """Operations or bytes per second, in the best round of either side."""
-    return (each.flop or each.bytes) * each.per_second / min(*each.ours, *each.theirs, math.inf)
 
 
 def _table(record: Record, peaks: Peaks) -> str:
@@ -138,8 +133,8 @@ def _row(
         spread(ratio(each.theirs, each.ours)) if each.peer else "",
     ]
     if record.benchmark == "machine":
-        rate = f"{_number(_rate(each) / 1e9)} {'GFLOP' if each.flop else 'GB'}/s"
-        return [*row, rate, "", "", ""]
+        unit = "GFLOP" if each.flop else "GB"
+        return [*row, f"{_number(rate(each) / 1e9)} {unit}/s", "", "", ""]
     if not (floor := _floor(each, record, peaks)):
         return [*row, "", "", "", ""]
     at_floor = _ratio_at_floor(each, record, peaks)

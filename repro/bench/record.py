@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import math
 import re
 import time
 from dataclasses import asdict, dataclass, field
@@ -20,6 +22,9 @@ _Text = Annotated[str, Meta(max_length=200)]
 _Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._+-]*\Z", max_length=80)]
 _Value = Annotated[float, Meta(ge=1e-15, le=1e15)]
 _Rounds = Annotated[list[_Value], Meta(max_length=1000)]
+_Date = Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\d\Z")]
+_Amount = Annotated[float, Meta(ge=0, le=1e18)]
+_RATES = 1e6, 1e18  # per second, of a machine that could run this
 _PEERS = ("torch", "torchvision", "timm", "submitit")  # whose versions matter
 
 
@@ -32,10 +37,8 @@ class Comparison:
     ours: Annotated[_Rounds, Meta(min_length=1)]  # by round
     peer: _Text = ""  # '': no peer
     theirs: _Rounds = field(default_factory=list)  # by round
-    flop: Annotated[float, Meta(ge=0, le=1e18)] = (
-        0.0  # floating-point operations of a value, where known
-    )
-    bytes: Annotated[float, Meta(ge=0, le=1e18)] = 0.0  # least bytes to read and write
+    flop: _Amount = 0.0  # floating-point operations of a value, where known: 0 or at least 1
+    bytes: _Amount = 0.0  # least bytes to read and write, where known: 0 or at least 1
     per_second: Annotated[float, Meta(ge=1e-9, le=1e9)] = 1e3  # units per second, for times
     precision: Literal["", "fp32", "bf16"] = ""
 
@@ -50,7 +53,7 @@ class Record:
     versions: dict[_Word, _Word]
     commit: _Word  # '': outside a checkout
     changed: bool  # whether the code differed from the commit
-    date: Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\d\Z")]
+    date: _Date
     comparisons: Annotated[list[Comparison], Meta(min_length=1, max_length=1000)]
 
 
@@ -89,25 +92,58 @@ def _slug(device: str) -> str:
     return re.sub("[^a-z0-9]+", "-", device.lower()).strip("-")
 
 
+def rate(each: Comparison) -> float:
+    """Operations or bytes per second, in the best round of either side."""
+    return (each.flop or each.bytes) * each.per_second / min(*each.ours, *each.theirs, math.inf)
+
+
 def read(path: Path) -> Record:
-    """The record in a file. BenchError names the file where it is damaged."""
+    """The record in a file. BenchError names the file if it is damaged or cannot be read."""
     try:
         record = records.read(path, Record)
-        records.require(record.benchmark in BENCHMARKS, f"no benchmark {record.benchmark!r}")
-        for each in record.comparisons:
-            equal_rounds = len(each.theirs) == (len(each.ours) if each.peer else 0)
-            records.require(
-                equal_rounds, f"{each.name!r:.80}: the sides have different numbers of rounds"
-            )
+        _check(record)
         return record
-    except (OSError, records.Damaged) as error:
-        name = path.name.partition("-")[0]
-        again = f"measure it again with `repro bench {name}`, or " * (name in BENCHMARKS)
-        step = f"{again}remove it"
-        raise BenchError(f"{path} is damaged ({error}); {step}") from error
+    except records.Damaged as error:
+        raise BenchError(
+            f"{path} is damaged ({error}); restore it from git, or remove it"
+        ) from error
+    except OSError as error:
+        raise BenchError(
+            f"{path} cannot be read ({error.strerror}); give it back, or remove it"
+        ) from error
+
+
+def _check(record: Record) -> None:
+    """Raise Damaged for what the schema cannot express."""
+    records.require(record.benchmark in BENCHMARKS, f"no benchmark {record.benchmark!r}")
+    try:
+        datetime.date.fromisoformat(record.date)
+    except ValueError:
+        raise records.Damaged(f"no day {record.date}") from None
+    for each in record.comparisons:
+        name = f"{each.name!r:.80}"
+        equal_rounds = len(each.theirs) == (len(each.ours) if each.peer else 0)
+        records.require(equal_rounds, f"{name}: the sides have different numbers of rounds")
+        for amount in (each.flop, each.bytes):
+            records.require(amount == 0 or amount >= 1, f"{name}: {amount} operations or bytes")
+        if record.benchmark == "machine":
+            least, most = _RATES
+            plausible = least <= rate(each) <= most
+            records.require(plausible, f"{name}: {rate(each):.3g} a second")
 
 
 def read_all(folder: Path) -> list[Record]:
-    """All records of a folder, in the order of `BENCHMARKS`."""
-    all_records = [read(path) for path in sorted(folder.glob("*.json"))]
+    """All records of a folder, in the order of `BENCHMARKS`; none if it does not exist.
+
+    BenchError names a folder or a file that cannot be read.
+    """
+    try:
+        paths = sorted(folder.iterdir())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise BenchError(
+            f"{folder} cannot be read ({error.strerror}); name another with --records DIR"
+        ) from error
+    all_records = [read(path) for path in paths if path.suffix == ".json"]
     return sorted(all_records, key=lambda record: list(BENCHMARKS).index(record.benchmark))

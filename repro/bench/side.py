@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -51,16 +52,20 @@ class Side:
             print(word, file=self._process.stdin, flush=True)
         answer = self._process.stdout.readline()
         if not answer:
-            raise BenchError(f"a side of the benchmark ended at {word!r}{self._reason()}")
+            raise BenchError(f"a side of the benchmark ended at {word!r} {self._reason()}")
         return records.decode(answer.encode(), schema)
 
     def _reason(self) -> str:
+        """How the process ended, and the next step."""
+        status = self._process.wait()
+        if status < 0:
+            name = signal.strsignal(-status) or "unknown"
+            return f"(signal {-status}: {name}); if memory ran out, close other programs"
         if not self._stderr:
-            return "; see the lines above"
-        self._process.wait()
+            return f"(exit status {status}); see the lines above"
         self._stderr.seek(0)
         last = self._stderr.read().decode(errors="replace").strip().rpartition("\n")[2]
-        return f" ({records.one_line(last)}); {self._next_step}"
+        return f"({records.one_line(last) or f'exit status {status}'}); {self._next_step}"
 
     def __enter__(self) -> Self:
         return self

@@ -42,7 +42,7 @@ _RUN = (
 
 def measure(options: BenchOptions) -> Iterator[Comparison]:
     with TemporaryDirectory() as folder:
-        trees, commit = {"ours": ROOT}, options.against and _commit(options.against)
+        trees, commit = {"ours": ROOT}, options.against and resolve_commit(options.against)
         if commit:
             trees["theirs"] = _checkout(commit, Path(folder))
         for model in options.only or MODELS:
@@ -76,8 +76,8 @@ def _side(model: str, tree: Path, next_step: str) -> Side:
     return Side(["-P", "-c", _RUN, str(SCRIPT), model], {"PYTHONPATH": str(tree)}, next_step)
 
 
-def _commit(name: str) -> str:
-    """The hash of a commit given by name. BenchError if it does not exist."""
+def resolve_commit(name: str) -> str:
+    """The hash of a commit given by name. BenchError if git has no such commit here."""
     if not code.identity()["commit"]:
         raise BenchError("--against: there is no git, or no checkout of this code; take it out")
     args = (
@@ -104,5 +104,5 @@ def _git(commit: str, *args: str) -> bytes:
     if process.returncode:
         error_text = records.one_line(process.stderr.decode(errors="replace"))
         why = error_text or "git has no such commit"
-        raise BenchError(f"--against {commit}: {why}; name a commit of this checkout")
+        raise BenchError(f"--against {commit!a:.80}: {why}; name a commit of this checkout")
     return process.stdout

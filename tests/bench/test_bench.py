@@ -6,6 +6,7 @@ import json
 import math
 import re
 import subprocess
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from repro import cli
 from repro.bench import (
     BENCHMARKS,
+    RECORDS,
     BenchError,
     BenchOptions,
     augmentation,
@@ -28,6 +30,7 @@ from repro.bench import (
     nest_side,
     page,
     record,
+    run,
     small,
     startup,
     submission,
@@ -136,9 +139,26 @@ def test_code_outside_its_checkout_has_no_commit(
         next(iter(small.measure(BenchOptions(against="HEAD"))))
 
 
-def test_a_side_that_dies_is_said() -> None:
-    with Side(["-c", "raise SystemExit"]) as side, pytest.raises(BenchError, match="ended at 'x'"):
+@pytest.mark.parametrize(
+    ("last", "message"),
+    [
+        ("raise SystemExit", r"ended at 'x' \(exit status 0\); see the lines above"),
+        ("import os; os.kill(os.getpid(), 9)", r"ended at 'x' \(signal 9: Killed\); if memory"),
+    ],
+)
+def test_a_side_that_ends_early(last: str, message: str) -> None:
+    with Side(["-c", last]) as side, pytest.raises(BenchError, match=message):
         side.ask("x", float)
+
+
+def test_an_error_counts_the_comparisons_that_are_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure(_: BenchOptions) -> Iterator[Comparison]:
+        yield Comparison(name="x", unit="s", ours=[1.0])
+        raise BenchError("gone")
+
+    monkeypatch.setattr(machine, "measure", measure)
+    with pytest.raises(BenchError, match="gone; the 1 above are not recorded"):
+        run.measure("machine", BenchOptions())
 
 
 def test_augmentation(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,21 +266,30 @@ def test_the_geometric_mean_of_equal_ratios(each: list[list[float]], factor: flo
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        ("bench", "bench what? `repro bench --list` tells the names"),
-        ("bench --rounds 2", "bench what?"),
+        ("bench", "no benchmark named; `repro bench --list` lists them"),
+        ("bench --rounds 2", "no benchmark named"),
         ("bench nesst", "did you mean nest?"),
         ("bench machine --only tiny", "--only is for nest and small"),
         ("bench machine --against HEAD", "--against is for small"),
-        ("bench nest --only tinny", "did you mean tiny?"),
+        ("bench machine small --against nowhere", "--against 'nowhere': "),
+        ("bench machine nest --only tinny", "did you mean tiny?"),
+        ("bench machine nest --only ,", "--only names no model"),
         ("bench --rounds 0", "--rounds: a whole number from 1"),
         ("bench machine --records a-file", "is a file, where a folder is expected"),
         ("bench machine --records a-file/x", "Not a directory; name another"),
         ("bench machine --records /proc/x", "another with --records DIR"),
-        ("bench machine --records x --write a-file/x", "Not a directory; name another"),
-        ("bench machine --records x --write /proc/x/y", "another with --write FILE"),
+        ("bench machine --records x --write a-file/x.md", "Not a directory; name another"),
+        ("bench machine --records x --write /proc/x/y.md", "another with --write FILE.md"),
         ("bench machine --records x --write .", "--write . is a folder; name a file"),
-        ("bench --write x --rounds 3", "--rounds is for what is timed"),
-        ("bench memory --rounds 3", "--rounds is for what is timed"),
+        ("bench machine --records x --write x", "name a file that ends with .md"),
+        ("bench machine --records x --write other.md", "other.md is another page"),
+        ("bench machine --records x --write /dev/null", "not a regular file"),
+        ("bench machine --records damaged --write x.md", "nest-cpu.json is damaged ("),
+        ("bench --records damaged --write x.md", "nest-cpu.json is damaged ("),
+        ("bench --records unreadable --write x.md", "nest-cpu.json cannot be read ("),
+        ("bench --records none --write x.md", "none has no records"),
+        ("bench --write x.md --rounds 3", "take --rounds out"),
+        ("bench memory --rounds 3", "memory is counted, not timed"),
         ("bench --list --rounds 3", "take --rounds out"),
         ("bench nest --list --only tiny", "take --only out"),
     ],
@@ -270,11 +299,42 @@ def test_wrong_usage_is_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     (tmp_path / "a-file").touch()
+    (tmp_path / "other.md").write_text("# Something else\n")
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "unreadable").mkdir()
+    write_record(tmp_path / "damaged", "{")
+    (tmp_path / "unreadable/nest-cpu.json").symlink_to("nest-cpu.json")  # a loop
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(machine, "measure", None)  # nothing is measured in vain
     assert cli.main(template.split()) == 2
+    assert not (tmp_path / "x.md").exists()
     assert message in (err := capsys.readouterr().err)
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("template", "lack"),
+    [
+        ("bench machine --rounds 2", "fewer than 5 rounds"),
+        ("bench nest --only tiny", "of tiny only"),
+        ("bench small", "without --against"),
+        ("bench machine --rounds 5", ""),
+        ("bench machine --rounds 2 --records elsewhere", ""),
+    ],
+)
+def test_only_a_complete_measurement_replaces_a_record(
+    template: str, lack: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    each = Comparison(name="x", unit="s", ours=[1], flop=1e9)
+    for module in (machine, nest, small):
+        monkeypatch.setattr(module, "measure", lambda _: [each])
+    assert cli.main(template.split()) == 0
+    output = capsys.readouterr().out
+    assert (f"not recorded: {lack}; --records DIR" in output) == bool(lack)
+    folder = "elsewhere" if "elsewhere" in template else RECORDS
+    assert len(record.read_all(tmp_path / folder)) == (not lack)
 
 
 def test_the_list_names_every_benchmark(capsys: pytest.CaptureFixture[str]) -> None:
@@ -315,6 +375,11 @@ def of_comparison(**values: object) -> str:
     return as_text(comparisons=[{**GOOD["comparisons"][0], **values}])
 
 
+def of_peak(**values: object) -> str:
+    peak = {"name": "x", "unit": "ms", "ours": [1.0], "precision": "fp32"}
+    return as_text(benchmark="machine", comparisons=[{**peak, **values}])
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -327,7 +392,9 @@ def of_comparison(**values: object) -> str:
         of_comparison(ours=[1]), of_comparison(theirs=[]), of_comparison(peer=""),
         of_comparison(theirs=[math.nan, 1]), of_comparison(ours=[math.inf, 1]),
         of_comparison(flop=-1), of_comparison(bytes="1"), of_comparison(per_second=0),
-        of_comparison(name=["x"]), of_comparison(precision="fp8"),
+        of_comparison(name=["x"]), of_comparison(precision="fp8"), of_comparison(flop=0.5),
+        of_comparison(bytes=1e-9), as_text(date="2026-13-01"), as_text(date="2026-02-30"),
+        of_peak(flop=0.0), of_peak(flop=1.0), of_peak(flop=1e18, ours=[1e-9]),
     ],
 )  # fmt: skip
 def test_a_damaged_record_is_one_line_that_names_it(text: str, tmp_path: Path) -> None:
