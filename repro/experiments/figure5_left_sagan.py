@@ -12,6 +12,7 @@ from repro.spec import Decision
 EXPERIMENT = replace(
     LEFT,
     name="figure5_left_sagan",
+    place="Supplement to Figure 5, left",
     title=f"{LEFT.title}, with SAGAN's recipe",
     cells=curves("fid", recipes.SAGAN_DISCRIMINATOR, recipes.SAGAN),
     decisions=(
