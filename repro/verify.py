@@ -48,22 +48,33 @@ class Verification:
 
 
 def verify(
-    root: Path, folder: Path, items: Sequence[str] = (), workers: int | None = None
+    root: Path,
+    folder: Path,
+    items: Sequence[str] = (),
+    scales: Sequence[Scale] = (),
+    workers: int | None = None,
 ) -> Verification:
     """Check the runs under `root`, and tables/ and figures/ in `folder`.
 
     Args:
-        items: names of the items to check, with the runs that they show; none: all items, all runs,
-            and that there are no other files. An item is checked at the scales at which it has a
-            file, or a run for verdicts that these scales do not show.
+        items: names of the items to check; none: all. An item is checked at the scales at which it
+            has a file, or a run for verdicts that these scales do not show.
+        scales: those to check; none: all. With neither items nor scales, all runs are checked and
+            not only those shown, and that there are no other files.
         workers: processes; None: one a core, up to four.
     """
     ids = results.run_folders(root)
     names = list(items) or paper.current().names()
-    shown = [(name, scale) for name in names for scale in _scales(folder, name, ids)]
+    shown = [
+        (name, scale)
+        for name in names
+        for scale in _scales(folder, name, ids)
+        if scale in (scales or SCALES)
+    ]
+    is_partial = bool(items or scales)
     seeds = [plan.seeds_shown(paper.current().get(name), scale, ids) for name, scale in shown]
     pairs = list(zip(shown, seeds, strict=True))
-    needed = _shown(pairs) if items else ids
+    needed = _shown(pairs) if is_partial else ids
     runs = sorted(ids & needed)
     of_items = [partial(_check_item, *item, root, folder, count) for item, count in pairs]
     of_runs = [
@@ -74,7 +85,7 @@ def verify(
         pending = [executor.submit(task) for task in of_runs] + pending  # a run is a cause
     differences = [each for task in pending for each in task.result()]
     files = {path for item in shown for path in _files(folder, *item)}
-    if not items:
+    if not is_partial:
         differences += _unknown(folder, files)
         unknown = "it is no run; move it away"
         differences += [Difference(str(path), unknown) for path in results.unknown_entries(root)]

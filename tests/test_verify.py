@@ -202,7 +202,10 @@ def test_the_command_ends_with_3_and_a_line(here: Path, capsys: pytest.CaptureFi
     assert cli.main(["verify", "figure4", "--json"]) == 3
     (row,) = json.loads(capsys.readouterr().out)["differences"]
     assert row["place"].startswith("tables/proxy/figure4.md:")
-    for words in (["--results", "none"], ["--out", "none", "table2"]):
+    assert cli.main(["verify", "figure4", "--scale", "proxy"]) == 3
+    capsys.readouterr()
+    nothing = (["--results", "none"], ["--out", "none", "table2"], ["figure4", "--scale", "paper"])
+    for words in (*nothing, ["--scale", "full"]):
         assert cli.main(["verify", *words]) == 2
         found = capsys.readouterr()
         assert (found.out, found.err.count("\n")) == ("", 1)

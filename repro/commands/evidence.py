@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repro import paper
-from repro.commands.parsing import arguments, option, switch
+from repro.commands.parsing import arguments, option, repeated, switch
 from repro.commands.runs import selected_runs
 from repro.commands.selection import absence_of, item_names, seeds_to_show, stored_run
 from repro.commands.shared import Selection, WithItems, WithResults, WithSeeds
 from repro.commands.usage import DIFFERS, UsageError, hint
-from repro.commands.values import folder_of
+from repro.commands.values import folder_of, scales_of
 from repro.core import output, records
 from repro.spec import SCALES, Cell, Experiment, Run, Scale
 
@@ -191,6 +191,7 @@ class Verify(WithResults, WithItems):
     compares byte for byte. Writes nothing. Ends with status 3 if something differs.
     """
 
+    scale: tuple[str, ...] = repeated("may be repeated (default: all)", metavar="SCALE")
     out: Path = option("the folder of tables/ and figures/ (default: here)", default=Path(),
                        read=folder_of, metavar="DIR")  # fmt: skip
     json: bool = switch("for programs")
@@ -198,11 +199,14 @@ class Verify(WithResults, WithItems):
     def execute(self) -> int:
         from repro.verify import verify
 
+        scales = scales_of(self.scale)
+
         if line := absence_of(self.results):
             raise UsageError(line)
-        outcome = verify(self.results, self.out, item_names(self.items))
+        outcome = verify(self.results, self.out, item_names(self.items), scales)
         if not outcome.num_files:
-            raise UsageError(f"no table or figure in {self.out}; `repro ITEM` renders one")
+            where = f" at {' or '.join(scales)} scale" if scales else ""
+            raise UsageError(f"no table or figure in {self.out}{where}; `repro ITEM` renders one")
         if self.json:
             print(records.encode(asdict(outcome), indent=1))
         else:

@@ -10,9 +10,9 @@ from repro.commands.parsing import option, repeated
 from repro.commands.selection import absence_of, item_names, seeds_to_show
 from repro.commands.shared import WithItems, WithResults
 from repro.commands.usage import UsageError
-from repro.commands.values import output_folder, output_path
+from repro.commands.values import output_folder, output_path, scales_of
 from repro.core import output
-from repro.spec import SCALES, Scale
+from repro.spec import Scale
 
 _DEFAULT_FILE = Path("build", "report.html")
 _DEFAULT_SCALES: tuple[Scale, ...] = ("paper", "proxy", "demo")  # numbers at smoke scale say little
@@ -39,7 +39,7 @@ class WriteReport(WithItems, WithResults):
         if line := absence_of(self.results):
             raise UsageError(line)
         names = item_names(self.items) or paper.current().names()
-        scales = _scales(self.scale)
+        scales = scales_of(self.scale) or list(_DEFAULT_SCALES)
 
         from repro import results
         from repro.core.scales import runs_at_scale
@@ -75,11 +75,3 @@ class WriteReport(WithItems, WithResults):
             results.write(target, page.html(report))
             print(output.line(str(target)))
         return 0
-
-
-def _scales(words: tuple[str, ...]) -> list[Scale]:
-    """The scales with these names, in their usual order. Raises UsageError for an unknown one."""
-    for word in words:
-        if word not in SCALES:
-            raise UsageError(f"--scale: {', '.join(SCALES)}, not {word!a:.80}")
-    return [scale for scale in SCALES if scale in (words or _DEFAULT_SCALES)]

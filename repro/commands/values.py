@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repro.commands.usage import UsageError
+from repro.spec import SCALES, Scale
 
 if TYPE_CHECKING:
     from repro.launch.slurm.cluster import Notify
@@ -70,6 +71,14 @@ def _outside_runs(path: Path) -> Path:
         if (folder / SPEC).is_file():
             raise UsageError(f"{path} is in the folder of the run {folder.name}; name another path")
     return path
+
+
+def scales_of(words: Sequence[str]) -> list[Scale]:
+    """The scales with these names, in their usual order. Raises UsageError for an unknown one."""
+    for word in words:
+        if word not in SCALES:
+            raise UsageError(f"--scale: {', '.join(SCALES)}, not {word!a:.80}")
+    return [scale for scale in SCALES if scale in words]
 
 
 def number(option: str, most: int, least: int = 1) -> Callable[[str | int], int]:
