@@ -80,6 +80,15 @@ def test_a_terminal_that_cannot_draw_gets_plain_text(variables: dict[str, str]) 
     assert drawn(20, **variables).replace("\r\n", "\n").startswith("\n".join(SCALES.lines()))
 
 
+@pytest.mark.parametrize("kind", ["xterm", "dumb"])
+def test_a_line_while_work_lasts_is_erased(kind: str) -> None:
+    code = PARTS + "\nwith terminal.waiting('reading [b]'): print('a warning')\nprint('the end')"
+    output = output_of(code, columns=40, folder=ROOT, TERM=kind)
+    assert ("reading [b]" in output) == (kind == "xterm")
+    assert screen(output, 40) == ["a warning", "the end"]
+    assert is_usable(output)
+
+
 def test_no_colour_but_bold() -> None:
     assert set(re.findall(r"\x1b\[([\d;]*)m", drawn(80, NO_COLOR="1"))) == {"1", "0"}
 

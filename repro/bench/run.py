@@ -21,6 +21,7 @@ from repro.bench import (
     record,
 )
 from repro.bench.measure import WARM_UP, device_here
+from repro.core import terminal
 from repro.train import device as devices
 
 ON_CPU = ("loader", "localization", "startup", "submission")
@@ -51,7 +52,8 @@ def measure_all(names: Iterable[str], options: BenchOptions, folder: Path | None
     for name in names:
         print(f"--- {name}{_describe_rounds(name, options)}", flush=True)
         try:
-            result = measure(name, options)
+            with terminal.waiting(f"measuring {name}"):
+                result = measure(name, options)
         except BenchError as error:
             print(f"repro: {name}: {error}", file=sys.stderr)
             num_skipped += 1

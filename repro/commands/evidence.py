@@ -16,7 +16,7 @@ from repro.commands.selection import absence_of, item_names, seeds_to_show, stor
 from repro.commands.shared import Selection, WithItems, WithResults, WithSeeds
 from repro.commands.usage import DIFFERS, UsageError, hint
 from repro.commands.values import folder_of, scales_of
-from repro.core import output, records
+from repro.core import output, records, terminal
 from repro.spec import SCALES, Cell, Experiment, Run, Scale
 
 if TYPE_CHECKING:
@@ -203,7 +203,8 @@ class Verify(WithResults, WithItems):
 
         if line := absence_of(self.results):
             raise UsageError(line)
-        outcome = verify(self.results, self.out, item_names(self.items), scales)
+        with terminal.waiting("reading the runs and rendering the items again"):
+            outcome = verify(self.results, self.out, item_names(self.items), scales)
         if not outcome.num_files:
             where = f" at {' or '.join(scales)} scale" if scales else ""
             raise UsageError(f"no table or figure in {self.out}{where}; `repro ITEM` renders one")

@@ -11,7 +11,7 @@ from repro.commands.selection import absence_of, item_names, seeds_to_show
 from repro.commands.shared import WithItems, WithResults
 from repro.commands.usage import UsageError
 from repro.commands.values import output_folder, output_path, scales_of
-from repro.core import output
+from repro.core import output, terminal
 from repro.spec import Scale
 
 _DEFAULT_FILE = Path("build", "report.html")
@@ -59,9 +59,10 @@ class WriteReport(WithItems, WithResults):
             results.require_writable(target.parent, "--out")
         devices = {scale: budget.gpu_of(None, scale) for scale in scales}
         seeds = seeds_to_show(None, self.results)
-        report = collect(
-            self.results, names, scales, seeds, devices, with_csv=self.folder is not None
-        )
+        with terminal.waiting("reading the runs and rendering every item"):
+            report = collect(
+                self.results, names, scales, seeds, devices, with_csv=self.folder is not None
+            )
         for warning in report.warnings:
             output.warn(warning)
         if self.folder:

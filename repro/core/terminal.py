@@ -11,6 +11,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self, TextIO
@@ -261,6 +262,17 @@ class Block:
         )  # fmt: skip
         self._live.start(refresh=True)
         self._console.show_cursor(True)  # rich hides it: a killed process would leave it hidden
+
+
+@contextmanager
+def waiting(text: str) -> Iterator[None]:
+    """Show a line on the terminal's standard error while the body runs; nothing elsewhere."""
+    if not is_terminal(sys.stderr):
+        yield
+        return
+    with Block(sys.stderr) as block:
+        block.draw(text)
+        yield
 
 
 def _drawn(part: Part | RenderableType, width: int) -> RenderableType:
