@@ -18,6 +18,7 @@ import pytest
 from repro import cli, experiments, results
 from repro.commands.registry import COMMANDS
 from repro.commands.usage import hint
+from repro.core import plan
 from repro.core.scales import runs_at_scale
 from repro.experiments.scales import at_scale
 from repro.launch import lease
@@ -316,8 +317,9 @@ def test_states_in_plan_and_status(capsys: Capture) -> None:
     assert paper["counts"] == {"missing": 29, "done": 1, "started": 1, "damaged": 1}
     (broken,) = (row for row in paper["runs"] if row["state"] == "damaged")
     assert str(damaged) in broken["note"]
+    num_proxy = len(plan.runs(experiments.get("table1").cells, "proxy", 1))  # with chosen rates
     assert {row["scale"]: row["counts"] for row in others} == {
-        "proxy": {},
+        "proxy": {"missing": num_proxy},
         "demo": {"missing": 30},
         "smoke": {"missing": 32},
     }
