@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import sys
+from collections.abc import Iterator
 from multiprocessing import resource_tracker
 
 import pytest
@@ -42,6 +44,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the longest files first."""
     order = {name: number for number, name in enumerate(_LONGEST)}
     items.sort(key=lambda item: order.get(item.path.name, len(order)))
+
+
+@pytest.fixture(autouse=True)
+def _timms_default_attention() -> Iterator[None]:
+    """A training sets timm's switch for its whole process, and so for the tests after it."""
+    yield
+    if "timm.layers" in sys.modules:  # else it costs its import
+        sys.modules["timm.layers"].set_fused_attn(True)
 
 
 @pytest.fixture(autouse=True)

@@ -22,8 +22,8 @@ _Text = Annotated[str, Meta(max_length=200)]
 _Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._+-]*\Z", max_length=80)]
 _Value = Annotated[float, Meta(ge=1e-15, le=1e15)]
 _Rounds = Annotated[list[_Value], Meta(max_length=1000)]
-_Date = Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\d\Z")]
 _Amount = Annotated[float, Meta(ge=0, le=1e18)]
+_NEXT_STEP = "restore it from git, or remove it"
 _RATES = 1e6, 1e18  # per second, of a machine that could run this
 _PEERS = ("torch", "torchvision", "timm", "submitit")  # whose versions matter
 
@@ -53,7 +53,7 @@ class Record:
     versions: dict[_Word, _Word]
     commit: _Word  # '': outside a checkout
     changed: bool  # whether the code differed from the commit
-    date: _Date
+    date: Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\d\Z")]
     comparisons: Annotated[list[Comparison], Meta(min_length=1, max_length=1000)]
 
 
@@ -104,13 +104,9 @@ def read(path: Path) -> Record:
         _check(record)
         return record
     except records.Damaged as error:
-        raise BenchError(
-            f"{path} is damaged ({error}); restore it from git, or remove it"
-        ) from error
+        raise BenchError(f"{path} is damaged ({error}); {_NEXT_STEP}") from error
     except OSError as error:
-        raise BenchError(
-            f"{path} cannot be read ({error.strerror}); give it back, or remove it"
-        ) from error
+        raise BenchError(f"{path} cannot be read ({error.strerror}); {_NEXT_STEP}") from error
 
 
 def _check(record: Record) -> None:
@@ -119,7 +115,7 @@ def _check(record: Record) -> None:
     try:
         datetime.date.fromisoformat(record.date)
     except ValueError:
-        raise records.Damaged(f"no day {record.date}") from None
+        raise records.Damaged(f"no such date: {record.date}") from None
     for each in record.comparisons:
         name = f"{each.name!r:.80}"
         equal_rounds = len(each.theirs) == (len(each.ours) if each.peer else 0)

@@ -294,9 +294,6 @@ def test_inputs_are_a_function_of_the_seed() -> None:
 
 def test_the_attention_that_was_used_is_on_record() -> None:
     """timm's model uses torch's fused attention, ours the formula."""
-    from timm.layers import set_fused_attn
-
-    set_fused_attn(True)  # a training in this process may have disabled it
     deit = Model.of("deit_tiny_patch16_224", img_size=32, embed_dim=16, num_heads=1, depth=1)
     found = []
     for model in (deit, TINY.model):

@@ -22,10 +22,9 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
 @pytest.fixture(autouse=True)
 def _switches() -> Iterator[None]:
-    """The switches of torch and timm before and after."""
+    """Torch's switches before and after."""
     before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
     yield
-    timm.layers.set_fused_attn(True)
     torch.backends.cudnn.allow_tf32 = before[0]
     torch.set_float32_matmul_precision(before[1])
 
