@@ -8,7 +8,6 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-import timm
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
